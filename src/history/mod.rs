@@ -1,0 +1,14 @@
+//! `change_history`: where captured changes are kept, and where clients that fell behind read on.
+//!
+//! ```text
+//! ChangeBatch -> Writer -> change_history -> page -> StoredChange
+//!       \-> Recent, the same changes in memory, for clients that are up to date
+//! ```
+
+mod page;
+mod recent;
+mod write;
+
+pub use page::{Page, PageRequest, bounds, read_page};
+pub use recent::{Recent, StoredChange};
+pub use write::Writer;

@@ -1,0 +1,125 @@
+//! Reading history back, a bounded page at a time.
+
+use std::rc::Rc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::recent::StoredChange;
+use crate::changes::TableChange;
+use crate::config::TableName;
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::postgres::{Connection, Param, Row};
+
+/// What to read.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRequest<'a> {
+    /// The id before the first change wanted.
+    pub after: i64,
+    /// The id of the last change wanted.
+    pub through: i64,
+    /// Only these tables, as `change_history.table_name` has them; empty: all.
+    pub tables: &'a [String],
+    /// At most so many changes.
+    pub max_changes: u32,
+    /// At most so many bytes of JSON, but always one change.
+    pub max_bytes: usize,
+}
+
+/// A stretch of history.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// In id order.
+    pub changes: Vec<StoredChange>,
+    /// Where the next page goes on from: everything up to here has been read.
+    pub through: i64,
+}
+
+const PAGE: &str = "\
+SELECT id, lsn, table_name, operation, data::text, old_data::text, array_to_json(unchanged)::text, \
+array_to_json(omitted)::text, array_to_json(as_text)::text, xid, committed_at, epoch \
+FROM change_history WHERE id > $1::int8 AND id <= $2::int8 \
+AND ($3::text[] IS NULL OR table_name = ANY ($3::text[])) ORDER BY id LIMIT $4::int8";
+
+/// Reads one page.
+pub async fn read_page<S>(
+    connection: &mut Connection<S>,
+    request: PageRequest<'_>,
+) -> Result<Page>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let tables = crate::postgres::ArrayParam::texts(request.tables);
+    let params = [
+        Param::Int8(request.after),
+        Param::Int8(request.through),
+        if request.tables.is_empty() { Param::Null } else { Param::Array(&tables) },
+        Param::Int8(request.max_changes.into()),
+    ];
+    connection.queue(PAGE, &params)?;
+    connection.send().await?;
+    let mut changes: Vec<StoredChange> = Vec::new();
+    let (mut bytes, mut cut) = (0, false);
+    while let Some(row) = connection.next_row().await? {
+        if cut {
+            continue;
+        }
+        let change = stored_change(&row)?;
+        cut = !changes.is_empty() && bytes + change.json.len() > request.max_bytes;
+        if !cut {
+            bytes += change.json.len();
+            changes.push(change);
+        }
+    }
+    let full = changes.len() >= request.max_changes as usize;
+    let last = changes.last().map(|change| change.id);
+    // A page that was not cut has seen all there is, also where a filter matched nothing.
+    let through = if cut || full { last.unwrap_or(request.after) } else { request.through };
+    Ok(Page { changes, through })
+}
+
+fn stored_change(row: &Row) -> Result<StoredChange> {
+    let id: i64 = row.get(0)?;
+    let lsn: &str = row.get(1)?;
+    let table_name: &str = row.get(2)?;
+    let name = TableName::parse(table_name)
+        .unwrap_or_else(|| TableName { schema: "public".into(), table: table_name.into() });
+    let names = |column| -> Result<Vec<String>> {
+        let json: Option<&str> = row.get(column)?;
+        Ok(json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default())
+    };
+    let (unchanged, omitted, as_text) = (names(6)?, names(7)?, names(8)?);
+    let xid: Option<i64> = row.get(9)?;
+    let epoch: Option<i32> = row.get(11)?;
+    let data: &str = row.get(4)?;
+    let old: Option<&str> = row.get(5)?;
+    let change = TableChange {
+        id,
+        lsn: lsn.parse().unwrap_or(Lsn::INVALID),
+        epoch: epoch.unwrap_or_default(),
+        xid: xid.and_then(|xid| u32::try_from(xid).ok()),
+        schema: &name.schema,
+        table: &name.table,
+        operation: row.get(3)?,
+        data: data.as_bytes(),
+        old: old.map(str::as_bytes),
+        unchanged: &unchanged,
+        omitted: &omitted,
+        as_text: &as_text,
+        committed_at: row.get(10)?,
+    };
+    let mut json = Vec::with_capacity(data.len() + 256);
+    change.write_json(&mut json);
+    let json = String::from_utf8_lossy(&json).into_owned();
+    Ok(StoredChange { id, table: Rc::from(table_name), json })
+}
+
+/// The ids of the oldest and the newest change that are kept; `None` when there is none.
+pub async fn bounds<S>(connection: &mut Connection<S>) -> Result<Option<(i64, i64)>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let row = connection.query_one("SELECT min(id), max(id) FROM change_history", &[]).await?;
+    let (oldest, newest): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+    Ok(oldest.zip(newest))
+}

@@ -1,0 +1,252 @@
+//! Reading a peek in slices: what the slot holds arrives through a cursor, so that a transaction of
+//! a million rows never has to fit in memory.
+//!
+//! The cursor lists the commits first, `(lsn, xid)` in commit order: the position a transaction's
+//! changes are stored with is its commit's end, which its rows come before. Then every message.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use postgres_protocol::escape::escape_identifier;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::changes::SESSION_SETTINGS;
+use crate::error::{Category, Error, Result};
+use crate::lsn::Lsn;
+use crate::postgres::{Connection, Param};
+
+/// Where a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CommitPosition {
+    pub(super) xid: u32,
+    pub(super) end_lsn: Lsn,
+}
+
+/// One message of the output plugin, cut at the row limit.
+#[derive(Clone, Debug)]
+pub(super) struct PeekedMessage {
+    /// At most the row limit.
+    pub(super) bytes: Bytes,
+    /// The message's whole length.
+    pub(super) full_len: usize,
+}
+
+/// What to peek.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PeekRequest<'a> {
+    pub(super) slot: &'a str,
+    pub(super) publication: &'a str,
+    pub(super) max_changes: u32,
+    pub(super) max_row_bytes: u32,
+    /// Bytes of messages that one slice holds at most, but for one that is larger by itself.
+    pub(super) slice_bytes: usize,
+    /// Leave out transactions that end at or before it. Set when the slot is behind the checkpoint.
+    pub(super) stored_through: Option<Lsn>,
+}
+
+/// An open cursor over one peek.
+#[derive(Debug)]
+pub(super) struct Peek {
+    slice_bytes: usize,
+    /// Rows that the next FETCH asks for.
+    fetch_rows: u32,
+    /// Rows received that no slice has given out yet, and whether they are the last.
+    ahead: Option<Slice>,
+    messages: u64,
+}
+
+/// Messages in the order of the slot.
+#[derive(Debug, Default)]
+pub(super) struct Slice {
+    pub(super) commits: VecDeque<CommitPosition>,
+    pub(super) messages: Vec<PeekedMessage>,
+    pub(super) is_last: bool,
+}
+
+// The first FETCH is small, since nothing is known yet of how large the rows are.
+const FIRST_FETCH_ROWS: u32 = 256;
+const MAX_FETCH_ROWS: u32 = 16_384;
+
+/// SCROLL, so that rows beyond the slice's bytes can be given back and fetched again. The function
+/// runs once: a materialised CTE that two scans read.
+///
+/// A filter on rows by LSN would lose changes: a row's LSN is where it was written, and a
+/// transaction that wrote earlier may commit later. Whole transactions are filtered, by the end
+/// of their commit.
+fn declare(filtered: bool) -> String {
+    let filter = if filtered {
+        " WHERE xid IN (SELECT xid FROM peek GROUP BY xid HAVING max(lsn) > $5::pg_lsn)"
+    } else {
+        ""
+    };
+    let and_commit = if filtered { "AND" } else { "WHERE" };
+    format!(
+        "DECLARE peek_cursor SCROLL CURSOR FOR \
+         WITH peek AS MATERIALIZED (\
+         SELECT lsn, xid, data FROM pg_logical_slot_peek_binary_changes(\
+         $1::name, NULL, $2::int4, 'proto_version', '1', 'publication_names', $3::text)) \
+         SELECT lsn, xid, NULL::bytea, 0 FROM peek{filter} {and_commit} get_byte(data, 0) = {commit} \
+         UNION ALL \
+         SELECT lsn, xid, CASE WHEN length(data) <= $4::int4 THEN data \
+         ELSE substr(data, 1, $4::int4) END, length(data) FROM peek{filter}",
+        commit = b'C',
+    )
+}
+
+impl Peek {
+    /// Fixes the session's output format for this transaction and opens the cursor. The caller has
+    /// begun the transaction.
+    pub(super) async fn open<S>(
+        connection: &mut Connection<S>,
+        request: PeekRequest<'_>,
+    ) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let settings: Vec<String> = SESSION_SETTINGS
+            .iter()
+            .map(|(name, value)| format!("set_config('{name}', '{value}', true)"))
+            .collect();
+        let settings = format!("SELECT {}", settings.join(", "));
+        connection.queue(&settings, &[])?;
+
+        let publication = escape_identifier(request.publication);
+        let max_changes = i32::try_from(request.max_changes).unwrap_or(i32::MAX);
+        let max_row_bytes = i32::try_from(request.max_row_bytes).unwrap_or(i32::MAX);
+        let mut params = vec![
+            Param::Text(request.slot),
+            Param::Int4(max_changes),
+            Param::Text(&publication),
+            Param::Int4(max_row_bytes),
+        ];
+        params.extend(request.stored_through.map(Param::Lsn));
+        connection.queue(&declare(request.stored_through.is_some()), &params)?;
+
+        let mut peek = Self {
+            slice_bytes: request.slice_bytes,
+            fetch_rows: FIRST_FETCH_ROWS,
+            ahead: None,
+            messages: 0,
+        };
+        peek.queue_fetch(connection)?;
+        connection.send().await?;
+        connection.finish().await?;
+        connection.finish().await?;
+        let first = peek.receive(connection).await?;
+        peek.ahead = Some(first);
+        Ok(peek)
+    }
+
+    /// Messages given out so far.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// The next slice; `None` after the last.
+    pub(super) async fn next_slice<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+    ) -> Result<Option<Slice>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(slice) = self.ahead.take() else { return Ok(None) };
+        if !slice.is_last {
+            self.queue_fetch(connection)?;
+            connection.send().await?;
+            let next = self.receive(connection).await?;
+            self.ahead = Some(next);
+        }
+        self.messages += slice.messages.len() as u64;
+        Ok(Some(slice))
+    }
+
+    fn queue_fetch<S>(&self, connection: &mut Connection<S>) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let fetch = format!("FETCH FORWARD {} FROM peek_cursor", self.fetch_rows);
+        Ok(connection.queue(&fetch, &[])?)
+    }
+
+    /// Receives the rows of one FETCH. Those beyond the slice's bytes are not kept but given back
+    /// to the cursor, so that memory is bounded whatever the rows' sizes are.
+    async fn receive<S>(&mut self, connection: &mut Connection<S>) -> Result<Slice>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut slice = Slice::default();
+        let (mut bytes, mut kept, mut given_back) = (0_usize, 0_u32, 0_u32);
+        while let Some(row) = connection.next_row().await? {
+            let data: Option<Bytes> = row.get(2)?;
+            let size = data.as_ref().map_or(0, Bytes::len);
+            if given_back > 0 || (kept > 0 && bytes + size > self.slice_bytes) {
+                given_back += 1;
+                continue;
+            }
+            kept += 1;
+            bytes += size;
+            match data {
+                None => slice
+                    .commits
+                    .push_back(CommitPosition { xid: row.get(1)?, end_lsn: row.get(0)? }),
+                Some(data) => {
+                    let full_len: i32 = row.get(3)?;
+                    let full_len = usize::try_from(full_len).unwrap_or_default();
+                    slice.messages.push(PeekedMessage { bytes: data, full_len });
+                }
+            }
+        }
+        refuse_skipped_publication(connection)?;
+        let ended = kept + given_back < self.fetch_rows;
+        slice.is_last = ended && given_back == 0;
+        if given_back > 0 {
+            // Past its end, a cursor stands one step behind its last row.
+            let steps = given_back + u32::from(ended);
+            connection.execute(&format!("MOVE BACKWARD {steps} FROM peek_cursor"), &[]).await?;
+        }
+        self.fetch_rows = next_fetch_rows(self.fetch_rows, kept, bytes, self.slice_bytes);
+        Ok(slice)
+    }
+}
+
+/// Aims at half the slice's bytes by the size of the rows just seen, growing fourfold at most.
+fn next_fetch_rows(asked: u32, kept: u32, bytes: usize, slice_bytes: usize) -> u32 {
+    let per_row = (bytes / (kept.max(1) as usize)).max(1);
+    let fitting = u32::try_from(slice_bytes / 2 / per_row).unwrap_or(u32::MAX);
+    fitting.clamp(1, asked.saturating_mul(4).min(MAX_FETCH_ROWS))
+}
+
+/// From PostgreSQL 18 on, pgoutput leaves out changes whose publication was not there when they
+/// were written, with no more than a warning. Going on would lose them silently.
+fn refuse_skipped_publication<S>(connection: &mut Connection<S>) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
+    let skipped = connection
+        .take_notices()
+        .into_iter()
+        .find(|notice| notice.sqlstate().as_str() == OBJECT_NOT_IN_PREREQUISITE_STATE);
+    match skipped {
+        None => Ok(()),
+        Some(notice) => {
+            let message = "the publication was missing when some of the changes were written";
+            Err(Error::new(Category::PublicationMissing, "publication_gap", message)
+                .with_source(crate::postgres::Error::from(notice)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_fetch_aims_at_half_a_slice_and_grows_fourfold_at_most() {
+        assert_eq!(next_fetch_rows(256, 256, 256 * 100, 1 << 20), 1024);
+        assert_eq!(next_fetch_rows(1024, 1024, 1024 * 1024, 1 << 20), 512);
+        assert_eq!(next_fetch_rows(16_384, 16_384, 16_384, 1 << 30), MAX_FETCH_ROWS);
+        assert_eq!(next_fetch_rows(256, 1, 8 << 20, 1 << 20), 1);
+    }
+}

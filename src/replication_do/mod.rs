@@ -1,0 +1,71 @@
+//! The Durable Object: its event handlers, and what they share.
+//!
+//! ```text
+//! fetch ----> routes --+
+//! alarm ---------------+--> Runtime::poll -> Flights -> cycles -> Hub (WebSockets) -> alarm
+//! websocket_message ---+
+//! ```
+
+mod flights;
+mod health;
+mod hub;
+mod routes;
+mod runtime;
+mod status;
+
+use std::rc::Rc;
+
+use worker::{
+    DurableObject, Env, Request, Response, State, WebSocket, WebSocketIncomingMessage,
+    durable_object,
+};
+
+use self::runtime::Runtime;
+
+/// One feed: polls the slot, stores changes, tells clients.
+#[durable_object]
+#[derive(Debug)]
+pub struct ReplicationDO {
+    runtime: Rc<Runtime>,
+}
+
+impl DurableObject for ReplicationDO {
+    fn new(state: State, env: Env) -> Self {
+        Self { runtime: Rc::new(Runtime::new(state, env)) }
+    }
+
+    async fn fetch(&self, request: Request) -> worker::Result<Response> {
+        routes::respond(&self.runtime, request).await
+    }
+
+    /// Never fails: the platform deletes an alarm whose handler has failed six times.
+    async fn alarm(&self) -> worker::Result<Response> {
+        self.runtime.on_alarm().await;
+        Response::empty()
+    }
+
+    async fn websocket_message(
+        &self,
+        socket: WebSocket,
+        message: WebSocketIncomingMessage,
+    ) -> worker::Result<()> {
+        self.runtime.on_message(&socket, &message);
+        Ok(())
+    }
+
+    async fn websocket_close(
+        &self,
+        socket: WebSocket,
+        _code: usize,
+        _reason: String,
+        _was_clean: bool,
+    ) -> worker::Result<()> {
+        self.runtime.on_close(&socket);
+        Ok(())
+    }
+
+    async fn websocket_error(&self, socket: WebSocket, _error: worker::Error) -> worker::Result<()> {
+        self.runtime.on_close(&socket);
+        Ok(())
+    }
+}

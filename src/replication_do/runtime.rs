@@ -1,0 +1,314 @@
+//! What the handlers share: configuration, connection, cycle, clients, and the one alarm.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use worker::{Env, State, WebSocket, WebSocketIncomingMessage};
+
+use super::flights::{Flights, Landing, arrival};
+use super::health::{Health, Position};
+use super::hub::Hub;
+use crate::clock;
+use crate::config::{Fields, ReplicationConfig};
+use crate::error::{Category, Error, Result};
+use crate::polling::{self, Cycle, Feed, Next, Outcome, Pace, Phases};
+use crate::state::{self, Remembered};
+use crate::workers::database::{self, Database};
+use crate::workers::storage::Storage;
+use crate::workers::{log, variables};
+
+/// Cycles go on in one event for at most so long; then an alarm takes over. The platform ends an
+/// alarm after 15 minutes.
+const FLIGHT_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// A connection is kept while polls follow each other faster than this.
+const KEEP_CONNECTION: Duration = Duration::from_secs(10);
+/// Bytes of messages that are held at a time.
+const SLICE_BYTES: usize = 2 << 20;
+
+/// Everything that outlives an event.
+#[derive(Debug)]
+pub(super) struct Runtime {
+    pub(super) env: Env,
+    pub(super) hub: Hub,
+    state: State,
+    storage: Storage,
+    flights: Flights,
+    memory: RefCell<Memory>,
+}
+
+/// Never borrowed over an await: handlers interleave there.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) config: Option<ReplicationConfig>,
+    pub(super) health: Health,
+    pub(super) position: Option<Position>,
+    pub(super) initial_poll_at: Option<u64>,
+    pub(super) initializing: bool,
+    pub(super) hibernating: bool,
+    pub(super) next_alarm_at: Option<u64>,
+    pub(super) last_phases: Phases,
+    pub(super) slot: Option<state::Slot>,
+    cycle: Option<(Cycle, String)>,
+    connection: Option<Database>,
+    pace: Pace,
+}
+
+impl Runtime {
+    pub(super) fn new(state: State, env: Env) -> Self {
+        let storage = Storage::new(&state);
+        let runtime = Self {
+            hub: Hub::new(&state),
+            memory: RefCell::default(),
+            flights: Flights::default(),
+            storage,
+            state,
+            env,
+        };
+        if let Err(error) = runtime.recall() {
+            log::error("recall_failed", &error);
+        }
+        runtime
+    }
+
+    /// Reads what the object knew before it was evicted.
+    fn recall(&self) -> Result<()> {
+        self.storage.prepare()?;
+        let mut memory = self.memory.borrow_mut();
+        memory.health = self.storage.get("health")?.unwrap_or_default();
+        memory.position = self.storage.get("position")?;
+        memory.initial_poll_at = self.storage.get("initialPollAt")?;
+        if let Some(fields) = self.storage.get::<Fields>("config")? {
+            let variables = variables::fields(&self.env);
+            memory.config = Some(ReplicationConfig::from_fields(&variables, &fields)?);
+        }
+        Ok(())
+    }
+
+    /// Looks at the memory. The closure must not await.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&Memory) -> T) -> T {
+        look(&self.memory.borrow())
+    }
+
+    /// Applies the configuration and makes the database ready. Idempotent.
+    pub(super) async fn initialize(self: &Rc<Self>, given: Fields) -> Result<()> {
+        let mut fields: Fields = self.storage.get("config")?.unwrap_or_default();
+        fields.extend(given);
+        fields.retain(|_, value| !value.is_null());
+        let config = ReplicationConfig::from_fields(&variables::fields(&self.env), &fields)?;
+        self.memory.borrow_mut().initializing = true;
+        let ready = self.prepare_database(&config).await;
+        self.memory.borrow_mut().initializing = false;
+        if let Err(error) = ready {
+            log::error("initialize_failed", &error);
+            self.memory.borrow_mut().health.count(&error);
+            return Err(error);
+        }
+        self.storage.put("config", &fields)?;
+        {
+            let mut memory = self.memory.borrow_mut();
+            memory.config = Some(config);
+            memory.cycle = None;
+        }
+        log::event("initialized", serde_json::json!({}));
+        Ok(())
+    }
+
+    async fn prepare_database(&self, config: &ReplicationConfig) -> Result<()> {
+        let mut connection = database::connect(&self.env).await?;
+        let ready = state::initialize(&mut connection, config).await;
+        connection.close().await;
+        ready
+    }
+
+    /// Runs cycles until everything that committed before this call is stored. Calls that overlap
+    /// share them.
+    pub(super) async fn poll(self: &Rc<Self>) -> Landing {
+        let (must_fly, booked) = self.flights.book();
+        if must_fly {
+            // On its own, so that a caller who goes away does not end what others wait for.
+            let runtime = Rc::clone(self);
+            self.state.wait_until(async move { runtime.fly().await });
+        }
+        arrival(booked).await
+    }
+
+    /// The alarm: polls, or, when hibernation ends and nobody listens, looks at the slot.
+    pub(super) async fn on_alarm(self: &Rc<Self>) {
+        // Its failure is counted and the next alarm set where it happened.
+        let _ = self.poll().await;
+    }
+
+    pub(super) fn on_message(self: &Rc<Self>, socket: &WebSocket, message: &WebSocketIncomingMessage) {
+        self.hub.on_message(socket, message);
+    }
+
+    pub(super) fn on_close(&self, socket: &WebSocket) {
+        self.hub.on_close(socket);
+    }
+
+    async fn fly(self: Rc<Self>) {
+        while self.flights.take_off() {
+            let started = clock::now_ms();
+            let flown = self.fly_once(started).await;
+            let outcome = match &flown {
+                Ok(outcome) => *outcome,
+                Err(error) => self.note_failure(error),
+            };
+            self.set_alarm(outcome).await;
+            self.flights.land(&flown.map(drop).map_err(Rc::new));
+        }
+    }
+
+    fn note_failure(&self, error: &Error) -> Outcome {
+        log::error("cycle_failed", error);
+        let mut memory = self.memory.borrow_mut();
+        memory.health.cycle_failed(error);
+        // What the database holds is not known any more: it is read again.
+        memory.cycle = None;
+        memory.connection = None;
+        if let Err(error) = self.storage.put("health", &memory.health) {
+            log::error("storage_failed", &error);
+        }
+        Outcome::Failed(memory.health.consecutive_failures)
+    }
+
+    async fn fly_once(&self, started: u64) -> Result<Outcome> {
+        let config = self.with(|memory| memory.config.clone()).ok_or_else(not_initialized)?;
+        let mut connection = self.connection().await?;
+        let (mut cycle, schema) = self.resume(&mut connection, &config).await?;
+        let feed = feed(&config, schema.clone());
+        let mut changed = false;
+        let outcome = loop {
+            let report = polling::run(&mut connection, &feed, &mut cycle).await?;
+            changed |= report.stored > 0;
+            self.note_report(&report, &cycle)?;
+            self.hub.deliver(&mut connection, &cycle.checkpoint, report.recent.as_ref()).await?;
+            if report.complete {
+                break if changed { Outcome::Changed } else { Outcome::Idle };
+            }
+            let flown = clock::now_ms().saturating_sub(started);
+            if u128::from(flown) > FLIGHT_LIMIT.as_millis() {
+                break Outcome::Unfinished;
+            }
+        };
+        self.note_landing(outcome)?;
+        let kept = self.hub.has_clients() && config.poll_interval < KEEP_CONNECTION;
+        if kept && connection.is_usable() {
+            self.memory.borrow_mut().connection = Some(connection);
+        } else {
+            connection.close().await;
+        }
+        self.memory.borrow_mut().cycle = Some((cycle, schema));
+        Ok(outcome)
+    }
+
+    /// The connection of the last poll, when it still answers, or a new one.
+    async fn connection(&self) -> Result<Database> {
+        let kept = self.memory.borrow_mut().connection.take();
+        if let Some(mut connection) = kept {
+            if connection.execute("SELECT 1", &[]).await.is_ok() {
+                return Ok(connection);
+            }
+        }
+        database::connect(&self.env).await
+    }
+
+    async fn resume(
+        &self,
+        connection: &mut Database,
+        config: &ReplicationConfig,
+    ) -> Result<(Cycle, String)> {
+        if let Some(cycle) = self.memory.borrow_mut().cycle.take() {
+            return Ok(cycle);
+        }
+        let remembered = self.with(|memory| {
+            memory.position.map(|known| Remembered { epoch: known.epoch, id: known.id })
+        });
+        let (standing, broken) =
+            state::resume(connection, &config.slot, remembered, config.on_slot_lost).await?;
+        if let Some(broken) = broken {
+            let context = serde_json::json!({
+                "reason": broken.code(),
+                "message": broken.describe(),
+                "epoch": standing.checkpoint.epoch,
+            });
+            log::event("epoch_began", context);
+        }
+        self.memory.borrow_mut().slot.clone_from(&standing.slot);
+        Ok((Cycle::resume_from(standing.checkpoint), standing.server.schema))
+    }
+
+    fn note_report(&self, report: &polling::Report, cycle: &Cycle) -> Result<()> {
+        let mut memory = self.memory.borrow_mut();
+        if let Some(error) = &report.advance_error {
+            log::error("advance_failed", error);
+        }
+        if memory.health.cycle_succeeded(report) {
+            self.storage.put("health", &memory.health)?;
+        }
+        memory.last_phases = report.phases;
+        let checkpoint = &cycle.checkpoint;
+        let position =
+            Position { epoch: checkpoint.epoch, id: checkpoint.last_id, lsn: checkpoint.lsn };
+        if memory.position != Some(position) {
+            memory.position = Some(position);
+            self.storage.put("position", &position)?;
+        }
+        Ok(())
+    }
+
+    fn note_landing(&self, outcome: Outcome) -> Result<()> {
+        let mut memory = self.memory.borrow_mut();
+        let drained = matches!(outcome, Outcome::Changed | Outcome::Idle);
+        if drained && memory.initial_poll_at.is_none() {
+            let now = clock::now_ms();
+            memory.initial_poll_at = Some(now);
+            self.storage.put("initialPollAt", &now)?;
+        }
+        Ok(())
+    }
+
+    /// The one alarm. Set last, so that whatever happened is followed by something.
+    async fn set_alarm(&self, outcome: Outcome) {
+        let delay = {
+            let mut memory = self.memory.borrow_mut();
+            let Some(config) = memory.config.clone() else { return };
+            let next = memory.pace.next(
+                outcome,
+                self.hub.has_clients(),
+                config.poll_interval,
+                config.hibernation_delay,
+                js_sys::Math::random(),
+            );
+            let (hibernating, delay) = match next {
+                Next::Poll(delay) => (false, delay),
+                Next::Hibernate(delay) => (true, delay),
+            };
+            memory.hibernating = hibernating;
+            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            memory.next_alarm_at = Some(clock::now_ms().saturating_add(millis));
+            delay
+        };
+        if let Err(cause) = self.state.storage().set_alarm(delay).await {
+            let error = Error::new(Category::Storage, "alarm", format!("no alarm: {cause}"));
+            log::error("set_alarm_failed", &error);
+        }
+    }
+}
+
+fn feed(config: &ReplicationConfig, own_schema: String) -> Feed {
+    Feed {
+        slot: config.slot.clone(),
+        publication: config.publication.clone(),
+        own_schema,
+        max_changes: config.max_changes_per_poll,
+        max_row_bytes: config.max_row_bytes,
+        slice_bytes: SLICE_BYTES,
+    }
+}
+
+pub(super) fn not_initialized() -> Error {
+    Error::new(Category::Configuration, "not_initialized", "the feed is not initialised")
+        .with_remedy("call POST /init")
+}

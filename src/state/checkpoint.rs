@@ -1,0 +1,113 @@
+//! The checkpoint row: how far a slot's changes are stored. Its lock is the fence that makes two
+//! readers of one slot take turns.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::server::Server;
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::postgres::{Connection, Param, Row};
+
+/// The row of `replication_checkpoint` for one slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Counts the times that changes may have been missed. Positions of another epoch are void.
+    pub epoch: i32,
+    /// Every transaction that committed before it is stored.
+    pub lsn: Lsn,
+    /// The id of the newest stored change; 0 before the first.
+    pub last_id: i64,
+    /// The cluster that `lsn` belongs to.
+    pub system_identifier: String,
+    /// The timeline that `lsn` belongs to.
+    pub timeline: i64,
+}
+
+impl Checkpoint {
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok(Self {
+            epoch: row.get(0)?,
+            lsn: row.get(1)?,
+            last_id: row.get(2)?,
+            system_identifier: row.get(3)?,
+            timeline: row.get(4)?,
+        })
+    }
+
+    /// Reads the checkpoint without a lock.
+    pub async fn read<S>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Self>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        const READ: &str = "SELECT epoch, lsn, last_id, system_identifier, timeline \
+                            FROM replication_checkpoint WHERE slot = $1::text";
+        let row = connection.query_optional(READ, &[Param::Text(slot)]).await?;
+        row.as_ref().map(Self::from_row).transpose()
+    }
+
+    /// Another slot whose changes are in the same history, when there is one. Two feeds in one
+    /// history would give out the same ids.
+    pub(super) async fn other_slot<S>(
+        connection: &mut Connection<S>,
+        slot: &str,
+    ) -> Result<Option<String>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        const OTHER: &str =
+            "SELECT slot FROM replication_checkpoint WHERE slot <> $1::text LIMIT 1";
+        let row = connection.query_optional(OTHER, &[Param::Text(slot)]).await?;
+        Ok(row.map(|row| row.get(0)).transpose()?)
+    }
+
+    /// Writes the first checkpoint of a slot. History that is already there, from a slot before
+    /// it, ends its epoch.
+    pub(super) async fn insert<S>(
+        connection: &mut Connection<S>,
+        slot: &str,
+        lsn: Lsn,
+        server: &Server,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        const INSERT: &str = "\
+INSERT INTO replication_checkpoint (slot, epoch, lsn, last_id, system_identifier, timeline) \
+SELECT $1::text, COALESCE(max(epoch), 0) + 1, $2::pg_lsn, COALESCE(max(id), 0), $3::text, $4::int8 \
+FROM (SELECT id, epoch FROM change_history ORDER BY id DESC LIMIT 1) newest";
+        let params = [
+            Param::Text(slot),
+            Param::Lsn(lsn),
+            Param::Text(&server.system_identifier),
+            Param::Int8(server.timeline),
+        ];
+        connection.execute(INSERT, &params).await?;
+        Ok(())
+    }
+
+    /// Ends the epoch: the next one starts at `lsn` on this server. The epoch is above `known`,
+    /// which the object remembers, since a restored database may have forgotten some.
+    pub(super) async fn begin_epoch<S>(
+        connection: &mut Connection<S>,
+        slot: &str,
+        lsn: Lsn,
+        server: &Server,
+        known_epoch: i32,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        const UPDATE: &str = "\
+UPDATE replication_checkpoint SET epoch = GREATEST(epoch, $5::int4) + 1, lsn = $2::pg_lsn, \
+system_identifier = $3::text, timeline = $4::int8, updated_at = now() WHERE slot = $1::text";
+        let params = [
+            Param::Text(slot),
+            Param::Lsn(lsn),
+            Param::Text(&server.system_identifier),
+            Param::Int8(server.timeline),
+            Param::Int4(known_epoch),
+        ];
+        connection.execute(UPDATE, &params).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! `POST /init`: from any database to one that captures. Idempotent; what is there stays.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::checkpoint::Checkpoint;
+use super::server::Server;
+use super::{migrations, publication, slot};
+use crate::config::ReplicationConfig;
+use crate::error::{Category, Error, Result};
+use crate::postgres::Connection;
+
+/// Keeps two initialisations apart: held to the end of the transaction, so that it also works
+/// behind a transaction-mode pooler. The number is arbitrary, and this system's own.
+pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8316547412953021)";
+
+/// Checks the server, applies migrations, and checks or makes publication, slot and checkpoint.
+///
+/// Each failure names what is missing and the SQL that mends it, and leaves what was there as it
+/// was. On an error the connection must be dropped: its transaction is still open.
+pub async fn initialize<S>(
+    connection: &mut Connection<S>,
+    config: &ReplicationConfig,
+) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let server = Server::read(connection).await?;
+    server.check_fit()?;
+
+    connection.execute("BEGIN", &[]).await?;
+    connection.query_one(LOCK, &[]).await?;
+    migrations::apply(connection).await?;
+    refuse_second_feed(connection, &config.slot).await?;
+    publication::ensure(connection, &config.publication, &config.tables).await?;
+    connection.execute("COMMIT", &[]).await?;
+
+    connection.execute("BEGIN", &[]).await?;
+    connection.query_one(LOCK, &[]).await?;
+    ensure_slot(connection, &config.slot, &server).await?;
+    connection.execute("COMMIT", &[]).await?;
+    Ok(())
+}
+
+/// A slot cannot be made in a transaction that has written, so this one only locks before it.
+///
+/// With a checkpoint already there, a missing slot is not made here: changes may have been missed,
+/// which is for `resume` to judge and to tell.
+async fn ensure_slot<S>(
+    connection: &mut Connection<S>,
+    name: &str,
+    server: &Server,
+) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let existing = slot::read(connection, name).await?;
+    if let Some(slot) = &existing {
+        slot.check_usable(name)?;
+    }
+    if Checkpoint::read(connection, name).await?.is_some() {
+        return Ok(());
+    }
+    let start = match existing.and_then(|slot| slot.confirmed_flush_lsn) {
+        Some(confirmed) => confirmed,
+        None => {
+            server.check_slot_room()?;
+            slot::create(connection, name).await?
+        }
+    };
+    Checkpoint::insert(connection, name, start, server).await
+}
+
+async fn refuse_second_feed<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(other) = Checkpoint::other_slot(connection, slot).await? else { return Ok(()) };
+    let message = format!("the slot {other} already feeds this change_history");
+    Err(Error::new(Category::Configuration, "history_in_use", message).with_remedy(format!(
+        "use the slot {other}; or give this role a schema of its own; or, to replace that feed, \
+         run DELETE FROM replication_checkpoint WHERE slot = '{other}'; \
+         SELECT pg_drop_replication_slot('{other}');"
+    )))
+}

@@ -1,0 +1,88 @@
+//! The publication: which tables are captured.
+
+use postgres_protocol::escape::escape_identifier;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::TableName;
+use crate::error::{Category, Error, Result};
+use crate::postgres::{Connection, Param};
+
+/// Checks that the publication is there; makes it when it is not and `tables` are given.
+///
+/// An existing publication is never altered: it may serve others too.
+pub(super) async fn ensure<S>(
+    connection: &mut Connection<S>,
+    publication: &str,
+    tables: &[TableName],
+) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if exists(connection, publication).await? {
+        return Ok(());
+    }
+    let create = create_statement(publication, tables);
+    if tables.is_empty() {
+        return Err(missing(publication).with_remedy(format!(
+            "run {create}; naming your tables, or call POST /init with `tables`"
+        )));
+    }
+    connection.execute(&create, &[]).await.map_err(|cause| {
+        let error = Error::from(cause);
+        match error.sqlstate() {
+            Some("42P01" | "3F000") => Error::new(
+                Category::Configuration,
+                "table_missing",
+                "a table named in `tables` does not exist",
+            )
+            .with_source(error)
+            .with_remedy("correct the field tables, or make the table first"),
+            _ if error.category() == Category::Permission => {
+                error.with_remedy(format!("as the owner of the tables, run {create};"))
+            }
+            _ => error,
+        }
+    })?;
+    Ok(())
+}
+
+/// Whether a publication of that name is in this database.
+pub(super) async fn exists<S>(connection: &mut Connection<S>, publication: &str) -> Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1::text)";
+    Ok(connection.query_one(EXISTS, &[Param::Text(publication)]).await?.get(0)?)
+}
+
+fn missing(publication: &str) -> Error {
+    let message = format!("the publication {publication} does not exist");
+    Error::new(Category::PublicationMissing, "publication_missing", message)
+}
+
+fn create_statement(publication: &str, tables: &[TableName]) -> String {
+    let publication = escape_identifier(publication);
+    let tables: Vec<String> = tables
+        .iter()
+        .map(|name| {
+            format!("{}.{}", escape_identifier(&name.schema), escape_identifier(&name.table))
+        })
+        .collect();
+    let tables = if tables.is_empty() { "...".to_owned() } else { tables.join(", ") };
+    format!("CREATE PUBLICATION {publication} FOR TABLE {tables}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_quoted_whatever_they_hold() {
+        let tables =
+            [TableName { schema: "public".into(), table: "a\"; DROP TABLE b; --".into() }];
+        assert_eq!(
+            create_statement("p", &tables),
+            "CREATE PUBLICATION \"p\" FOR TABLE \"public\".\"a\"\"; DROP TABLE b; --\""
+        );
+    }
+}

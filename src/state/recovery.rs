@@ -1,0 +1,205 @@
+//! Whether the slot can still give every change since the checkpoint, and what happens when not:
+//! a gap is never hidden, it begins a new epoch.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::checkpoint::Checkpoint;
+use super::initialize::LOCK;
+use super::server::Server;
+use super::slot::{self, Slot};
+use crate::config::OnSlotLost;
+use crate::error::{Category, Error, Result};
+use crate::postgres::Connection;
+
+/// What one look at the database tells about a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The server's own facts.
+    pub server: Server,
+    /// How far changes are stored.
+    pub checkpoint: Checkpoint,
+    /// The slot, when there is one.
+    pub slot: Option<Slot>,
+}
+
+/// Whether changes can follow the checkpoint without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuity {
+    /// They can.
+    Intact,
+    /// They can; but what was stored last is not consumed yet, after a crash between the two.
+    Unconsumed,
+    /// They may not: something was, or may have been, missed.
+    Broken(Break),
+}
+
+/// Why changes may have been missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Break {
+    /// Another cluster than the one the checkpoint was written on.
+    OtherCluster,
+    /// The cluster was restored or promoted: another timeline than the checkpoint's.
+    OtherTimeline,
+    /// The database is older than what this feed has already stored: it was restored.
+    WentBack,
+    /// The slot was dropped.
+    SlotMissing,
+    /// The slot was invalidated: WAL it needed is gone.
+    SlotLost,
+    /// Somebody else consumed changes of the slot.
+    ConsumedElsewhere,
+}
+
+/// A position that the object remembers from before, to notice a database that went back in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The epoch.
+    pub epoch: i32,
+    /// The id of the newest change.
+    pub id: i64,
+}
+
+/// Judges continuity. Pure.
+pub fn assess(standing: &Standing, remembered: Option<Remembered>) -> Continuity {
+    let Standing { server, checkpoint, slot } = standing;
+    if server.system_identifier != checkpoint.system_identifier {
+        return Continuity::Broken(Break::OtherCluster);
+    }
+    let went_back = remembered
+        .is_some_and(|known| (known.epoch, known.id) > (checkpoint.epoch, checkpoint.last_id));
+    if went_back || checkpoint.lsn > server.flush_lsn {
+        return Continuity::Broken(Break::WentBack);
+    }
+    if server.timeline != checkpoint.timeline {
+        return Continuity::Broken(Break::OtherTimeline);
+    }
+    let Some(slot) = slot else { return Continuity::Broken(Break::SlotMissing) };
+    match slot.confirmed_flush_lsn {
+        None => Continuity::Broken(Break::SlotLost),
+        Some(_) if slot.is_lost() => Continuity::Broken(Break::SlotLost),
+        Some(confirmed) if confirmed > checkpoint.lsn => {
+            Continuity::Broken(Break::ConsumedElsewhere)
+        }
+        Some(confirmed) if confirmed < checkpoint.lsn => Continuity::Unconsumed,
+        Some(_) => Continuity::Intact,
+    }
+}
+
+/// Reads what [`assess`] needs.
+///
+/// Fails with `not_initialized` when this slot has no checkpoint.
+pub async fn read_standing<S>(connection: &mut Connection<S>, slot: &str) -> Result<Standing>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // The slot is read before the checkpoint: a reader that stores and advances in between makes
+    // the checkpoint look ahead, which is harmless, never the slot.
+    let slot_state = slot::read(connection, slot).await?;
+    let checkpoint = Checkpoint::read(connection, slot).await?.ok_or_else(|| {
+        let message = format!("there is no checkpoint for the slot {slot}");
+        Error::new(Category::Configuration, "not_initialized", message)
+            .with_remedy("call POST /init")
+    })?;
+    let server = Server::read(connection).await?;
+    if let Some(slot_state) = &slot_state {
+        slot_state.check_usable(slot)?;
+    }
+    Ok(Standing { server, checkpoint, slot: slot_state })
+}
+
+/// Makes sure that changes can follow: consumes what was stored before a crash, or, when changes
+/// may have been missed, begins a new epoch or refuses, as `on_slot_lost` says.
+///
+/// Gives the standing to go on from, and the break when there was one.
+pub async fn resume<S>(
+    connection: &mut Connection<S>,
+    slot: &str,
+    remembered: Option<Remembered>,
+    on_slot_lost: OnSlotLost,
+) -> Result<(Standing, Option<Break>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let standing = read_standing(connection, slot).await?;
+    let cause = match assess(&standing, remembered) {
+        Continuity::Intact => return Ok((standing, None)),
+        Continuity::Unconsumed => {
+            slot::advance(connection, slot, standing.checkpoint.lsn).await?;
+            return Ok((standing, None));
+        }
+        Continuity::Broken(cause) => cause,
+    };
+    if on_slot_lost == OnSlotLost::Halt {
+        return Err(cause.halt(slot));
+    }
+    let known_epoch = remembered.map_or(0, |known| known.epoch);
+    begin_new_epoch(connection, slot, &standing.server, known_epoch).await?;
+    Ok((read_standing(connection, slot).await?, Some(cause)))
+}
+
+/// Replaces the slot and ends the epoch.
+///
+/// A crash on the way is harmless: the next look finds the new slot ahead of the checkpoint, and
+/// begins the epoch again.
+pub async fn begin_new_epoch<S>(
+    connection: &mut Connection<S>,
+    slot: &str,
+    server: &Server,
+    known_epoch: i32,
+) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.execute("BEGIN", &[]).await?;
+    connection.query_one(LOCK, &[]).await?;
+    if slot::read(connection, slot).await?.is_some() {
+        slot::drop(connection, slot).await?;
+    } else {
+        server.check_slot_room()?;
+    }
+    let start = slot::create(connection, slot).await?;
+    Checkpoint::begin_epoch(connection, slot, start, server, known_epoch).await?;
+    connection.execute("COMMIT", &[]).await?;
+    Ok(())
+}
+
+impl Break {
+    /// Stable and machine-readable.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::OtherCluster => "other_cluster",
+            Self::OtherTimeline => "other_timeline",
+            Self::WentBack => "database_went_back",
+            Self::SlotMissing => "slot_missing",
+            Self::SlotLost => "slot_lost",
+            Self::ConsumedElsewhere => "slot_consumed_elsewhere",
+        }
+    }
+
+    /// What happened, in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::OtherCluster => "this is another Postgres cluster than the checkpoint's",
+            Self::OtherTimeline => "the cluster was restored or promoted since the checkpoint",
+            Self::WentBack => "the database is older than what was already stored",
+            Self::SlotMissing => "the replication slot is gone",
+            Self::SlotLost => "the replication slot was invalidated: WAL it needed is removed",
+            Self::ConsumedElsewhere => "somebody else consumed changes of the replication slot",
+        }
+    }
+
+    fn halt(self, slot: &str) -> Error {
+        let category = match self {
+            Self::SlotMissing => Category::SlotMissing,
+            _ => Category::SlotLost,
+        };
+        Error::new(category, self.code(), format!("{}; changes may be missing", self.describe()))
+            .with_remedy(format!(
+                "to go on with a new epoch, in which every client reloads, call POST /init with \
+                 {{\"onSlotLost\":\"recover\"}}; to look first: SELECT * FROM pg_replication_slots \
+                 WHERE slot_name = '{slot}'; SELECT * FROM replication_checkpoint;"
+            ))
+    }
+}
+

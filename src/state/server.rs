@@ -1,0 +1,122 @@
+//! The facts of the server that replication rests on.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::error::{Category, Error, Result};
+use crate::lsn::Lsn;
+use crate::postgres::Connection;
+
+/// One reading of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// `pg_control_system().system_identifier`: made by initdb, kept by every copy of the cluster.
+    pub system_identifier: String,
+    /// The timeline that is written now; another one after a restore or a promotion.
+    pub timeline: i64,
+    /// Everything before it is on disk.
+    pub flush_lsn: Lsn,
+    /// The schema in which unqualified tables are made.
+    pub schema: String,
+    wal_level: String,
+    role: String,
+    may_replicate: bool,
+    slots_used: i64,
+    slots_allowed: i64,
+}
+
+// On RDS the right to replicate is a role's membership, not its attribute. The timeline is read
+// from the WAL file's name, since pg_control_checkpoint() tells it only after a checkpoint.
+const READ: &str = "\
+SELECT pg_is_in_recovery(), \
+       (SELECT system_identifier::text FROM pg_control_system()), \
+       CASE WHEN NOT pg_is_in_recovery() THEN \
+         ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8 END, \
+       CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END, \
+       current_schema()::text, \
+       current_setting('wal_level'), \
+       current_user::text, \
+       (SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles g \
+          WHERE g.rolname = 'rds_replication' AND pg_has_role(r.oid, g.oid, 'MEMBER')) \
+        FROM pg_roles r WHERE r.rolname = current_user), \
+       (SELECT count(*) FROM pg_replication_slots), \
+       current_setting('max_replication_slots')::int8";
+
+impl Server {
+    /// Reads the server's facts in one round trip.
+    ///
+    /// Fails with [`Category::Configuration`] on a standby, or when no schema is there to make
+    /// tables in.
+    pub async fn read<S>(connection: &mut Connection<S>) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let row = connection.query_one(READ, &[]).await?;
+        if row.get(0)? {
+            return Err(Error::new(
+                Category::Configuration,
+                "server_in_recovery",
+                "this server is a standby: it cannot store change history",
+            )
+            .with_remedy("connect to the primary"));
+        }
+        let schema: Option<String> = row.get(4)?;
+        Ok(Self {
+            system_identifier: row.get(1)?,
+            timeline: row.get(2)?,
+            flush_lsn: row.get(3)?,
+            schema: schema.ok_or_else(no_schema)?,
+            wal_level: row.get(5)?,
+            role: row.get(6)?,
+            may_replicate: row.get(7)?,
+            slots_used: row.get(8)?,
+            slots_allowed: row.get(9)?,
+        })
+    }
+
+    /// Checks what can only be mended by the server's administrator.
+    pub(super) fn check_fit(&self) -> Result<()> {
+        if self.wal_level != "logical" {
+            let message = format!("wal_level is {}, but must be logical", self.wal_level);
+            return Err(Error::new(Category::Configuration, "wal_level_too_low", message)
+                .with_remedy(
+                    "run ALTER SYSTEM SET wal_level = 'logical'; and restart Postgres (managed \
+                     services have a setting for it, such as rds.logical_replication = 1)",
+                ));
+        }
+        if !self.may_replicate {
+            let message = format!("the role {} may not use replication slots", self.role);
+            let role = postgres_protocol::escape::escape_identifier(&self.role);
+            return Err(Error::new(Category::Permission, "replication_not_allowed", message)
+                .with_remedy(format!(
+                    "run ALTER ROLE {role} REPLICATION; (on RDS: GRANT rds_replication TO {role};)"
+                )));
+        }
+        Ok(())
+    }
+
+    /// Checks that one more slot fits.
+    pub(super) fn check_slot_room(&self) -> Result<()> {
+        if self.slots_used < self.slots_allowed {
+            return Ok(());
+        }
+        let message = format!(
+            "all {} replication slots (max_replication_slots) are in use",
+            self.slots_allowed
+        );
+        Err(Error::new(Category::Configuration, "no_free_slot", message).with_remedy(format!(
+            "drop one that nobody needs, SELECT pg_drop_replication_slot('...'); see SELECT \
+             slot_name, active FROM pg_replication_slots; or run ALTER SYSTEM SET \
+             max_replication_slots = {}; and restart Postgres",
+            self.slots_allowed + 4
+        )))
+    }
+}
+
+fn no_schema() -> Error {
+    Error::new(
+        Category::Configuration,
+        "no_schema",
+        "none of the schemas in the role's search_path exists or may be used",
+    )
+    .with_remedy("run GRANT USAGE, CREATE ON SCHEMA public TO the role, or set its search_path")
+}

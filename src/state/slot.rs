@@ -1,0 +1,126 @@
+//! The logical replication slot: Postgres's own memory of how far the feed has read.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::error::{Category, Error, Result};
+use crate::lsn::Lsn;
+use crate::postgres::{Connection, Param};
+
+/// One reading of `pg_replication_slots`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The output plugin; `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// Made in the database this connection is in.
+    pub in_this_database: bool,
+    /// A session reads it now.
+    pub active: bool,
+    /// Every transaction that committed before it has been consumed.
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// The oldest WAL that decoding needs again.
+    pub restart_lsn: Option<Lsn>,
+    /// Bytes of WAL that the slot holds back.
+    pub retained_bytes: Option<i64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Bytes that may still be written before the slot is in danger; `None` without a limit.
+    pub safe_wal_size: Option<i64>,
+}
+
+const READ: &str = "\
+SELECT plugin::text, COALESCE(database = current_database(), false), active, \
+       confirmed_flush_lsn, restart_lsn, \
+       pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)::int8, wal_status, safe_wal_size \
+FROM pg_replication_slots WHERE slot_name = $1::text";
+
+/// Reads the slot; `None` when there is none of that name.
+pub async fn read<S>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Slot>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(row) = connection.query_optional(READ, &[Param::Text(slot)]).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Slot {
+        plugin: row.get(0)?,
+        in_this_database: row.get(1)?,
+        active: row.get(2)?,
+        confirmed_flush_lsn: row.get(3)?,
+        restart_lsn: row.get(4)?,
+        retained_bytes: row.get(5)?,
+        wal_status: row.get(6)?,
+        safe_wal_size: row.get(7)?,
+    }))
+}
+
+impl Slot {
+    /// The slot can no longer give what was written since it was last confirmed.
+    pub fn is_lost(&self) -> bool {
+        self.wal_status.as_deref() == Some("lost") || self.confirmed_flush_lsn.is_none()
+    }
+
+    /// Refuses a slot that was made for something else; it is never dropped for the feed's sake.
+    pub(super) fn check_usable(&self, name: &str) -> Result<()> {
+        let wrong = match self.plugin.as_deref() {
+            None => "is a physical slot",
+            Some("pgoutput") if self.in_this_database => return Ok(()),
+            Some("pgoutput") => "belongs to another database",
+            Some(_) => "has another output plugin than pgoutput",
+        };
+        let message = format!("the replication slot {name} {wrong}");
+        Err(Error::new(Category::Configuration, "slot_unusable", message).with_remedy(format!(
+            "configure another slot, or, when nobody needs it, run \
+             SELECT pg_drop_replication_slot('{name}'); and call POST /init"
+        )))
+    }
+}
+
+/// Makes the slot; gives the position from which it delivers.
+///
+/// Waits for the transactions that are running, so a session left open in a transaction delays it.
+pub(super) async fn create<S>(connection: &mut Connection<S>, slot: &str) -> Result<Lsn>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const CREATE: &str =
+        "SELECT lsn FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
+    let row = connection.query_one(CREATE, &[Param::Text(slot)]).await.map_err(|cause| {
+        let error = Error::from(cause);
+        if error.category() == Category::Timeout {
+            error.with_remedy(
+                "making a slot waits for every transaction that is open: end the ones listed by \
+                 SELECT pid, xact_start, state FROM pg_stat_activity WHERE backend_xid IS NOT \
+                 NULL ORDER BY xact_start; and call POST /init again",
+            )
+        } else {
+            error
+        }
+    })?;
+    Ok(row.get(0)?)
+}
+
+/// Drops the slot.
+pub(super) async fn drop<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.query_one("SELECT pg_drop_replication_slot($1::text)", &[Param::Text(slot)]).await?;
+    Ok(())
+}
+
+/// Consumes everything that committed before `to`, which must be stored.
+///
+/// Same effect as `pg_logical_slot_get_changes` up to `to`, without running the output plugin
+/// again. A slot that is further already stays where it is (PostgreSQL documentation,
+/// "Replication Management Functions").
+pub async fn advance<S>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // An already confirmed position is an error to Postgres, so it is not asked for.
+    const ADVANCE: &str = "\
+SELECT pg_replication_slot_advance(slot_name, $2::pg_lsn) FROM pg_replication_slots \
+WHERE slot_name = $1::text AND confirmed_flush_lsn < $2::pg_lsn";
+    connection.execute(ADVANCE, &[Param::Text(slot), Param::Lsn(to)]).await?;
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The adaptors to the Workers platform: socket, database, storage, variables, log. Everything else
+//! of the system runs natively too.
+
+pub(crate) mod database;
+pub(crate) mod log;
+pub(crate) mod socket;
+pub(crate) mod storage;
+pub(crate) mod variables;

@@ -1,0 +1,55 @@
+//! The object's own storage: a table of JSON values by key. Reads and writes are synchronous
+//! (Durable Objects documentation, "SQL API"), so nothing interleaves with them.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use worker::{SqlStorage, SqlStorageValue};
+
+use crate::error::{Category, Error, Result};
+
+/// Values by key. Numbers beyond 2^53 must be strings: the storage holds JavaScript numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct Storage {
+    sql: SqlStorage,
+}
+
+#[derive(serde::Deserialize)]
+struct Stored {
+    value: String,
+}
+
+impl Storage {
+    pub(crate) fn new(state: &worker::State) -> Self {
+        Self { sql: state.storage().sql() }
+    }
+
+    /// Makes the table. Called once for each life of the object, before anything else.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        let table = "CREATE TABLE IF NOT EXISTS feed (key TEXT PRIMARY KEY, value TEXT NOT NULL)";
+        self.sql.exec(table, None).map(drop).map_err(failed)
+    }
+
+    /// The value of `key`, when there is one that reads as a `T`.
+    pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        let select = "SELECT value FROM feed WHERE key = ?";
+        let rows = self.sql.exec(select, vec![SqlStorageValue::from(key)]).map_err(failed)?;
+        let rows: Vec<Stored> = rows.to_array().map_err(failed)?;
+        Ok(rows.first().and_then(|row| serde_json::from_str(&row.value).ok()))
+    }
+
+    /// Writes the value of `key`.
+    pub(crate) fn put<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
+        let text = serde_json::to_string(value).map_err(|cause| {
+            Error::new(Category::Storage, "object_storage", "a value has no JSON")
+                .with_source(cause)
+        })?;
+        let upsert = "INSERT INTO feed (key, value) VALUES (?, ?) \
+                      ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        let params = vec![SqlStorageValue::from(key), SqlStorageValue::from(text)];
+        self.sql.exec(upsert, params).map(drop).map_err(failed)
+    }
+}
+
+fn failed(cause: worker::Error) -> Error {
+    Error::new(Category::Storage, "object_storage", format!("the object's storage failed: {cause}"))
+}
