@@ -1,0 +1,133 @@
+//! The relations described so far in one peek.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::error::{Category, Error};
+
+use super::message::{Relation, ReplicaIdentity, Tuple};
+
+/// Relation descriptions by OID, kept for the length of one peek and no longer: pgoutput describes
+/// every relation anew in each call, before its first row.
+#[derive(Debug, Default)]
+pub struct RelationCache {
+    relations: HashMap<u32, Rc<OwnedRelation>>,
+}
+
+/// A [`Relation`] that outlives its message. Cheap to clone: its names and columns are shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedRelation {
+    /// The relation's OID.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: Rc<str>,
+    /// Its name.
+    pub name: Rc<str>,
+    /// Which old values updates and deletes carry.
+    pub replica_identity: ReplicaIdentity,
+    /// The published columns, in the order of the tuples.
+    pub columns: Rc<[OwnedColumn]>,
+}
+
+/// One column of an [`OwnedRelation`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedColumn {
+    /// Part of the replica identity's key.
+    pub is_key: bool,
+    /// The column's name.
+    pub name: Rc<str>,
+    /// The OID of its type.
+    pub type_oid: u32,
+    /// `atttypmod`; -1 for none.
+    pub type_modifier: i32,
+}
+
+/// A row that cannot be read by the relations described so far.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelationError {
+    /// No Relation message came before the row.
+    #[error("a row of the relation with OID {oid} came before its description")]
+    Unknown {
+        /// The relation's OID.
+        oid: u32,
+    },
+    /// The tuple has more or fewer values than the relation has columns.
+    #[error("a row of {schema}.{name} has {found} values for {expected} columns")]
+    ColumnCount {
+        /// The relation's schema.
+        schema: Rc<str>,
+        /// The relation's name.
+        name: Rc<str>,
+        /// Columns of the relation.
+        expected: usize,
+        /// Values of the tuple.
+        found: usize,
+    },
+}
+
+impl RelationCache {
+    /// A cache for a new peek.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keeps a description, in place of an older one of the same OID (the relation was altered).
+    pub fn insert(&mut self, relation: &Relation<'_>) -> Rc<OwnedRelation> {
+        let owned = Rc::new(OwnedRelation::from(relation));
+        self.relations.insert(owned.oid, Rc::clone(&owned));
+        owned
+    }
+
+    /// The latest description of the relation with this OID.
+    pub fn get(&self, oid: u32) -> Result<&Rc<OwnedRelation>, RelationError> {
+        self.relations
+            .get(&oid)
+            .ok_or(RelationError::Unknown { oid })
+    }
+}
+
+impl OwnedRelation {
+    /// Checks that `tuple` has one value per column, which holds for keys and cut rows too.
+    pub fn check(&self, tuple: &Tuple<'_>) -> Result<(), RelationError> {
+        if tuple.values.len() == self.columns.len() {
+            return Ok(());
+        }
+        Err(RelationError::ColumnCount {
+            schema: Rc::clone(&self.schema),
+            name: Rc::clone(&self.name),
+            expected: self.columns.len(),
+            found: tuple.values.len(),
+        })
+    }
+}
+
+impl From<&Relation<'_>> for OwnedRelation {
+    fn from(relation: &Relation<'_>) -> Self {
+        let columns = relation.columns.iter().map(|column| OwnedColumn {
+            is_key: column.is_key,
+            name: column.name.into(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+        });
+        Self {
+            oid: relation.oid,
+            schema: relation.schema.into(),
+            name: relation.name.into(),
+            replica_identity: relation.replica_identity,
+            columns: columns.collect(),
+        }
+    }
+}
+
+impl From<RelationError> for Error {
+    fn from(error: RelationError) -> Self {
+        // As a message and not as the source: names are shared within one thread, and a source
+        // must be able to leave it.
+        Self::new(
+            Category::Decode,
+            "pgoutput_relation_mismatch",
+            error.to_string(),
+        )
+    }
+}
