@@ -100,7 +100,8 @@ pub struct Column<'a> {
     pub type_modifier: i32,
 }
 
-/// A data type that is not built in, named before the first relation that has it.
+/// A data type that is not built in, named before the first relation that has it. A domain comes
+/// with its own OID, but with the schema and name of its base type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Type<'a> {
     /// The type's OID.

@@ -16,3 +16,6 @@ pub use message::{
     ReplicaIdentity, Truncate, Tuple, TupleData, Type, Update,
 };
 pub use relations::{OwnedColumn, OwnedRelation, RelationCache, RelationError};
+
+#[cfg(test)]
+mod tests;

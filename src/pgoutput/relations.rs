@@ -131,3 +131,61 @@ impl From<RelationError> for Error {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pgoutput::{Column, TupleData};
+
+    fn orders(columns: &[&'static str]) -> Relation<'static> {
+        let column = |&name| Column {
+            is_key: name == "id",
+            name,
+            type_oid: 23,
+            type_modifier: -1,
+        };
+        Relation {
+            oid: 7,
+            schema: "public",
+            name: "orders",
+            replica_identity: ReplicaIdentity::Default,
+            columns: columns.iter().map(column).collect(),
+        }
+    }
+
+    #[test]
+    fn a_row_of_a_relation_that_was_not_described_is_an_error() {
+        let error = RelationCache::new().get(7).unwrap_err();
+        assert_eq!(error, RelationError::Unknown { oid: 7 });
+    }
+
+    #[test]
+    fn a_later_description_replaces_the_earlier_one() {
+        let mut relations = RelationCache::new();
+        let before = relations.insert(&orders(&["id"]));
+        relations.insert(&orders(&["id", "total"]));
+        let after = relations.get(7).unwrap();
+        assert_eq!((before.columns.len(), after.columns.len()), (1, 2));
+        assert_eq!(&*after.columns[1].name, "total");
+        assert!(after.columns[0].is_key && !after.columns[1].is_key);
+    }
+
+    #[test]
+    fn a_tuple_must_have_one_value_per_column() {
+        let relation = OwnedRelation::from(&orders(&["id", "total"]));
+        let tuple = |len| Tuple {
+            values: vec![TupleData::Null; len],
+        };
+        assert_eq!(relation.check(&tuple(2)), Ok(()));
+        for found in [0, 1, 3] {
+            let error = relation.check(&tuple(found)).unwrap_err();
+            assert!(
+                matches!(error, RelationError::ColumnCount { expected: 2, found: f, .. } if f == found)
+            );
+            assert_eq!(
+                error.to_string(),
+                format!("a row of public.orders has {found} values for 2 columns")
+            );
+        }
+    }
+}
