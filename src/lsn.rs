@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// A byte position in the write-ahead log, as Postgres's `pg_lsn`.
 ///
 /// Ordered as a number: the text form does not sort (`0/A` is before `0/10`).
-/// Source: PostgreSQL documentation, section "pg_lsn Type".
+/// Source: PostgreSQL documentation, section "`pg_lsn` Type".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 

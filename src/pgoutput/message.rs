@@ -100,12 +100,13 @@ pub struct Column<'a> {
     pub type_modifier: i32,
 }
 
-/// A data type that is not built in, named before the first relation that has it.
+/// A data type that is not built in, named before the first relation that has it. A domain comes
+/// with its own OID, but with the schema and name of its base type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Type<'a> {
     /// The type's OID.
     pub oid: u32,
-    /// Its schema.
+    /// Its schema; `pg_catalog` as in [`Relation::schema`].
     pub schema: &'a str,
     /// Its name.
     pub name: &'a str,
@@ -129,7 +130,8 @@ pub enum TupleData<'a> {
     Text(&'a [u8]),
     /// `b`: the send function's bytes (only with the `binary` option).
     Binary(&'a [u8]),
-    /// The message was cut (see `decode_prefix`) before this value was complete.
+    /// The message was cut (see [`decode_prefix`](super::decode_prefix)) before this value was
+    /// complete.
     Omitted,
 }
 
@@ -140,6 +142,15 @@ pub enum OldTuple<'a> {
     Key(Tuple<'a>),
     /// `O`: the whole row (REPLICA IDENTITY FULL).
     Full(Tuple<'a>),
+}
+
+impl<'a> OldTuple<'a> {
+    /// The values, key or whole row.
+    pub fn tuple(&self) -> &Tuple<'a> {
+        match self {
+            Self::Key(tuple) | Self::Full(tuple) => tuple,
+        }
+    }
 }
 
 /// A row was inserted.
@@ -158,7 +169,8 @@ pub struct Update<'a> {
     pub relation: u32,
     /// The row before, when the replica identity is full or the key changed.
     pub old: Option<OldTuple<'a>>,
-    /// The row after.
+    /// The row after. Where `old` swallowed the cut (see [`decode_prefix`](super::decode_prefix)),
+    /// it has as many omitted values as `old` has values.
     pub new: Tuple<'a>,
 }
 
@@ -191,6 +203,9 @@ pub struct LogicalMessage<'a> {
     pub lsn: Lsn,
     /// The application's prefix.
     pub prefix: &'a str,
-    /// The content.
+    /// The content; of a message that was cut (see [`decode_prefix`](super::decode_prefix)), what
+    /// was given of it.
     pub content: &'a [u8],
+    /// Bytes of the whole content.
+    pub content_len: usize,
 }
