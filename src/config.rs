@@ -55,7 +55,10 @@ pub struct TableName {
 #[serde(rename_all = "camelCase")]
 pub struct HistoryRetention {
     /// Changes stored longer ago than this may be pruned. 1 minute or more.
-    #[serde(serialize_with = "as_optional_millis", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        serialize_with = "as_optional_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_age: Option<Duration>,
     /// The newest changes that are kept. 1 or more.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,10 +81,16 @@ impl TableName {
     pub fn parse(text: &str) -> Option<Self> {
         let (first, rest) = identifier(text)?;
         let Some(rest) = rest else {
-            return Some(Self { schema: "public".into(), table: first });
+            return Some(Self {
+                schema: "public".into(),
+                table: first,
+            });
         };
         match identifier(rest)? {
-            (table, None) => Some(Self { schema: first, table }),
+            (table, None) => Some(Self {
+                schema: first,
+                table,
+            }),
             _ => None,
         }
     }
@@ -112,13 +121,21 @@ fn identifier(text: &str) -> Option<(String, Option<&str>)> {
         let end = text.find('.').unwrap_or(text.len());
         text.split_at_checked(end)?
     };
-    let rest = if rest.is_empty() { None } else { Some(rest.strip_prefix('.')?) };
+    let rest = if rest.is_empty() {
+        None
+    } else {
+        Some(rest.strip_prefix('.')?)
+    };
     let fits = (1..=63).contains(&name.len()) && !name.contains(['"', '\0']);
     fits.then(|| (name.to_owned(), rest))
 }
 
 fn write_identifier(f: &mut std::fmt::Formatter<'_>, name: &str) -> std::fmt::Result {
-    if name.contains('.') { write!(f, "\"{name}\"") } else { f.write_str(name) }
+    if name.contains('.') {
+        write!(f, "\"{name}\"")
+    } else {
+        f.write_str(name)
+    }
 }
 
 /// The fields as they are given by an operator or a deployment: `camelCase` keys, JSON values.
@@ -195,7 +212,10 @@ impl Reader {
         if name.bytes().all(plain) {
             Ok(name)
         } else {
-            Err(invalid(field, "may hold only lower-case letters, digits and underscores"))
+            Err(invalid(
+                field,
+                "may hold only lower-case letters, digits and underscores",
+            ))
         }
     }
 
@@ -205,11 +225,19 @@ impl Reader {
         default: u64,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<u64> {
-        let Some(value) = self.fields.remove(field) else { return Ok(default) };
-        value.as_u64().filter(|number| range.contains(number)).ok_or_else(|| {
-            let (start, end) = range.into_inner();
-            invalid(field, &format!("must be a whole number from {start} to {end}"))
-        })
+        let Some(value) = self.fields.remove(field) else {
+            return Ok(default);
+        };
+        value
+            .as_u64()
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| {
+                let (start, end) = range.into_inner();
+                invalid(
+                    field,
+                    &format!("must be a whole number from {start} to {end}"),
+                )
+            })
     }
 
     fn narrow(
@@ -228,12 +256,20 @@ impl Reader {
         default: u64,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<Duration> {
-        self.integer(field, default, range).map(Duration::from_millis)
+        self.integer(field, default, range)
+            .map(Duration::from_millis)
     }
 
     fn tables(&mut self, field: &'static str) -> Result<Vec<TableName>> {
-        let wrong = || invalid(field, "must be a list of table names, `table` or `schema.table`");
-        let Some(value) = self.fields.remove(field) else { return Ok(Vec::new()) };
+        let wrong = || {
+            invalid(
+                field,
+                "must be a list of table names, `table` or `schema.table`",
+            )
+        };
+        let Some(value) = self.fields.remove(field) else {
+            return Ok(Vec::new());
+        };
         let names = value.as_array().ok_or_else(wrong)?;
         names
             .iter()
@@ -272,8 +308,14 @@ impl Reader {
 fn invalid(field: &str, what: &str) -> Error {
     // A field's name is the caller's text: bounded, since it goes back out.
     let field: String = field.chars().take(64).collect();
-    Error::new(Category::Configuration, "invalid_config", format!("{field} {what}"))
-        .with_remedy(format!("correct the field {field} and call POST /init again"))
+    Error::new(
+        Category::Configuration,
+        "invalid_config",
+        format!("{field} {what}"),
+    )
+    .with_remedy(format!(
+        "correct the field {field} and call POST /init again"
+    ))
 }
 
 fn as_millis<S: serde::Serializer>(

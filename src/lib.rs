@@ -3,18 +3,35 @@
 //! Data flows one way, and each module knows only those to its left:
 //!
 //! ```text
-//! socket -> postgres -> pgoutput -> changes -> state, polling -> clients -> replication_do -> lib
+//! socket -> postgres -> pgoutput -> changes -> history -> state -> polling -> replication_do -> lib
 //! ```
 //!
-//! Everything except `workers` and `replication_do` also compiles natively, where `cargo test`
-//! proves it against a real Postgres over a Tokio socket.
+//! Everything but the adaptors in `workers` and the Durable Object itself also runs natively, where
+//! `cargo test` proves it against a real Postgres over a Tokio socket.
 
 pub mod changes;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod history;
 pub mod lsn;
 pub mod pgoutput;
 pub mod polling;
 pub mod postgres;
+mod replication_do;
 pub mod state;
+mod workers;
+
+use worker::{Context, Env, Request, Response, event};
+
+/// The public route: who may not ask is refused here, and everybody else is handed to the object.
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, _context: Context) -> worker::Result<Response> {
+    if let Some(refusal) = access::refuse(&request, &env)? {
+        return Ok(refusal);
+    }
+    let object = env.durable_object("REPLICATION")?.get_by_name("default")?;
+    object.fetch_with_request(request).await
+}
+
+mod access;

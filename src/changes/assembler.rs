@@ -14,6 +14,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
+use crate::error::{Category, Error};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Begin, Commit, Message, OldTuple, Relation, Tuple};
 
@@ -88,6 +89,13 @@ pub enum AssembleError {
     /// A value in binary, which was not asked for.
     #[error("relation {0}: a binary value, but text was asked for")]
     BinaryValue(String),
+}
+
+impl From<AssembleError> for Error {
+    fn from(cause: AssembleError) -> Self {
+        let message = format!("the slot's messages do not make sense together: {cause}");
+        Self::new(Category::Decode, "unexpected_message", message).with_source(cause)
+    }
 }
 
 #[derive(Debug)]

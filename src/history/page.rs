@@ -42,10 +42,7 @@ FROM change_history WHERE id > $1::int8 AND id <= $2::int8 \
 AND ($3::text[] IS NULL OR table_name = ANY ($3::text[])) ORDER BY id LIMIT $4::int8";
 
 /// Reads one page.
-pub async fn read_page<S>(
-    connection: &mut Connection<S>,
-    request: PageRequest<'_>,
-) -> Result<Page>
+pub async fn read_page<S>(connection: &mut Connection<S>, request: PageRequest<'_>) -> Result<Page>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -53,7 +50,11 @@ where
     let params = [
         Param::Int8(request.after),
         Param::Int8(request.through),
-        if request.tables.is_empty() { Param::Null } else { Param::Array(&tables) },
+        if request.tables.is_empty() {
+            Param::Null
+        } else {
+            Param::Array(&tables)
+        },
         Param::Int8(request.max_changes.into()),
     ];
     connection.queue(PAGE, &params)?;
@@ -74,7 +75,11 @@ where
     let full = changes.len() >= request.max_changes as usize;
     let last = changes.last().map(|change| change.id);
     // A page that was not cut has seen all there is, also where a filter matched nothing.
-    let through = if cut || full { last.unwrap_or(request.after) } else { request.through };
+    let through = if cut || full {
+        last.unwrap_or(request.after)
+    } else {
+        request.through
+    };
     Ok(Page { changes, through })
 }
 
@@ -82,11 +87,15 @@ fn stored_change(row: &Row) -> Result<StoredChange> {
     let id: i64 = row.get(0)?;
     let lsn: &str = row.get(1)?;
     let table_name: &str = row.get(2)?;
-    let name = TableName::parse(table_name)
-        .unwrap_or_else(|| TableName { schema: "public".into(), table: table_name.into() });
+    let name = TableName::parse(table_name).unwrap_or_else(|| TableName {
+        schema: "public".into(),
+        table: table_name.into(),
+    });
     let names = |column| -> Result<Vec<String>> {
         let json: Option<&str> = row.get(column)?;
-        Ok(json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default())
+        Ok(json
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default())
     };
     let (unchanged, omitted, as_text) = (names(6)?, names(7)?, names(8)?);
     let xid: Option<i64> = row.get(9)?;
@@ -111,7 +120,11 @@ fn stored_change(row: &Row) -> Result<StoredChange> {
     let mut json = Vec::with_capacity(data.len() + 256);
     change.write_json(&mut json);
     let json = String::from_utf8_lossy(&json).into_owned();
-    Ok(StoredChange { id, table: Rc::from(table_name), json })
+    Ok(StoredChange {
+        id,
+        table: Rc::from(table_name),
+        json,
+    })
 }
 
 /// The ids of the oldest and the newest change that are kept; `None` when there is none.
@@ -119,7 +132,9 @@ pub async fn bounds<S>(connection: &mut Connection<S>) -> Result<Option<(i64, i6
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let row = connection.query_one("SELECT min(id), max(id) FROM change_history", &[]).await?;
+    let row = connection
+        .query_one("SELECT min(id), max(id) FROM change_history", &[])
+        .await?;
     let (oldest, newest): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
     Ok(oldest.zip(newest))
 }

@@ -34,7 +34,12 @@ const MAX_BYTES: usize = 2 << 20;
 impl Recent {
     /// An empty stretch of history behind `after`.
     pub fn after(epoch: i32, after: i64) -> Self {
-        Self { epoch, after, changes: Vec::new(), bytes: 0 }
+        Self {
+            epoch,
+            after,
+            changes: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// The id of the last change, or `after` when there is none.
@@ -54,10 +59,18 @@ impl Recent {
                 table = change.relation.qualified().into();
             }
             let mut json = Vec::new();
-            batch.table_change(change, id, self.epoch).write_json(&mut json);
+            batch
+                .table_change(change, id, self.epoch)
+                .write_json(&mut json);
             self.bytes += json.len();
-            let Ok(json) = String::from_utf8(json) else { return false };
-            self.changes.push(StoredChange { id, table: Rc::clone(&table), json });
+            let Ok(json) = String::from_utf8(json) else {
+                return false;
+            };
+            self.changes.push(StoredChange {
+                id,
+                table: Rc::clone(&table),
+                json,
+            });
         }
         self.bytes <= MAX_BYTES
     }

@@ -151,6 +151,11 @@ fn explain(cause: crate::postgres::Error) -> Error {
         Some("53") => ("no_room", "Postgres has no room for change history"),
         _ => return cause.into(),
     };
-    let sqlstate = cause.sqlstate().map(|state| state.as_str().to_owned()).unwrap_or_default();
-    Error::new(Category::Storage, code, message).with_sqlstate(sqlstate).with_source(cause)
+    let sqlstate = cause
+        .sqlstate()
+        .map(|state| state.as_str().to_owned())
+        .unwrap_or_default();
+    Error::new(Category::Storage, code, message)
+        .with_sqlstate(sqlstate)
+        .with_source(cause)
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::peek::{Peek, PeekRequest, Slice};
-use crate::changes::{Accepted, Assembler, ChangeBatch, TypeCatalog};
+use crate::changes::{Accepted, Assembler, ChangeBatch, Limits, TypeCatalog, TypeRow};
 use crate::clock;
 use crate::error::{Category, Error, Result};
 use crate::history::{self, Recent};
 use crate::lsn::Lsn;
 use crate::pgoutput;
-use crate::postgres::{Connection, Param};
-use crate::state::{self, Checkpoint};
+use crate::postgres::{ArrayParam, Connection, Element, Param};
+use crate::state::{self, Checkpoint, OWN_TABLES};
 
 /// What a cycle reads, and its bounds.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct Feed {
 
 /// What the cycles of one feed remember from one to the next. Lost with the object, and then read
 /// again from the database.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Cycle {
     /// How far changes are stored, as last seen.
     pub checkpoint: Checkpoint,
@@ -43,6 +43,8 @@ pub struct Cycle {
     unconsumed: bool,
     /// When the slot was last seen at the checkpoint, milliseconds since the Unix epoch.
     advanced_at: u64,
+    /// What is known of the types that are not built in.
+    types: TypeCatalog,
 }
 
 /// What one cycle did.
@@ -88,7 +90,13 @@ const MAX_RACES: u32 = 5;
 impl Cycle {
     /// Starts from a checkpoint that `state::resume` has found intact.
     pub fn resume_from(checkpoint: Checkpoint) -> Self {
-        Self { checkpoint, peeked_through: None, unconsumed: true, advanced_at: clock::now_ms() }
+        Self {
+            checkpoint,
+            peeked_through: None,
+            unconsumed: false,
+            advanced_at: clock::now_ms(),
+            types: TypeCatalog::default(),
+        }
     }
 }
 
@@ -116,7 +124,9 @@ where
     let started = clock::now_ms();
     // Before the peek: everything that committed before this position is in a peek that comes
     // back whole. The flush position, since the write position can run ahead of commits.
-    let flush = connection.query_one("SELECT pg_current_wal_flush_lsn()", &[]).await?;
+    let flush = connection
+        .query_one("SELECT pg_current_wal_flush_lsn()", &[])
+        .await?;
     let flush: Lsn = flush.get(0)?;
     phases.probe = since(started);
     if cycle.peeked_through == Some(flush) {
@@ -176,8 +186,9 @@ where
 
     let started = clock::now_ms();
     let mut store = Store::new(feed, &cycle.checkpoint);
+    cycle.types.begin_peek();
     while let Some(slice) = peek.next_slice(connection).await? {
-        store.transform(connection, slice).await?;
+        store.transform(connection, &mut cycle.types, slice).await?;
         if store.batch.is_empty() {
             continue;
         }
@@ -200,13 +211,14 @@ where
 /// The changes of one peek on their way into history.
 struct Store {
     assembler: Assembler,
-    types: TypeCatalog,
     batch: ChangeBatch,
     writer: history::Writer,
     recent: Option<Recent>,
     epoch: i32,
     last_id: i64,
     stored: u64,
+    /// The end of the last commit that the peek lists, stored or not.
+    passed: Lsn,
     /// The checkpoint row is locked by this transaction.
     fenced: bool,
 }
@@ -214,14 +226,20 @@ struct Store {
 impl Store {
     fn new(feed: &Feed, checkpoint: &Checkpoint) -> Self {
         Self {
-            assembler: Assembler::new(checkpoint.lsn, &feed.own_schema, feed.max_row_bytes),
-            types: TypeCatalog::default(),
+            assembler: Assembler::new(
+                checkpoint.lsn,
+                OWN_TABLES.map(|table| (feed.own_schema.clone(), table.to_owned())),
+                Limits {
+                    max_row_bytes: feed.max_row_bytes as usize,
+                },
+            ),
             batch: ChangeBatch::default(),
             writer: history::Writer::default(),
             recent: Some(Recent::after(checkpoint.epoch, checkpoint.last_id)),
             epoch: checkpoint.epoch,
             last_id: checkpoint.last_id,
             stored: 0,
+            passed: checkpoint.lsn,
             fenced: false,
         }
     }
@@ -230,6 +248,7 @@ impl Store {
     async fn transform<S>(
         &mut self,
         connection: &mut Connection<S>,
+        types: &mut TypeCatalog,
         slice: Slice,
     ) -> Result<()>
     where
@@ -238,6 +257,7 @@ impl Store {
         self.batch.clear();
         for commit in slice.commits {
             self.assembler.expect_commit(commit.xid, commit.end_lsn);
+            self.passed = self.passed.max(commit.end_lsn);
         }
         for message in slice.messages {
             let whole = message.bytes.len() == message.full_len;
@@ -246,10 +266,10 @@ impl Store {
             } else {
                 pgoutput::decode_prefix(&message.bytes, message.full_len)?
             };
-            let accepted = self.assembler.accept(decoded.clone(), &self.types, &mut self.batch)?;
+            let accepted = self.assembler.accept(&decoded, types, &mut self.batch)?;
             if let Accepted::NeedTypes(missing) = accepted {
-                self.types.look_up(connection, &missing).await?;
-                self.assembler.accept(decoded, &self.types, &mut self.batch)?;
+                look_up_types(connection, types, &missing).await?;
+                self.assembler.accept(&decoded, types, &mut self.batch)?;
             }
         }
         Ok(())
@@ -268,7 +288,9 @@ impl Store {
     {
         const LOCK: &str = "SELECT epoch, lsn, last_id FROM replication_checkpoint \
                             WHERE slot = $1::text FOR UPDATE";
-        let row = connection.query_optional(LOCK, &[Param::Text(&feed.slot)]).await?;
+        let row = connection
+            .query_optional(LOCK, &[Param::Text(&feed.slot)])
+            .await?;
         let row = row.ok_or_else(|| checkpoint_gone(&feed.slot))?;
         let (epoch, lsn, last_id) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let seen = &mut cycle.checkpoint;
@@ -282,8 +304,14 @@ impl Store {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let first_id = self.last_id + 1;
-        self.writer.insert(connection, &self.batch, first_id, self.epoch).await?;
-        if !self.recent.as_mut().is_some_and(|recent| recent.push(&self.batch, first_id)) {
+        self.writer
+            .insert(connection, &self.batch, first_id, self.epoch)
+            .await?;
+        if !self
+            .recent
+            .as_mut()
+            .is_some_and(|recent| recent.push(&self.batch, first_id))
+        {
             self.recent = None;
         }
         let count = self.batch.len() as u64;
@@ -304,26 +332,63 @@ impl Store {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let passed = self.assembler.last_commit().unwrap_or(cycle.checkpoint.lsn);
-        let covered = if complete { passed.max(flush) } else { passed };
+        let covered = if complete {
+            self.passed.max(flush)
+        } else {
+            self.passed
+        };
         let must_move = self.stored > 0
             || (!complete && covered > cycle.checkpoint.lsn)
             || idle_advance_is_due(cycle, covered);
         if !must_move {
             connection.execute("ROLLBACK", &[]).await?;
-            if !complete {
-                // Nothing passed the filter: what is stored can be consumed, and read on from.
-                return Ok(Attempt::Stored(Stored { stored: 0, complete: false, recent: None }));
-            }
-            return Ok(Attempt::Stored(Stored { stored: 0, complete, recent: None }));
+            return Ok(Attempt::Stored(Stored {
+                stored: 0,
+                complete,
+                recent: None,
+            }));
         }
         write_checkpoint(connection, feed, cycle, covered, self.last_id).await?;
         connection.execute("COMMIT", &[]).await?;
         cycle.checkpoint.lsn = cycle.checkpoint.lsn.max(covered);
         cycle.checkpoint.last_id = self.last_id;
         cycle.unconsumed = true;
-        Ok(Attempt::Stored(Stored { stored: self.stored, complete, recent: self.recent }))
+        Ok(Attempt::Stored(Stored {
+            stored: self.stored,
+            complete,
+            recent: self.recent,
+        }))
     }
+}
+
+async fn look_up_types<S>(
+    connection: &mut Connection<S>,
+    types: &mut TypeCatalog,
+    missing: &[u32],
+) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut oids = ArrayParam::new(Element::Oid);
+    for &oid in missing {
+        oids.push_oid(oid);
+    }
+    let rows = connection
+        .query(TypeCatalog::LOOKUP_SQL, &[Param::Array(&oids)])
+        .await?;
+    let described: std::result::Result<Vec<TypeRow>, crate::postgres::Error> = rows
+        .iter()
+        .map(|row| {
+            Ok(TypeRow {
+                oid: row.get(0)?,
+                kind: row.get(1)?,
+                part: row.get(2)?,
+                detail: row.get(3)?,
+            })
+        })
+        .collect();
+    types.learn(missing, described?);
+    Ok(())
 }
 
 /// Written only when the row still says what was read: without stored changes nothing has locked
@@ -397,7 +462,14 @@ fn since(started: u64) -> u64 {
 
 impl Report {
     fn idle(phases: Phases) -> Self {
-        Self { stored: 0, complete: true, idle: true, phases, recent: None, advance_error: None }
+        Self {
+            stored: 0,
+            complete: true,
+            idle: true,
+            phases,
+            recent: None,
+            advance_error: None,
+        }
     }
 }
 

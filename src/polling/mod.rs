@@ -13,5 +13,9 @@
 
 mod cycle;
 mod peek;
+mod policy;
+mod schedule;
 
 pub use cycle::{Cycle, Feed, Phases, Report, run};
+pub use policy::{Policy, backoff, policy};
+pub use schedule::{Next, Outcome, Pace};

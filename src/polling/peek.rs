@@ -150,7 +150,9 @@ impl Peek {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Some(slice) = self.ahead.take() else { return Ok(None) };
+        let Some(slice) = self.ahead.take() else {
+            return Ok(None);
+        };
         if !slice.is_last {
             self.queue_fetch(connection)?;
             connection.send().await?;
@@ -187,13 +189,17 @@ impl Peek {
             kept += 1;
             bytes += size;
             match data {
-                None => slice
-                    .commits
-                    .push_back(CommitPosition { xid: row.get(1)?, end_lsn: row.get(0)? }),
+                None => slice.commits.push_back(CommitPosition {
+                    xid: row.get(1)?,
+                    end_lsn: row.get(0)?,
+                }),
                 Some(data) => {
                     let full_len: i32 = row.get(3)?;
                     let full_len = usize::try_from(full_len).unwrap_or_default();
-                    slice.messages.push(PeekedMessage { bytes: data, full_len });
+                    slice.messages.push(PeekedMessage {
+                        bytes: data,
+                        full_len,
+                    });
                 }
             }
         }
@@ -203,7 +209,9 @@ impl Peek {
         if given_back > 0 {
             // Past its end, a cursor stands one step behind its last row.
             let steps = given_back + u32::from(ended);
-            connection.execute(&format!("MOVE BACKWARD {steps} FROM peek_cursor"), &[]).await?;
+            connection
+                .execute(&format!("MOVE BACKWARD {steps} FROM peek_cursor"), &[])
+                .await?;
         }
         self.fetch_rows = next_fetch_rows(self.fetch_rows, kept, bytes, self.slice_bytes);
         Ok(slice)
@@ -232,8 +240,10 @@ where
         None => Ok(()),
         Some(notice) => {
             let message = "the publication was missing when some of the changes were written";
-            Err(Error::new(Category::PublicationMissing, "publication_gap", message)
-                .with_source(crate::postgres::Error::from(notice)))
+            Err(
+                Error::new(Category::PublicationMissing, "publication_gap", message)
+                    .with_source(notice),
+            )
         }
     }
 }
@@ -246,7 +256,10 @@ mod tests {
     fn the_next_fetch_aims_at_half_a_slice_and_grows_fourfold_at_most() {
         assert_eq!(next_fetch_rows(256, 256, 256 * 100, 1 << 20), 1024);
         assert_eq!(next_fetch_rows(1024, 1024, 1024 * 1024, 1 << 20), 512);
-        assert_eq!(next_fetch_rows(16_384, 16_384, 16_384, 1 << 30), MAX_FETCH_ROWS);
+        assert_eq!(
+            next_fetch_rows(16_384, 16_384, 16_384, 1 << 30),
+            MAX_FETCH_ROWS
+        );
         assert_eq!(next_fetch_rows(256, 1, 8 << 20, 1 << 20), 1);
     }
 }

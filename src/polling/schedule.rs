@@ -81,8 +81,14 @@ mod tests {
     #[test]
     fn polls_slow_down_to_the_interval_while_nothing_happens() {
         let mut pace = Pace::default();
-        assert_eq!(next(&mut pace, Outcome::Changed, true), Next::Poll(SHORTEST));
-        assert_eq!(next(&mut pace, Outcome::Idle, true), Next::Poll(SHORTEST * 2));
+        assert_eq!(
+            next(&mut pace, Outcome::Changed, true),
+            Next::Poll(SHORTEST)
+        );
+        assert_eq!(
+            next(&mut pace, Outcome::Idle, true),
+            Next::Poll(SHORTEST * 2)
+        );
         for _ in 0..10 {
             next(&mut pace, Outcome::Idle, true);
         }
@@ -92,19 +98,31 @@ mod tests {
     #[test]
     fn without_clients_a_drained_feed_hibernates() {
         let mut pace = Pace::default();
-        assert_eq!(next(&mut pace, Outcome::Idle, false), Next::Hibernate(DELAY));
-        assert_eq!(next(&mut pace, Outcome::Changed, false), Next::Hibernate(DELAY));
+        assert_eq!(
+            next(&mut pace, Outcome::Idle, false),
+            Next::Hibernate(DELAY)
+        );
+        assert_eq!(
+            next(&mut pace, Outcome::Changed, false),
+            Next::Hibernate(DELAY)
+        );
     }
 
     #[test]
     fn a_drain_goes_on_whether_anybody_listens_or_not() {
         let mut pace = Pace::default();
-        assert_eq!(next(&mut pace, Outcome::Unfinished, false), Next::Poll(Duration::ZERO));
+        assert_eq!(
+            next(&mut pace, Outcome::Unfinished, false),
+            Next::Poll(Duration::ZERO)
+        );
     }
 
     #[test]
     fn failures_wait_longer_and_longer() {
         let mut pace = Pace::default();
-        assert_eq!(next(&mut pace, Outcome::Failed(3), true), Next::Poll(Duration::from_secs(2)));
+        assert_eq!(
+            next(&mut pace, Outcome::Failed(3), true),
+            Next::Poll(Duration::from_secs(2))
+        );
     }
 }

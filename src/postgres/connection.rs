@@ -47,6 +47,16 @@ pub struct Connection<S> {
     broken: bool,
 }
 
+impl<S> std::fmt::Debug for Connection<S> {
+    /// Without what is on its way: it holds row values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("unfinished", &self.pending.len())
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A statement whose results are not all read.
 struct Statement {
     is_copy: bool,
@@ -208,6 +218,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(rows)
     }
 
+    /// Runs a statement that gives one row or none; of more, the first.
+    pub async fn query_optional(
+        &mut self,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Option<Row>, Error> {
+        Ok(self.query(sql, params).await?.into_iter().next())
+    }
+
+    /// Runs a statement that always gives a row. Without one: [`Error::NoRow`].
+    pub async fn query_one(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Row, Error> {
+        let row = self.query_optional(sql, params).await?;
+        self.end_call(row.ok_or(Error::NoRow))
+    }
+
     /// Runs a statement for its effect; gives the count that `finish` gives. No other statement may
     /// be unfinished.
     pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
@@ -232,6 +257,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Operations"): `server_version`, `TimeZone`, ...
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.session.parameters.get(name).map(String::as_str)
+    }
+
+    /// Nothing is unfinished and nothing has failed: the connection may serve somebody else.
+    pub fn is_idle(&self) -> bool {
+        !self.broken && self.pending.is_empty() && self.session.status == TransactionStatus::Idle
     }
 
     /// Whether a transaction was open when the last statement finished.

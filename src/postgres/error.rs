@@ -53,6 +53,9 @@ pub enum Error {
         /// The limit in bytes.
         max: usize,
     },
+    /// A statement that always gives a row gave none.
+    #[error("a statement that always gives a row gave none")]
+    NoRow,
     /// A column does not hold what the caller asked it for.
     #[error("column {column} of the result cannot be read")]
     Value {
@@ -203,7 +206,7 @@ impl Error {
             Self::OutOfTurn(_) => (Category::Protocol, "client_out_of_turn"),
             Self::MessageTooLarge { .. } => (Category::Protocol, "message_too_large"),
             Self::ResultTooLarge { .. } => (Category::Protocol, "result_too_large"),
-            Self::Value { .. } => (Category::Protocol, "unexpected_value"),
+            Self::NoRow | Self::Value { .. } => (Category::Protocol, "unexpected_value"),
             Self::Authentication(_) => (Category::Authentication, "authentication_failed"),
             Self::Request(_) => (Category::Query, "statement_not_sendable"),
             Self::Server(error) => classify(error.sqlstate()),

@@ -126,6 +126,8 @@ pub enum Element {
     Lsn,
     /// `timestamptz[]`
     Timestamptz,
+    /// `oid[]`
+    Oid,
 }
 
 impl Element {
@@ -139,6 +141,7 @@ impl Element {
             Self::Bytes => oid::BYTEA,
             Self::Lsn => oid::PG_LSN,
             Self::Timestamptz => oid::TIMESTAMPTZ,
+            Self::Oid => oid::OID,
         }
     }
 
@@ -147,6 +150,7 @@ impl Element {
             Self::Bool => 1000,
             Self::Bytes => 1001,
             Self::Int4 => 1007,
+            Self::Oid => 1028,
             Self::Text => 1009,
             Self::Int8 => 1016,
             Self::Timestamptz => 1185,
@@ -178,6 +182,15 @@ impl ArrayParam {
             has_null: false,
             body: Vec::new(),
         }
+    }
+
+    /// A `text[]` of the given texts.
+    pub fn texts<T: AsRef<str>>(texts: &[T]) -> Self {
+        let mut array = Self::new(Element::Text);
+        for text in texts {
+            array.push_text(text.as_ref());
+        }
+        array
     }
 
     /// The number of elements.
@@ -221,6 +234,11 @@ impl ArrayParam {
 
     /// Adds an `int8`, or a `timestamptz` in microseconds since 2000-01-01 00:00:00 UTC.
     pub fn push_i64(&mut self, value: i64) {
+        self.push(&value.to_be_bytes());
+    }
+
+    /// Adds an `oid`.
+    pub fn push_oid(&mut self, value: u32) {
         self.push(&value.to_be_bytes());
     }
 

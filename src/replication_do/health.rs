@@ -80,14 +80,20 @@ impl Health {
                 code: error.code().to_owned(),
                 message: error.to_string(),
                 remedy: error.remedy().map(str::to_owned),
-                since: self.halted.as_ref().map_or_else(clock::now_ms, |halted| halted.since),
+                since: self
+                    .halted
+                    .as_ref()
+                    .map_or_else(clock::now_ms, |halted| halted.since),
             }),
         };
     }
 
     /// Counts an error that did not fail a cycle.
     pub(super) fn count(&mut self, error: &Error) {
-        let entry = self.errors.entry(category_name(error.category())).or_default();
+        let entry = self
+            .errors
+            .entry(category_name(error.category()))
+            .or_default();
         entry.count += 1;
         entry.last_at = clock::now_ms();
         error.code().clone_into(&mut entry.last_code);

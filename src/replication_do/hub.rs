@@ -3,6 +3,8 @@
 //! The registry is the platform's: sockets survive eviction with an attachment of 16 KiB, and what
 //! a client is stands there (Durable Objects documentation, "WebSocket Hibernation").
 
+use std::rc::Rc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use worker::{State, WebSocket, WebSocketIncomingMessage, WebSocketPair};
@@ -19,7 +21,7 @@ const PAGE_CHANGES: u32 = 1_000;
 
 /// The clients of one object.
 pub(super) struct Hub {
-    sockets: worker::worker_sys::DurableObjectState,
+    state: Rc<State>,
 }
 
 /// One client, as its socket carries it.
@@ -65,16 +67,16 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    pub(super) fn new(state: &State) -> Self {
+    pub(super) fn new(state: Rc<State>) -> Self {
         // A ping is answered by the platform, without waking the object.
         if let Ok(pair) = worker::WebSocketRequestResponsePair::new("ping", "pong") {
             state.set_websocket_auto_response(&pair);
         }
-        Self { sockets: state.as_raw().clone() }
+        Self { state }
     }
 
     fn sockets(&self) -> Vec<WebSocket> {
-        let sockets = self.sockets.get_websockets().unwrap_or_default();
+        let sockets = self.state.as_raw().get_websockets().unwrap_or_default();
         sockets.into_iter().map(Into::into).collect()
     }
 
@@ -85,7 +87,7 @@ impl Hub {
     /// Takes a client in; the response carries its end of the socket.
     pub(super) fn accept(&self, client: &Client) -> worker::Result<WebSocket> {
         let pair = WebSocketPair::new()?;
-        self.sockets.accept_websocket(pair.server.as_ref())?;
+        self.state.as_raw().accept_websocket(pair.server.as_ref())?;
         attach(&pair.server, client);
         Ok(pair.client)
     }
@@ -114,11 +116,20 @@ impl Hub {
         recent: Option<&Recent>,
     ) -> Result<()> {
         for socket in self.sockets() {
-            let Some(client) = attached(&socket) else { continue };
-            if client.live && client.cursor == (Cursor::At { epoch: head.epoch, id: head.last_id }) {
+            let Some(client) = attached(&socket) else {
+                continue;
+            };
+            if client.live
+                && client.cursor
+                    == (Cursor::At {
+                        epoch: head.epoch,
+                        id: head.last_id,
+                    })
+            {
                 continue;
             }
-            self.advance(connection, &socket, client, head, recent).await?;
+            self.advance(connection, &socket, client, head, recent)
+                .await?;
         }
         Ok(())
     }
@@ -132,23 +143,35 @@ impl Hub {
         recent: Option<&Recent>,
     ) -> Result<()> {
         if !matches!(client.cursor, Cursor::At { .. }) {
-            let oldest = history::bounds(connection).await?.map_or(head.last_id + 1, |kept| kept.0);
+            let oldest = history::bounds(connection)
+                .await?
+                .map_or(head.last_id + 1, |kept| kept.0);
             match welcome(&client, oldest, head) {
-                Ok(after) => client.cursor = Cursor::At { epoch: head.epoch, id: after },
+                Ok(after) => {
+                    client.cursor = Cursor::At {
+                        epoch: head.epoch,
+                        id: after,
+                    }
+                }
                 Err(reason) => return reset(socket, reason),
             }
             let frame = json!({"type": "welcome", "clientId": client.id, "epoch": head.epoch,
                 "oldest": position(head.epoch, oldest - 1), "head": position(head.epoch, head.last_id)});
             send(socket, &frame.to_string());
         }
-        let Cursor::At { epoch, mut id } = client.cursor else { return Ok(()) };
+        let Cursor::At { epoch, mut id } = client.cursor else {
+            return Ok(());
+        };
         if epoch != head.epoch {
             return reset(socket, "epoch_changed");
         }
         while id < head.last_id {
             let catch_up = !client.live;
             let (sent, through) = match recent.filter(|recent| recent.after <= id) {
-                Some(recent) => (send_recent(socket, &client, recent, id, catch_up), head.last_id),
+                Some(recent) => (
+                    send_recent(socket, &client, recent, id, catch_up),
+                    head.last_id,
+                ),
                 None => {
                     let request = PageRequest {
                         after: id,
@@ -158,7 +181,8 @@ impl Hub {
                         max_bytes: MAX_FRAME_BYTES,
                     };
                     let page = history::read_page(connection, request).await?;
-                    let sent = send_changes(socket, epoch, id, page.through, &page.changes, catch_up);
+                    let sent =
+                        send_changes(socket, epoch, id, page.through, &page.changes, catch_up);
                     (sent, page.through)
                 }
             };
@@ -180,7 +204,11 @@ impl Hub {
 }
 
 /// The id behind which the client's changes begin, or why it cannot resume.
-fn welcome(client: &Client, oldest: i64, head: &Checkpoint) -> std::result::Result<i64, &'static str> {
+fn welcome(
+    client: &Client,
+    oldest: i64,
+    head: &Checkpoint,
+) -> std::result::Result<i64, &'static str> {
     match client.cursor {
         Cursor::Earliest => Ok(oldest - 1),
         Cursor::Now => Ok(head.last_id),
@@ -189,20 +217,31 @@ fn welcome(client: &Client, oldest: i64, head: &Checkpoint) -> std::result::Resu
         }
         Cursor::Asked { id, .. } | Cursor::At { id, .. } if id + 1 < oldest => Err("too_old"),
         // Ahead of everything that is stored: not a position of this history.
-        Cursor::Asked { id, .. } | Cursor::At { id, .. } if id > head.last_id => Err("epoch_changed"),
+        Cursor::Asked { id, .. } | Cursor::At { id, .. } if id > head.last_id => {
+            Err("epoch_changed")
+        }
         Cursor::Asked { id, .. } | Cursor::At { id, .. } => Ok(id),
     }
 }
 
 fn reset(socket: &WebSocket, reason: &str) -> Result<()> {
-    send(socket, &json!({"type": "reset", "reason": reason}).to_string());
+    send(
+        socket,
+        &json!({"type": "reset", "reason": reason}).to_string(),
+    );
     socket.close(Some(4000), Some(reason)).map_err(|cause| {
         let message = format!("a client could not be closed: {cause}");
         Error::new(Category::Notify, "close_failed", message)
     })
 }
 
-fn send_recent(socket: &WebSocket, client: &Client, recent: &Recent, id: i64, catch_up: bool) -> bool {
+fn send_recent(
+    socket: &WebSocket,
+    client: &Client,
+    recent: &Recent,
+    id: i64,
+    catch_up: bool,
+) -> bool {
     let wanted: Vec<StoredChange> = recent
         .changes
         .iter()
@@ -212,7 +251,14 @@ fn send_recent(socket: &WebSocket, client: &Client, recent: &Recent, id: i64, ca
         })
         .cloned()
         .collect();
-    send_changes(socket, recent.epoch, id, recent.through(), &wanted, catch_up)
+    send_changes(
+        socket,
+        recent.epoch,
+        id,
+        recent.through(),
+        &wanted,
+        catch_up,
+    )
 }
 
 /// Sends changes in frames of about a megabyte. The last one's `to` is `through`, however many of
@@ -239,8 +285,15 @@ fn send_changes(
             first || bytes <= MAX_FRAME_BYTES
         });
         let (now, later) = rest.split_at(fitting.count());
-        let to = if later.is_empty() { through } else { now.last().map_or(through, |last| last.id) };
-        if !send(socket, &frame(now, position(epoch, from), position(epoch, to), catch_up)) {
+        let to = if later.is_empty() {
+            through
+        } else {
+            now.last().map_or(through, |last| last.id)
+        };
+        if !send(
+            socket,
+            &frame(now, position(epoch, from), position(epoch, to), catch_up),
+        ) {
             return false;
         }
         (rest, from) = (later, to);
@@ -256,7 +309,9 @@ fn frame(changes: &[StoredChange], from: String, to: String, catch_up: bool) -> 
         }
         frame.push_str(&change.json);
     }
-    frame.push_str(&format!("],\"from\":\"{from}\",\"to\":\"{to}\",\"catchUp\":{catch_up}}}"));
+    frame.push_str(&format!(
+        "],\"from\":\"{from}\",\"to\":\"{to}\",\"catchUp\":{catch_up}}}"
+    ));
     frame
 }
 
@@ -278,13 +333,22 @@ fn attach(socket: &WebSocket, client: &Client) {
     let attached = serde_json::to_string(client).map(|text| socket.serialize_attachment(text));
     if !matches!(attached, Ok(Ok(()))) {
         let message = "a client's state could not be attached to its socket";
-        log::error("attach_failed", &Error::new(Category::Notify, "attach_failed", message));
+        log::error(
+            "attach_failed",
+            &Error::new(Category::Notify, "attach_failed", message),
+        );
     }
 }
 
 impl Client {
     /// A client that has just come.
     pub(super) fn arriving(id: String, tables: Vec<String>, cursor: Cursor) -> Self {
-        Self { id, tables, connected_at: clock::now_ms(), cursor, live: false }
+        Self {
+            id,
+            tables,
+            connected_at: clock::now_ms(),
+            cursor,
+            live: false,
+        }
     }
 }

@@ -31,7 +31,9 @@ pub struct ReplicationDO {
 
 impl DurableObject for ReplicationDO {
     fn new(state: State, env: Env) -> Self {
-        Self { runtime: Rc::new(Runtime::new(state, env)) }
+        Self {
+            runtime: Rc::new(Runtime::new(state, env)),
+        }
     }
 
     async fn fetch(&self, request: Request) -> worker::Result<Response> {
@@ -64,7 +66,11 @@ impl DurableObject for ReplicationDO {
         Ok(())
     }
 
-    async fn websocket_error(&self, socket: WebSocket, _error: worker::Error) -> worker::Result<()> {
+    async fn websocket_error(
+        &self,
+        socket: WebSocket,
+        _error: worker::Error,
+    ) -> worker::Result<()> {
         self.runtime.on_close(&socket);
         Ok(())
     }

@@ -34,12 +34,20 @@ pub(super) async fn respond(
         (Method::Get, "/clients") => ResponseBuilder::new().from_json(&status::clients(runtime)),
         (Method::Get, "/wait-for-initial-poll") => wait_for_initial_poll(runtime, &request).await,
         (Method::Post, "/poll") => match runtime.poll().await {
-            Ok(()) => ResponseBuilder::new().from_json(&json!({"position": status::position(runtime)})),
+            Ok(()) => {
+                ResponseBuilder::new().from_json(&json!({"position": status::position(runtime)}))
+            }
             Err(error) => failure(&error),
         },
         (Method::Get, "/ws") => web_socket(runtime, &request),
         (_, "/init" | "/status" | "/clients" | "/wait-for-initial-poll" | "/poll" | "/ws") => {
-            respond_error(405, "method_not_allowed", "this endpoint takes another method", false, None)
+            respond_error(
+                405,
+                "method_not_allowed",
+                "this endpoint takes another method",
+                false,
+                None,
+            )
         }
         _ => respond_error(404, "not_found", "there is no such endpoint", false, None),
     }
@@ -47,13 +55,23 @@ pub(super) async fn respond(
 
 async fn init(runtime: &Rc<Runtime>, request: &mut Request) -> Result<Value, Error> {
     let body = request.text().await.map_err(|_| {
-        Error::new(Category::Configuration, "invalid_config", "body cannot be read as text")
+        Error::new(
+            Category::Configuration,
+            "invalid_config",
+            "body cannot be read as text",
+        )
     })?;
     if body.len() > MAX_BODY_BYTES {
         let message = "body is longer than 64 KiB";
-        return Err(Error::new(Category::Configuration, "invalid_config", message));
+        return Err(Error::new(
+            Category::Configuration,
+            "invalid_config",
+            message,
+        ));
     }
-    runtime.initialize(ReplicationConfig::fields_of(&body)?).await?;
+    runtime
+        .initialize(ReplicationConfig::fields_of(&body)?)
+        .await?;
     // The first poll goes on by itself; `/wait-for-initial-poll` tells when it is done.
     let polling = Rc::clone(runtime);
     wasm_bindgen_futures::spawn_local(async move {
@@ -66,7 +84,10 @@ async fn wait_for_initial_poll(
     runtime: &Rc<Runtime>,
     request: &Request,
 ) -> worker::Result<Response> {
-    let wait = match query(request).get("timeoutMs").map(|text| text.parse().map(Duration::from_millis)) {
+    let wait = match query(request)
+        .get("timeoutMs")
+        .map(|text| text.parse().map(Duration::from_millis))
+    {
         None => DEFAULT_WAIT,
         Some(Ok(wait)) => wait.min(LONGEST_WAIT),
         Some(Err(_)) => {
@@ -95,7 +116,9 @@ async fn wait_for_initial_poll(
                 || "the initial poll is still going on".to_owned(),
                 |error| format!("the initial poll cannot complete: {error}"),
             );
-            let remedy = reason.as_ref().and_then(|error| error.remedy().map(str::to_owned));
+            let remedy = reason
+                .as_ref()
+                .and_then(|error| error.remedy().map(str::to_owned));
             let response = respond_error(503, "initial_poll_pending", &message, true, remedy)?;
             response.headers().set("Retry-After", "2")?;
             Ok(response)
@@ -123,10 +146,20 @@ fn web_socket(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Respon
     };
     let tables = query
         .get("tables")
-        .map(|tables| tables.split(',').filter(|table| !table.is_empty()).map(str::to_owned).collect())
+        .map(|tables| {
+            tables
+                .split(',')
+                .filter(|table| !table.is_empty())
+                .map(str::to_owned)
+                .collect()
+        })
         .unwrap_or_default();
     let id = query.get("client").cloned().unwrap_or_else(|| {
-        format!("c{:x}{:x}", clock::now_ms(), js_sys::Math::random().to_bits() >> 20)
+        format!(
+            "c{:x}{:x}",
+            clock::now_ms(),
+            js_sys::Math::random().to_bits() >> 20
+        )
     });
     let socket = runtime.hub.accept(&Client::arriving(id, tables, cursor))?;
     // Any client that arrives wakes polling at once, and is welcomed by it.
@@ -136,7 +169,9 @@ fn web_socket(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Respon
     });
     let mut response = Response::from_websocket(socket)?;
     if request.headers().get("Sec-WebSocket-Protocol")?.is_some() {
-        response.headers_mut().set("Sec-WebSocket-Protocol", "replication.v1")?;
+        response
+            .headers_mut()
+            .set("Sec-WebSocket-Protocol", "replication.v1")?;
     }
     Ok(response)
 }
@@ -147,7 +182,10 @@ fn parse_position(text: &str) -> Option<(i32, i64)> {
 }
 
 fn query(request: &Request) -> HashMap<String, String> {
-    request.url().map(|url| url.query_pairs().into_owned().collect()).unwrap_or_default()
+    request
+        .url()
+        .map(|url| url.query_pairs().into_owned().collect())
+        .unwrap_or_default()
 }
 
 /// An error as its status and `{"error": {...}}`.
@@ -176,5 +214,7 @@ fn respond_error(
     if let (Some(remedy), Value::Object(fields)) = (remedy, &mut error) {
         fields.insert("remedy".into(), Value::String(remedy));
     }
-    ResponseBuilder::new().with_status(status).from_json(&json!({"error": error}))
+    ResponseBuilder::new()
+        .with_status(status)
+        .from_json(&json!({"error": error}))
 }

@@ -31,7 +31,7 @@ const SLICE_BYTES: usize = 2 << 20;
 pub(super) struct Runtime {
     pub(super) env: Env,
     pub(super) hub: Hub,
-    state: State,
+    state: Rc<State>,
     storage: Storage,
     flights: Flights,
     memory: RefCell<Memory>,
@@ -56,9 +56,10 @@ pub(super) struct Memory {
 
 impl Runtime {
     pub(super) fn new(state: State, env: Env) -> Self {
+        let state = Rc::new(state);
         let storage = Storage::new(&state);
         let runtime = Self {
-            hub: Hub::new(&state),
+            hub: Hub::new(Rc::clone(&state)),
             memory: RefCell::default(),
             flights: Flights::default(),
             storage,
@@ -139,7 +140,11 @@ impl Runtime {
         let _ = self.poll().await;
     }
 
-    pub(super) fn on_message(self: &Rc<Self>, socket: &WebSocket, message: &WebSocketIncomingMessage) {
+    pub(super) fn on_message(
+        self: &Rc<Self>,
+        socket: &WebSocket,
+        message: &WebSocketIncomingMessage,
+    ) {
         self.hub.on_message(socket, message);
     }
 
@@ -174,7 +179,9 @@ impl Runtime {
     }
 
     async fn fly_once(&self, started: u64) -> Result<Outcome> {
-        let config = self.with(|memory| memory.config.clone()).ok_or_else(not_initialized)?;
+        let config = self
+            .with(|memory| memory.config.clone())
+            .ok_or_else(not_initialized)?;
         let mut connection = self.connection().await?;
         let (mut cycle, schema) = self.resume(&mut connection, &config).await?;
         let feed = feed(&config, schema.clone());
@@ -183,9 +190,15 @@ impl Runtime {
             let report = polling::run(&mut connection, &feed, &mut cycle).await?;
             changed |= report.stored > 0;
             self.note_report(&report, &cycle)?;
-            self.hub.deliver(&mut connection, &cycle.checkpoint, report.recent.as_ref()).await?;
+            self.hub
+                .deliver(&mut connection, &cycle.checkpoint, report.recent.as_ref())
+                .await?;
             if report.complete {
-                break if changed { Outcome::Changed } else { Outcome::Idle };
+                break if changed {
+                    Outcome::Changed
+                } else {
+                    Outcome::Idle
+                };
             }
             let flown = clock::now_ms().saturating_sub(started);
             if u128::from(flown) > FLIGHT_LIMIT.as_millis() {
@@ -194,7 +207,7 @@ impl Runtime {
         };
         self.note_landing(outcome)?;
         let kept = self.hub.has_clients() && config.poll_interval < KEEP_CONNECTION;
-        if kept && connection.is_usable() {
+        if kept && connection.is_idle() {
             self.memory.borrow_mut().connection = Some(connection);
         } else {
             connection.close().await;
@@ -223,7 +236,10 @@ impl Runtime {
             return Ok(cycle);
         }
         let remembered = self.with(|memory| {
-            memory.position.map(|known| Remembered { epoch: known.epoch, id: known.id })
+            memory.position.map(|known| Remembered {
+                epoch: known.epoch,
+                id: known.id,
+            })
         });
         let (standing, broken) =
             state::resume(connection, &config.slot, remembered, config.on_slot_lost).await?;
@@ -236,7 +252,10 @@ impl Runtime {
             log::event("epoch_began", context);
         }
         self.memory.borrow_mut().slot.clone_from(&standing.slot);
-        Ok((Cycle::resume_from(standing.checkpoint), standing.server.schema))
+        Ok((
+            Cycle::resume_from(standing.checkpoint),
+            standing.server.schema,
+        ))
     }
 
     fn note_report(&self, report: &polling::Report, cycle: &Cycle) -> Result<()> {
@@ -249,8 +268,11 @@ impl Runtime {
         }
         memory.last_phases = report.phases;
         let checkpoint = &cycle.checkpoint;
-        let position =
-            Position { epoch: checkpoint.epoch, id: checkpoint.last_id, lsn: checkpoint.lsn };
+        let position = Position {
+            epoch: checkpoint.epoch,
+            id: checkpoint.last_id,
+            lsn: checkpoint.lsn,
+        };
         if memory.position != Some(position) {
             memory.position = Some(position);
             self.storage.put("position", &position)?;
@@ -273,7 +295,9 @@ impl Runtime {
     async fn set_alarm(&self, outcome: Outcome) {
         let delay = {
             let mut memory = self.memory.borrow_mut();
-            let Some(config) = memory.config.clone() else { return };
+            let Some(config) = memory.config.clone() else {
+                return;
+            };
             let next = memory.pace.next(
                 outcome,
                 self.hub.has_clients(),
@@ -309,6 +333,10 @@ fn feed(config: &ReplicationConfig, own_schema: String) -> Feed {
 }
 
 pub(super) fn not_initialized() -> Error {
-    Error::new(Category::Configuration, "not_initialized", "the feed is not initialised")
-        .with_remedy("call POST /init")
+    Error::new(
+        Category::Configuration,
+        "not_initialized",
+        "the feed is not initialised",
+    )
+    .with_remedy("call POST /init")
 }

@@ -65,7 +65,9 @@ fn state(memory: &Memory) -> &'static str {
 /// The position that is stored, as clients name it.
 pub(super) fn position(runtime: &Runtime) -> Option<String> {
     runtime.with(|memory| {
-        memory.position.map(|position| format!("{}-{}", position.epoch, position.id))
+        memory
+            .position
+            .map(|position| format!("{}-{}", position.epoch, position.id))
     })
 }
 

@@ -41,7 +41,9 @@ impl Checkpoint {
     {
         const READ: &str = "SELECT epoch, lsn, last_id, system_identifier, timeline \
                             FROM replication_checkpoint WHERE slot = $1::text";
-        let row = connection.query_optional(READ, &[Param::Text(slot)]).await?;
+        let row = connection
+            .query_optional(READ, &[Param::Text(slot)])
+            .await?;
         row.as_ref().map(Self::from_row).transpose()
     }
 
@@ -56,7 +58,9 @@ impl Checkpoint {
     {
         const OTHER: &str =
             "SELECT slot FROM replication_checkpoint WHERE slot <> $1::text LIMIT 1";
-        let row = connection.query_optional(OTHER, &[Param::Text(slot)]).await?;
+        let row = connection
+            .query_optional(OTHER, &[Param::Text(slot)])
+            .await?;
         Ok(row.map(|row| row.get(0)).transpose()?)
     }
 

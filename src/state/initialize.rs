@@ -17,10 +17,7 @@ pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8316547412953021)";
 ///
 /// Each failure names what is missing and the SQL that mends it, and leaves what was there as it
 /// was. On an error the connection must be dropped: its transaction is still open.
-pub async fn initialize<S>(
-    connection: &mut Connection<S>,
-    config: &ReplicationConfig,
-) -> Result<()>
+pub async fn initialize<S>(connection: &mut Connection<S>, config: &ReplicationConfig) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -45,11 +42,7 @@ where
 ///
 /// With a checkpoint already there, a missing slot is not made here: changes may have been missed,
 /// which is for `resume` to judge and to tell.
-async fn ensure_slot<S>(
-    connection: &mut Connection<S>,
-    name: &str,
-    server: &Server,
-) -> Result<()>
+async fn ensure_slot<S>(connection: &mut Connection<S>, name: &str, server: &Server) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -74,7 +67,9 @@ async fn refuse_second_feed<S>(connection: &mut Connection<S>, slot: &str) -> Re
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(other) = Checkpoint::other_slot(connection, slot).await? else { return Ok(()) };
+    let Some(other) = Checkpoint::other_slot(connection, slot).await? else {
+        return Ok(());
+    };
     let message = format!("the slot {other} already feeds this change_history");
     Err(Error::new(Category::Configuration, "history_in_use", message).with_remedy(format!(
         "use the slot {other}; or give this role a schema of its own; or, to replace that feed, \

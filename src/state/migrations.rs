@@ -8,8 +8,14 @@ use crate::postgres::{Connection, Param};
 
 /// Each statement of a file ends with a semicolon at the end of a line.
 const MIGRATIONS: [(&str, &str); 2] = [
-    ("0001_change_history", include_str!("../../migrations/0001_change_history.sql")),
-    ("0002_replication_checkpoint", include_str!("../../migrations/0002_replication_checkpoint.sql")),
+    (
+        "0001_change_history",
+        include_str!("../../migrations/0001_change_history.sql"),
+    ),
+    (
+        "0002_replication_checkpoint",
+        include_str!("../../migrations/0002_replication_checkpoint.sql"),
+    ),
 ];
 
 const TABLE: &str = "\
@@ -25,7 +31,10 @@ pub(super) async fn apply<S>(connection: &mut Connection<S>) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connection.execute(TABLE, &[]).await.map_err(explain_create)?;
+    connection
+        .execute(TABLE, &[])
+        .await
+        .map_err(explain_create)?;
     let newest = "SELECT COALESCE(max(version), 0) FROM replication_migration";
     let applied: i32 = connection.query_one(newest, &[]).await?.get(0)?;
     if usize::try_from(applied).is_ok_and(|applied| applied > MIGRATIONS.len()) {
@@ -36,16 +45,23 @@ where
             continue;
         }
         for statement in statements(sql) {
-            connection.execute(statement, &[]).await.map_err(explain_create)?;
+            connection
+                .execute(statement, &[])
+                .await
+                .map_err(explain_create)?;
         }
         let record = "INSERT INTO replication_migration (version, name) VALUES ($1, $2)";
-        connection.execute(record, &[Param::Int4(version), Param::Text(name)]).await?;
+        connection
+            .execute(record, &[Param::Int4(version), Param::Text(name)])
+            .await?;
     }
     Ok(())
 }
 
 fn statements(sql: &str) -> impl Iterator<Item = &str> {
-    sql.split(";\n").map(str::trim).filter(|statement| !statement.is_empty())
+    sql.split(";\n")
+        .map(str::trim)
+        .filter(|statement| !statement.is_empty())
 }
 
 fn too_new(applied: i32) -> Error {
@@ -77,7 +93,10 @@ mod tests {
     fn each_migration_splits_into_whole_statements() {
         for (name, sql) in MIGRATIONS {
             for statement in statements(sql) {
-                let code = statement.lines().find(|line| !line.starts_with("--")).unwrap();
+                let code = statement
+                    .lines()
+                    .find(|line| !line.starts_with("--"))
+                    .unwrap();
                 assert!(code.starts_with("CREATE "), "{name}: {code}");
             }
         }

@@ -26,5 +26,8 @@ pub use server::Server;
 pub use slot::{Slot, advance as advance_slot, read as read_slot};
 
 /// The tables this system writes itself, which it never captures.
-pub const OWN_TABLES: [&str; 3] =
-    ["change_history", "replication_checkpoint", "replication_migration"];
+pub const OWN_TABLES: [&str; 3] = [
+    "change_history",
+    "replication_checkpoint",
+    "replication_migration",
+];

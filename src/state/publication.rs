@@ -52,7 +52,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1::text)";
-    Ok(connection.query_one(EXISTS, &[Param::Text(publication)]).await?.get(0)?)
+    Ok(connection
+        .query_one(EXISTS, &[Param::Text(publication)])
+        .await?
+        .get(0)?)
 }
 
 fn missing(publication: &str) -> Error {
@@ -65,10 +68,18 @@ fn create_statement(publication: &str, tables: &[TableName]) -> String {
     let tables: Vec<String> = tables
         .iter()
         .map(|name| {
-            format!("{}.{}", escape_identifier(&name.schema), escape_identifier(&name.table))
+            format!(
+                "{}.{}",
+                escape_identifier(&name.schema),
+                escape_identifier(&name.table)
+            )
         })
         .collect();
-    let tables = if tables.is_empty() { "...".to_owned() } else { tables.join(", ") };
+    let tables = if tables.is_empty() {
+        "...".to_owned()
+    } else {
+        tables.join(", ")
+    };
     format!("CREATE PUBLICATION {publication} FOR TABLE {tables}")
 }
 
@@ -78,8 +89,10 @@ mod tests {
 
     #[test]
     fn identifiers_are_quoted_whatever_they_hold() {
-        let tables =
-            [TableName { schema: "public".into(), table: "a\"; DROP TABLE b; --".into() }];
+        let tables = [TableName {
+            schema: "public".into(),
+            table: "a\"; DROP TABLE b; --".into(),
+        }];
         assert_eq!(
             create_statement("p", &tables),
             "CREATE PUBLICATION \"p\" FOR TABLE \"public\".\"a\"\"; DROP TABLE b; --\""

@@ -62,7 +62,11 @@ pub struct Remembered {
 
 /// Judges continuity. Pure.
 pub fn assess(standing: &Standing, remembered: Option<Remembered>) -> Continuity {
-    let Standing { server, checkpoint, slot } = standing;
+    let Standing {
+        server,
+        checkpoint,
+        slot,
+    } = standing;
     if server.system_identifier != checkpoint.system_identifier {
         return Continuity::Broken(Break::OtherCluster);
     }
@@ -74,7 +78,9 @@ pub fn assess(standing: &Standing, remembered: Option<Remembered>) -> Continuity
     if server.timeline != checkpoint.timeline {
         return Continuity::Broken(Break::OtherTimeline);
     }
-    let Some(slot) = slot else { return Continuity::Broken(Break::SlotMissing) };
+    let Some(slot) = slot else {
+        return Continuity::Broken(Break::SlotMissing);
+    };
     match slot.confirmed_flush_lsn {
         None => Continuity::Broken(Break::SlotLost),
         Some(_) if slot.is_lost() => Continuity::Broken(Break::SlotLost),
@@ -105,7 +111,11 @@ where
     if let Some(slot_state) = &slot_state {
         slot_state.check_usable(slot)?;
     }
-    Ok(Standing { server, checkpoint, slot: slot_state })
+    Ok(Standing {
+        server,
+        checkpoint,
+        slot: slot_state,
+    })
 }
 
 /// Makes sure that changes can follow: consumes what was stored before a crash, or, when changes
@@ -194,12 +204,15 @@ impl Break {
             Self::SlotMissing => Category::SlotMissing,
             _ => Category::SlotLost,
         };
-        Error::new(category, self.code(), format!("{}; changes may be missing", self.describe()))
-            .with_remedy(format!(
-                "to go on with a new epoch, in which every client reloads, call POST /init with \
+        Error::new(
+            category,
+            self.code(),
+            format!("{}; changes may be missing", self.describe()),
+        )
+        .with_remedy(format!(
+            "to go on with a new epoch, in which every client reloads, call POST /init with \
                  {{\"onSlotLost\":\"recover\"}}; to look first: SELECT * FROM pg_replication_slots \
                  WHERE slot_name = '{slot}'; SELECT * FROM replication_checkpoint;"
-            ))
+        ))
     }
 }
-

@@ -77,11 +77,12 @@ impl Server {
     pub(super) fn check_fit(&self) -> Result<()> {
         if self.wal_level != "logical" {
             let message = format!("wal_level is {}, but must be logical", self.wal_level);
-            return Err(Error::new(Category::Configuration, "wal_level_too_low", message)
-                .with_remedy(
+            return Err(
+                Error::new(Category::Configuration, "wal_level_too_low", message).with_remedy(
                     "run ALTER SYSTEM SET wal_level = 'logical'; and restart Postgres (managed \
                      services have a setting for it, such as rds.logical_replication = 1)",
-                ));
+                ),
+            );
         }
         if !self.may_replicate {
             let message = format!("the role {} may not use replication slots", self.role);
@@ -103,12 +104,14 @@ impl Server {
             "all {} replication slots (max_replication_slots) are in use",
             self.slots_allowed
         );
-        Err(Error::new(Category::Configuration, "no_free_slot", message).with_remedy(format!(
-            "drop one that nobody needs, SELECT pg_drop_replication_slot('...'); see SELECT \
+        Err(
+            Error::new(Category::Configuration, "no_free_slot", message).with_remedy(format!(
+                "drop one that nobody needs, SELECT pg_drop_replication_slot('...'); see SELECT \
              slot_name, active FROM pg_replication_slots; or run ALTER SYSTEM SET \
              max_replication_slots = {}; and restart Postgres",
-            self.slots_allowed + 4
-        )))
+                self.slots_allowed + 4
+            )),
+        )
     }
 }
 

@@ -38,7 +38,10 @@ pub async fn read<S>(connection: &mut Connection<S>, slot: &str) -> Result<Optio
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(row) = connection.query_optional(READ, &[Param::Text(slot)]).await? else {
+    let Some(row) = connection
+        .query_optional(READ, &[Param::Text(slot)])
+        .await?
+    else {
         return Ok(None);
     };
     Ok(Some(Slot {
@@ -68,10 +71,12 @@ impl Slot {
             Some(_) => "has another output plugin than pgoutput",
         };
         let message = format!("the replication slot {name} {wrong}");
-        Err(Error::new(Category::Configuration, "slot_unusable", message).with_remedy(format!(
-            "configure another slot, or, when nobody needs it, run \
+        Err(
+            Error::new(Category::Configuration, "slot_unusable", message).with_remedy(format!(
+                "configure another slot, or, when nobody needs it, run \
              SELECT pg_drop_replication_slot('{name}'); and call POST /init"
-        )))
+            )),
+        )
     }
 }
 
@@ -82,20 +87,22 @@ pub(super) async fn create<S>(connection: &mut Connection<S>, slot: &str) -> Res
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    const CREATE: &str =
-        "SELECT lsn FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
-    let row = connection.query_one(CREATE, &[Param::Text(slot)]).await.map_err(|cause| {
-        let error = Error::from(cause);
-        if error.category() == Category::Timeout {
-            error.with_remedy(
+    const CREATE: &str = "SELECT lsn FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
+    let row = connection
+        .query_one(CREATE, &[Param::Text(slot)])
+        .await
+        .map_err(|cause| {
+            let error = Error::from(cause);
+            if error.category() == Category::Timeout {
+                error.with_remedy(
                 "making a slot waits for every transaction that is open: end the ones listed by \
                  SELECT pid, xact_start, state FROM pg_stat_activity WHERE backend_xid IS NOT \
                  NULL ORDER BY xact_start; and call POST /init again",
             )
-        } else {
-            error
-        }
-    })?;
+            } else {
+                error
+            }
+        })?;
     Ok(row.get(0)?)
 }
 
@@ -104,7 +111,12 @@ pub(super) async fn drop<S>(connection: &mut Connection<S>, slot: &str) -> Resul
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connection.query_one("SELECT pg_drop_replication_slot($1::text)", &[Param::Text(slot)]).await?;
+    connection
+        .query_one(
+            "SELECT pg_drop_replication_slot($1::text)",
+            &[Param::Text(slot)],
+        )
+        .await?;
     Ok(())
 }
 
@@ -121,6 +133,8 @@ where
     const ADVANCE: &str = "\
 SELECT pg_replication_slot_advance(slot_name, $2::pg_lsn) FROM pg_replication_slots \
 WHERE slot_name = $1::text AND confirmed_flush_lsn < $2::pg_lsn";
-    connection.execute(ADVANCE, &[Param::Text(slot), Param::Lsn(to)]).await?;
+    connection
+        .execute(ADVANCE, &[Param::Text(slot), Param::Lsn(to)])
+        .await?;
     Ok(())
 }

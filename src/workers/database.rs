@@ -10,7 +10,9 @@ use worker::{Env, worker_sys};
 use super::socket::{Socket, failed};
 use crate::clock;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, DatabaseUrl, Limits, Login, Negotiated, SslMode, negotiate_tls};
+use crate::postgres::{
+    Connection, DatabaseUrl, DatabaseUrlError, Limits, Login, Negotiated, SslMode, negotiate_tls,
+};
 
 /// A connection over the platform's socket.
 pub(crate) type Database = Connection<Socket>;
@@ -33,31 +35,30 @@ const LIMITS: Limits = Limits {
 pub(crate) async fn connect(env: &Env) -> Result<Database> {
     if let Some(hyperdrive) = binding(env, "HYPERDRIVE") {
         let hyperdrive: worker_sys::Hyperdrive = hyperdrive.unchecked_into();
-        let login =
-            Login::new(hyperdrive.user(), hyperdrive.password(), hyperdrive.database());
-        let socket = hyperdrive.connect().map_err(|cause| unreachable_database(failed(cause)))?;
+        let login = Login::new(
+            hyperdrive.user(),
+            hyperdrive.password(),
+            hyperdrive.database(),
+        );
+        let socket = hyperdrive
+            .connect()
+            .map_err(|cause| unreachable_database(failed(cause)))?;
         // TLS to the database is Hyperdrive's, and the way to Hyperdrive never leaves the machine.
         let socket = open(socket).await?;
         return Ok(Connection::connect(socket, &login, LIMITS).await?);
     }
-    let Ok(url) = env.secret("DATABASE_URL") else { return Err(no_database()) };
-    let url: DatabaseUrl = url.to_string().parse().map_err(|cause| {
-        Error::new(Category::Configuration, "invalid_database_url", "DATABASE_URL cannot be read")
-            .with_source::<crate::postgres::DatabaseUrlError>(cause)
-            .with_remedy("set it with wrangler secret put DATABASE_URL, as postgres://user:password@host:5432/database?sslmode=require; reserved characters percent-encoded")
-    })?;
+    let Ok(url) = env.secret("DATABASE_URL") else {
+        return Err(no_database());
+    };
+    let url: DatabaseUrl = url.to_string().parse().map_err(invalid_url)?;
     let socket = direct(&url).await?;
     Ok(Connection::connect(socket, &url.login, LIMITS).await?)
 }
 
-/// Whether statements may be sent before the answers to earlier ones have arrived. A
-/// transaction-mode pooler need not carry that.
-pub(crate) fn is_pooled(env: &Env) -> bool {
-    binding(env, "HYPERDRIVE").is_some()
-}
-
 fn binding(env: &Env, name: &str) -> Option<JsValue> {
-    Reflect::get(env, &JsValue::from_str(name)).ok().filter(JsValue::is_object)
+    Reflect::get(env, &JsValue::from_str(name))
+        .ok()
+        .filter(JsValue::is_object)
 }
 
 async fn direct(url: &DatabaseUrl) -> Result<Socket> {
@@ -65,9 +66,15 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
         ("hostname", url.host.as_str().into()),
         ("port", f64::from(url.port).into()),
     ]);
-    let transport = if url.ssl_mode == SslMode::Disable { "off" } else { "starttls" };
-    let options =
-        object(&[("secureTransport", transport.into()), ("allowHalfOpen", JsValue::FALSE)]);
+    let transport = if url.ssl_mode == SslMode::Disable {
+        "off"
+    } else {
+        "starttls"
+    };
+    let options = object(&[
+        ("secureTransport", transport.into()),
+        ("allowHalfOpen", JsValue::FALSE),
+    ]);
     let raw = worker_sys::connect(address, options)
         .map_err(|cause| unreachable_database(failed(cause)))?;
     if url.ssl_mode == SslMode::Disable {
@@ -79,7 +86,9 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
         Negotiated::Tls(socket) => {
             // startTls takes the socket over: its streams must be free again.
             socket.release();
-            let secure = raw.start_tls().map_err(|cause| unreachable_database(failed(cause)))?;
+            let secure = raw
+                .start_tls()
+                .map_err(|cause| unreachable_database(failed(cause)))?;
             open(secure).await
         }
     }
@@ -87,10 +96,16 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
 
 async fn open(raw: worker_sys::Socket) -> Result<Socket> {
     let socket = Socket::new(raw).map_err(unreachable_database)?;
-    let opened = clock::timeout(CONNECT_TIMEOUT, socket.opened()).await.map_err(|elapsed| {
-        Error::new(Category::Timeout, "connect_timeout", "the database does not answer")
+    let opened = clock::timeout(CONNECT_TIMEOUT, socket.opened())
+        .await
+        .map_err(|elapsed| {
+            Error::new(
+                Category::Timeout,
+                "connect_timeout",
+                "the database does not answer",
+            )
             .with_source(elapsed)
-    })?;
+        })?;
     opened.map_err(unreachable_database)?;
     Ok(socket)
 }
@@ -105,12 +120,35 @@ fn object(fields: &[(&str, JsValue)]) -> JsValue {
 }
 
 fn unreachable_database(cause: std::io::Error) -> Error {
-    Error::new(Category::Connection, "database_unreachable", "the database cannot be reached")
-        .with_source(cause)
+    Error::new(
+        Category::Connection,
+        "database_unreachable",
+        "the database cannot be reached",
+    )
+    .with_source(cause)
+}
+
+fn invalid_url(cause: DatabaseUrlError) -> Error {
+    Error::new(
+        Category::Configuration,
+        "invalid_database_url",
+        cause.to_string(),
+    )
+    .with_source(cause)
+    .with_remedy(
+        "set DATABASE_URL with wrangler secret put DATABASE_URL, as \
+             postgres://user:password@host:5432/database?sslmode=require, reserved characters \
+             percent-encoded",
+    )
 }
 
 fn no_database() -> Error {
-    Error::new(Category::Configuration, "no_database", "no database is configured").with_remedy(
+    Error::new(
+        Category::Configuration,
+        "no_database",
+        "no database is configured",
+    )
+    .with_remedy(
         "add a Hyperdrive binding named HYPERDRIVE to wrangler.toml (wrangler hyperdrive create \
          ... --caching-disabled), or set the secret DATABASE_URL",
     )

@@ -67,7 +67,11 @@ impl Socket {
         Reflect::set(&options, &"mode".into(), &"byob".into()).map_err(failed)?;
         let readable: ByteStream = inner.readable().map_err(failed)?.unchecked_into();
         let reader = readable.get_reader(&options).map_err(failed)?;
-        let writer = inner.writable().map_err(failed)?.get_writer().map_err(failed)?;
+        let writer = inner
+            .writable()
+            .map_err(failed)?
+            .get_writer()
+            .map_err(failed)?;
         Ok(Self {
             inner,
             reader,

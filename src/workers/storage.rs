@@ -20,7 +20,9 @@ struct Stored {
 
 impl Storage {
     pub(crate) fn new(state: &worker::State) -> Self {
-        Self { sql: state.storage().sql() }
+        Self {
+            sql: state.storage().sql(),
+        }
     }
 
     /// Makes the table. Called once for each life of the object, before anything else.
@@ -32,9 +34,14 @@ impl Storage {
     /// The value of `key`, when there is one that reads as a `T`.
     pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let select = "SELECT value FROM feed WHERE key = ?";
-        let rows = self.sql.exec(select, vec![SqlStorageValue::from(key)]).map_err(failed)?;
+        let rows = self
+            .sql
+            .exec(select, vec![SqlStorageValue::from(key)])
+            .map_err(failed)?;
         let rows: Vec<Stored> = rows.to_array().map_err(failed)?;
-        Ok(rows.first().and_then(|row| serde_json::from_str(&row.value).ok()))
+        Ok(rows
+            .first()
+            .and_then(|row| serde_json::from_str(&row.value).ok()))
     }
 
     /// Writes the value of `key`.
@@ -51,5 +58,9 @@ impl Storage {
 }
 
 fn failed(cause: worker::Error) -> Error {
-    Error::new(Category::Storage, "object_storage", format!("the object's storage failed: {cause}"))
+    Error::new(
+        Category::Storage,
+        "object_storage",
+        format!("the object's storage failed: {cause}"),
+    )
 }

@@ -29,11 +29,16 @@ const VARIABLES: [(&str, &str, Kind); 9] = [
 pub(crate) fn fields(env: &Env) -> Fields {
     let mut fields = Fields::new();
     for (field, variable, kind) in VARIABLES {
-        let Some(text) = text(env, variable) else { continue };
+        let Some(text) = text(env, variable) else {
+            continue;
+        };
         fields.insert(field.to_owned(), value(text, &kind));
     }
     let mut retention = Fields::new();
-    for (field, variable) in [("maxAge", "HISTORY_MAX_AGE_MS"), ("maxRows", "HISTORY_MAX_ROWS")] {
+    for (field, variable) in [
+        ("maxAge", "HISTORY_MAX_AGE_MS"),
+        ("maxRows", "HISTORY_MAX_ROWS"),
+    ] {
         if let Some(text) = text(env, variable) {
             retention.insert(field.to_owned(), value(text, &Kind::Number));
         }
@@ -46,13 +51,19 @@ pub(crate) fn fields(env: &Env) -> Fields {
 
 /// A variable's text, when it is there and not empty.
 pub(crate) fn text(env: &Env, variable: &str) -> Option<String> {
-    env.var(variable).ok().map(|value| value.to_string()).filter(|text| !text.is_empty())
+    env.var(variable)
+        .ok()
+        .map(|value| value.to_string())
+        .filter(|text| !text.is_empty())
 }
 
 fn value(text: String, kind: &Kind) -> Value {
     match kind {
         Kind::Text => Value::String(text),
         Kind::Number => text.parse::<u64>().map_or(Value::String(text), Value::from),
-        Kind::List => text.split(',').map(|part| Value::from(part.trim())).collect(),
+        Kind::List => text
+            .split(',')
+            .map(|part| Value::from(part.trim()))
+            .collect(),
     }
 }
