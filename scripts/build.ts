@@ -1,0 +1,48 @@
+// Builds the Worker into build/ (`npm run build`; wrangler's [build] command calls the same).
+import { createHash } from "node:crypto";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { prepareTools, workerBuild } from "./setup.ts";
+import { main, root, run, say, step } from "./steps.ts";
+
+const buildDir = join(root, "build");
+const stamp = join(buildDir, ".inputs");
+
+/** Everything that decides what the build gives. */
+const inputs = ["Cargo.toml", "Cargo.lock", "src", "migrations", "package-lock.json", "scripts/setup.ts"];
+
+/** Builds the Worker unless build/ is already what the sources would give. */
+export async function buildWorker(): Promise<void> {
+  const wanted = inputsHash();
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return;
+  const env = await prepareTools();
+  await step("Building the Worker for WebAssembly", "about 2 minutes the first time, then about 40 seconds", () =>
+    run(workerBuild, ["--release"], { cwd: root, env, log: "worker-build.log" }),
+  );
+  writeFileSync(stamp, wanted);
+  const wasm = readFileSync(join(buildDir, "index_bg.wasm"));
+  const kib = (bytes: number) => `${Math.round(bytes / 1024)} KiB`;
+  say(`   index_bg.wasm: ${kib(wasm.length)}, ${kib(gzipSync(wasm).length)} compressed`);
+}
+
+/** Contents, not times: a checkout or a rebase touches files that it does not change. */
+function inputsHash(): string {
+  const hash = createHash("sha256");
+  const add = (path: string): void => {
+    const full = join(root, path);
+    if (!existsSync(full)) return;
+    if (statSync(full).isDirectory()) {
+      for (const name of readdirSync(full).sort()) add(join(path, name));
+    } else {
+      hash.update(path).update("\0").update(readFileSync(full)).update("\0");
+    }
+  };
+  for (const path of inputs) add(path);
+  return hash.digest("hex");
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  await main(buildWorker);
+}

@@ -1,0 +1,54 @@
+// A database of its own for each test, in the Postgres that `npm test` started.
+import { randomBytes } from "node:crypto";
+import pg from "pg";
+import { waitFor } from "./wait-for.ts";
+
+/** A fresh database; disposing of it drops its replication slots and itself. */
+export interface TestDatabase extends AsyncDisposable {
+  readonly name: string;
+  /** The superuser's connection string. */
+  readonly url: string;
+  /** Unique on the server: slots belong to the server, not to a database. */
+  readonly slot: string;
+  query<Row extends pg.QueryResultRow = pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>;
+  /** A session of its own, for tests that hold transactions open. The test ends it. */
+  session(): Promise<pg.Client>;
+}
+
+/** Makes a database on the server of that major version. */
+export async function createDatabase(version: 15 | 16 | 17 | 18 = 18): Promise<TestDatabase> {
+  const variable = `TEST_POSTGRES_${version}`;
+  const serverUrl = process.env[variable];
+  if (serverUrl === undefined) throw new Error(`${variable} is not set: run these tests with \`npm test\` (or \`npm test -- e2e\`), which starts Postgres`);
+  const name = `e2e_${randomBytes(6).toString("hex")}`;
+  const server = new pg.Pool({ connectionString: serverUrl, max: 1 });
+  await server.query(`CREATE DATABASE ${name}`);
+  const url = Object.assign(new URL(serverUrl), { pathname: `/${name}` }).href;
+  const pool = new pg.Pool({ connectionString: url, max: 2 });
+  // A server that a test stops ends idle sessions; that is no error of the pool.
+  pool.on("error", () => undefined);
+  return {
+    name,
+    url,
+    slot: `slot_${name}`,
+    query: async <Row extends pg.QueryResultRow>(sql: string, values?: unknown[]) => (await pool.query<Row>(sql, values)).rows,
+    session: async () => {
+      const client = new pg.Client(url);
+      await client.connect();
+      return client;
+    },
+    async [Symbol.asyncDispose]() {
+      await pool.end();
+      await waitFor(`the slots of ${name} are free to drop`, async () => {
+        await server.query(
+          "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active_pid IS NOT NULL",
+          [name],
+        );
+        await server.query("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1", [name]);
+        return true;
+      });
+      await server.query(`DROP DATABASE ${name} WITH (FORCE)`);
+      await server.end();
+    },
+  };
+}

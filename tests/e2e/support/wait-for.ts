@@ -1,0 +1,26 @@
+// Tests wait for conditions, never for time.
+import { setTimeout as delay } from "node:timers/promises";
+
+/** How long a condition may take unless a test says otherwise: far more than it ever does. */
+export const deadlineMs = 20_000;
+
+/**
+ * Asks again and again until the answer is neither undefined nor false, and gives that answer.
+ *
+ * @param what The condition in words, for the error at the deadline.
+ */
+export async function waitFor<T>(what: string, condition: () => T | Promise<T>, within = deadlineMs): Promise<Exclude<Awaited<T>, undefined | false>> {
+  const end = performance.now() + within;
+  let last: unknown;
+  for (;;) {
+    try {
+      const answer = await condition();
+      if (answer !== undefined && answer !== false) return answer as Exclude<Awaited<T>, undefined | false>;
+      last = answer;
+    } catch (error) {
+      last = error;
+    }
+    if (performance.now() > end) throw new Error(`${what}: not within ${within} ms; last seen: ${String(last)}`, { cause: last });
+    await delay(20);
+  }
+}

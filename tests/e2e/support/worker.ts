@@ -1,0 +1,106 @@
+// The built Worker in real workerd, on a database of the test's choice.
+import { randomBytes } from "node:crypto";
+import { createTestHarness, type TestHarnessOptions } from "wrangler";
+import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
+
+// Local workerd would ask the network for the place of its requests, and complain where it cannot.
+process.env["CLOUDFLARE_CF_FETCH_ENABLED"] = "false";
+
+const objectClass = "ReplicationDO";
+
+/** How the Worker is started. */
+export interface WorkerOptions {
+  /** The connection string behind the HYPERDRIVE binding. */
+  database: string;
+  /** The replication slot; the publication gets the same name. */
+  slot: string;
+  /** Overrides of wrangler.toml's [vars]. */
+  vars?: Record<string, string>;
+  /** Workers beside it, as applications with Sync Durable Objects. */
+  others?: TestHarnessOptions["workers"];
+}
+
+/** A JSON answer. */
+export interface Answer<Body> {
+  status: number;
+  headers: Headers;
+  body: Body;
+}
+
+/** A running Worker. */
+export interface RunningWorker extends AsyncDisposable {
+  readonly url: URL;
+  /** The bearer token it asks for. */
+  readonly token: string;
+  /** An authorised request. */
+  request<Body = Record<string, unknown>>(method: string, path: string, body?: unknown): Promise<Answer<Body>>;
+  /** A request as given: no token unless the test sends one. */
+  fetch(path: string, init?: RequestInit): Promise<Response>;
+  /** Opens a WebSocket on GET /ws and waits for the upgrade. */
+  connect(options?: FeedOptions): Promise<FeedSocket>;
+  /**
+   * Throws the object out of memory while its storage stays, as the platform does at will. Its
+   * WebSockets hibernate, as for an idle object, or close, as at a deploy.
+   */
+  evict(webSockets?: "hibernate" | "close"): Promise<void>;
+  /** What the Worker logged since it started. */
+  logs(): string[];
+}
+
+/** Starts the Worker that `wrangler deploy --dry-run` bundled, with the production wrangler.toml. */
+export async function startWorker(options: WorkerOptions): Promise<RunningWorker> {
+  const token = randomBytes(16).toString("hex");
+  // Wrangler reads the binding's local connection string from here when the server starts.
+  process.env["CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE"] = options.database;
+  const server = createTestHarness({
+    workers: [
+      {
+        configPath: "wrangler.toml",
+        prebuiltWorkerDir: bundleDir(),
+        vars: { REPLICATION_SLOT: options.slot, REPLICATION_PUBLICATION: options.slot, ...options.vars },
+        secrets: { REPLICATION_TOKEN: token },
+      },
+      ...(options.others ?? []),
+    ],
+  });
+  const { url } = await server.listen();
+  const worker = server.getWorker();
+  const sockets = new Set<FeedSocket>();
+  // There is one object for one database; its name is the Worker's own affair.
+  const object = async () => {
+    const [id] = await worker.listDurableObjectIds(objectClass);
+    if (id === undefined) throw new Error(`no ${objectClass} has stored anything yet`);
+    return { id };
+  };
+  return {
+    url,
+    token,
+    request: async <Body>(method: string, path: string, body?: unknown) => {
+      const response = await fetch(new URL(path, url), {
+        method,
+        headers: { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+        body: body === undefined ? null : JSON.stringify(body),
+      });
+      const text = await response.text();
+      return { status: response.status, headers: response.headers, body: (text === "" ? undefined : JSON.parse(text)) as Body };
+    },
+    fetch: (path, init) => fetch(new URL(path, url), init),
+    connect: async (feed = {}) => {
+      const socket = await FeedSocket.open(url, { token, ...feed });
+      sockets.add(socket);
+      return socket;
+    },
+    evict: async (webSockets = "hibernate") => worker.evictDurableObject(objectClass, { ...(await object()), webSockets }),
+    logs: () => server.getLogs().map((log) => log.message),
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.terminate();
+      await server.close();
+    },
+  };
+}
+
+function bundleDir(): string {
+  const dir = process.env["TEST_WORKER_BUNDLE"];
+  if (dir === undefined) throw new Error("TEST_WORKER_BUNDLE is not set: run these tests with `npm test` (or `npm test -- e2e`), which builds the Worker");
+  return dir;
+}
