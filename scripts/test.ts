@@ -1,0 +1,165 @@
+// Runs every test there is: `npm test`, or parts of it: `npm test -- lint`, `-- rust`, `-- e2e`.
+//
+//     lint   rustfmt, clippy, tsc
+//     rust   unit and integration tests, natively, against real Postgres servers
+//     e2e    the WASM build, `wrangler deploy --dry-run`, and its bundle in real workerd
+//
+// The last line sums up all suites: "N passed, N failed".
+import { spawn } from "node:child_process";
+import { readdirSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { buildWorker } from "./build.ts";
+import { startPostgres, type PostgresServer, type PostgresVersion } from "./postgres.ts";
+import { Failure, lastLines, main, pathWith, root, say, step } from "./steps.ts";
+
+const parts = ["lint", "rust", "e2e"] as const;
+type Part = (typeof parts)[number];
+
+/** Servers for tests keep nothing, so they need not wait for the disk. */
+const settings = {
+  fsync: "off",
+  synchronous_commit: "off",
+  full_page_writes: "off",
+  max_connections: 200,
+  max_wal_senders: 20,
+  max_replication_slots: 200,
+  max_prepared_transactions: 50,
+};
+
+const bundle = join(root, "build", "bundle");
+
+let passed = 0;
+let failed = 0;
+
+/** What one suite counted. */
+interface Counts {
+  passed: number;
+  failed: number;
+}
+
+/**
+ * Runs one suite with its output shown, and adds up what it counted. A suite that fails without
+ * saying which test (it does not compile, say) counts as one failure.
+ */
+async function suite(name: string, program: string, args: string[], env: NodeJS.ProcessEnv, count: (output: string) => Counts): Promise<boolean> {
+  const started = performance.now();
+  say(`\n=== ${name}: ${[program, ...args].join(" ")}`);
+  const { code, output } = await new Promise<{ code: number; output: string }>((resolve, reject) => {
+    const child = spawn(program, args, { cwd: root, env, stdio: ["ignore", "pipe", "inherit"] });
+    let output = "";
+    child.stdout.setEncoding("utf8").on("data", (text: string) => {
+      output += text;
+      process.stdout.write(text);
+    });
+    child.on("error", reject);
+    child.on("close", (status) => resolve({ code: status ?? 1, output }));
+  });
+  const counts = count(output);
+  passed += counts.passed;
+  failed += code !== 0 && counts.failed === 0 ? 1 : counts.failed;
+  say(`=== ${name}: ${code === 0 ? "ok" : "FAILED"} after ${((performance.now() - started) / 1000).toFixed(0)} s`);
+  return code === 0;
+}
+
+/** A check without tests of its own counts as one. */
+const asOne = (): Counts => ({ passed: 0, failed: 0 });
+
+async function check(name: string, program: string, args: string[], env: NodeJS.ProcessEnv): Promise<void> {
+  if (await suite(name, program, args, env, asOne)) passed += 1;
+}
+
+function sum(output: string, pattern: RegExp): number {
+  return [...output.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
+}
+
+const countCargo = (output: string): Counts => ({
+  passed: sum(output, /^test result: .* (\d+) passed;/gm),
+  failed: sum(output, /^test result: .* (\d+) failed;/gm),
+});
+
+const countNode = (output: string): Counts => ({
+  passed: sum(output, /^# pass (\d+)$/gm) + sum(output, /^ℹ pass (\d+)$/gm),
+  failed: sum(output, /^# fail (\d+)$/gm) + sum(output, /^ℹ fail (\d+)$/gm),
+});
+
+async function lint(env: NodeJS.ProcessEnv): Promise<void> {
+  await check("rustfmt", "cargo", ["fmt", "--check"], env);
+  await check("clippy", "cargo", ["clippy", "--all-targets", "--quiet", "--", "--deny", "warnings"], env);
+  await check("tsc", process.execPath, [join("node_modules", "typescript", "bin", "tsc")], env);
+}
+
+async function endToEnd(env: NodeJS.ProcessEnv): Promise<void> {
+  try {
+    await buildWorker();
+    passed += 1;
+  } catch (error) {
+    failed += 1;
+    say(`=== WASM build: FAILED\n${error instanceof Failure ? error.message : String(error)}`);
+    return;
+  }
+  rmSync(bundle, { recursive: true, force: true });
+  const wrangler = join("node_modules", "wrangler", "bin", "wrangler.js");
+  await check("wrangler deploy --dry-run", process.execPath, [wrangler, "deploy", "--dry-run", "--outdir", bundle], env);
+  const only = process.env["TEST_ONLY"];
+  const files = readdirSync(join(root, "tests", "e2e"))
+    .filter((name) => name.endsWith(".test.ts") && (only === undefined || name.includes(only)))
+    .map((name) => join("tests", "e2e", name));
+  const flags = ["--test", "--test-reporter=spec", "--test-timeout=180000"];
+  await suite("end to end", process.execPath, [...flags, ...files], { ...env, TEST_WORKER_BUNDLE: bundle }, countNode);
+}
+
+/** The servers that tests find by TEST_POSTGRES_<version>, or those that the environment names already. */
+async function servers(env: NodeJS.ProcessEnv, started: PostgresServer[]): Promise<void> {
+  for (const version of [18, 15] satisfies PostgresVersion[]) {
+    if (env[`TEST_POSTGRES_${version}`] !== undefined && env[`TEST_POSTGRES_BIN_${version}`] !== undefined) continue;
+    const server = await startPostgres(version, { dataDir: join(root, ".postgres", `test-${process.pid}-${version}`), settings });
+    started.push(server);
+    env[`TEST_POSTGRES_${version}`] = server.url;
+    env[`TEST_POSTGRES_BIN_${version}`] = server.binDir;
+  }
+}
+
+await main(async () => {
+  const asked = process.argv.slice(2);
+  const unknown = asked.find((part) => !parts.includes(part as Part));
+  if (unknown !== undefined) throw new Failure(`There is no part "${unknown}".`, `Parts are ${parts.join(", ")}; none named runs all.`);
+  const wanted = new Set<string>(asked.length === 0 ? parts : asked);
+  const env: NodeJS.ProcessEnv = {
+    ...process.env,
+    PATH: pathWith(dirname(process.execPath)),
+    WRANGLER_SEND_METRICS: "false",
+    // Colours would hide the counts that are read from the output.
+    NO_COLOR: "1",
+    CARGO_TERM_COLOR: "never",
+    RUST_BACKTRACE: process.env["RUST_BACKTRACE"] ?? "0",
+  };
+  delete env["FORCE_COLOR"];
+  const started: PostgresServer[] = [];
+  const stop = async () => {
+    for (const server of started.splice(0)) {
+      await server.stop("immediate");
+      rmSync(server.dataDir, { recursive: true, force: true });
+      rmSync(`${server.dataDir}.log`, { force: true });
+    }
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.on(signal, () => void stop().finally(() => process.exit(130)));
+  }
+  try {
+    if (wanted.has("lint")) await lint(env);
+    if (wanted.has("rust") || wanted.has("e2e")) {
+      await step("Starting PostgreSQL 18 and 15", "about 5 seconds", () => servers(env, started));
+    }
+    if (wanted.has("rust")) await suite("cargo test", "cargo", ["test", "--no-fail-fast"], env, countCargo);
+    if (wanted.has("e2e")) await endToEnd(env);
+  } finally {
+    for (const server of started) {
+      const log = lastLines(`${server.dataDir}.log`, 200);
+      // A server that went down by itself explains every failure after it.
+      if (/PANIC|terminated by signal/.test(log)) say(`PostgreSQL ${server.version} crashed:\n${log}`);
+    }
+    await stop();
+  }
+  process.exitCode = failed === 0 && passed > 0 ? 0 : 1;
+  process.stdout.write(`\n${passed} passed, ${failed} failed\n`);
+});
