@@ -1,0 +1,279 @@
+//! Parameters of a statement, in Postgres's binary formats.
+//!
+//! Source of the formats: the `*send` and `*recv` functions of each type; PostgreSQL documentation,
+//! "Formats and Format Codes".
+
+use std::error::Error as StdError;
+use std::io;
+
+use bytes::{BufMut, BytesMut};
+use postgres_protocol::IsNull;
+
+use crate::lsn::Lsn;
+
+/// The OIDs of built-in types, which never change (PostgreSQL source, `pg_type.dat`).
+pub(super) mod oid {
+    pub const BOOL: u32 = 16;
+    pub const BYTEA: u32 = 17;
+    pub const CHAR: u32 = 18;
+    pub const NAME: u32 = 19;
+    pub const INT8: u32 = 20;
+    pub const INT2: u32 = 21;
+    pub const INT4: u32 = 23;
+    pub const TEXT: u32 = 25;
+    pub const OID: u32 = 26;
+    pub const XID: u32 = 28;
+    pub const JSON: u32 = 114;
+    pub const UNKNOWN: u32 = 705;
+    pub const BPCHAR: u32 = 1042;
+    pub const VARCHAR: u32 = 1043;
+    pub const TIMESTAMPTZ: u32 = 1184;
+    pub const PG_LSN: u32 = 3220;
+    pub const JSONB: u32 = 3802;
+}
+
+/// The version byte before the text in jsonb's binary format.
+pub(super) const JSONB_VERSION: u8 = 1;
+
+/// One parameter of a statement. Its type is told to Postgres, so `$1` needs no cast in the SQL.
+#[derive(Clone, Copy, Debug)]
+pub enum Param<'a> {
+    /// SQL null, of whatever type the statement wants.
+    Null,
+    /// `bool`
+    Bool(bool),
+    /// `int2`
+    Int2(i16),
+    /// `int4`
+    Int4(i32),
+    /// `int8`
+    Int8(i64),
+    /// `oid`
+    Oid(u32),
+    /// `text`; without NUL, which Postgres refuses.
+    Text(&'a str),
+    /// `jsonb`, as JSON text.
+    Jsonb(&'a str),
+    /// `bytea`
+    Bytes(&'a [u8]),
+    /// `pg_lsn`
+    Lsn(Lsn),
+    /// `timestamptz`, in microseconds since 2000-01-01 00:00:00 UTC.
+    Timestamptz(i64),
+    /// An array of one dimension.
+    Array(&'a ArrayParam),
+}
+
+impl Param<'_> {
+    /// The type's OID; 0 lets Postgres infer it.
+    pub(super) fn type_oid(&self) -> u32 {
+        match self {
+            Self::Null => 0,
+            Self::Bool(_) => oid::BOOL,
+            Self::Int2(_) => oid::INT2,
+            Self::Int4(_) => oid::INT4,
+            Self::Int8(_) => oid::INT8,
+            Self::Oid(_) => oid::OID,
+            Self::Text(_) => oid::TEXT,
+            Self::Jsonb(_) => oid::JSONB,
+            Self::Bytes(_) => oid::BYTEA,
+            Self::Lsn(_) => oid::PG_LSN,
+            Self::Timestamptz(_) => oid::TIMESTAMPTZ,
+            Self::Array(array) => array.element.array_oid(),
+        }
+    }
+
+    pub(super) fn encode(
+        &self,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn StdError + Send + Sync>> {
+        match *self {
+            Self::Null => return Ok(IsNull::Yes),
+            Self::Bool(value) => out.put_u8(value.into()),
+            Self::Int2(value) => out.put_i16(value),
+            Self::Int4(value) => out.put_i32(value),
+            Self::Int8(value) | Self::Timestamptz(value) => out.put_i64(value),
+            Self::Oid(value) => out.put_u32(value),
+            Self::Text(value) => out.put_slice(value.as_bytes()),
+            Self::Jsonb(value) => {
+                out.put_u8(JSONB_VERSION);
+                out.put_slice(value.as_bytes());
+            }
+            Self::Bytes(value) => out.put_slice(value),
+            Self::Lsn(value) => out.put_u64(value.0),
+            Self::Array(array) => array.encode(out)?,
+        }
+        Ok(IsNull::No)
+    }
+}
+
+/// The type of an [`ArrayParam`]'s elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// `bool[]`
+    Bool,
+    /// `int4[]`
+    Int4,
+    /// `int8[]`
+    Int8,
+    /// `text[]`
+    Text,
+    /// `jsonb[]`
+    Jsonb,
+    /// `bytea[]`
+    Bytes,
+    /// `pg_lsn[]`
+    Lsn,
+    /// `timestamptz[]`
+    Timestamptz,
+}
+
+impl Element {
+    fn oid(self) -> u32 {
+        match self {
+            Self::Bool => oid::BOOL,
+            Self::Int4 => oid::INT4,
+            Self::Int8 => oid::INT8,
+            Self::Text => oid::TEXT,
+            Self::Jsonb => oid::JSONB,
+            Self::Bytes => oid::BYTEA,
+            Self::Lsn => oid::PG_LSN,
+            Self::Timestamptz => oid::TIMESTAMPTZ,
+        }
+    }
+
+    fn array_oid(self) -> u32 {
+        match self {
+            Self::Bool => 1000,
+            Self::Bytes => 1001,
+            Self::Int4 => 1007,
+            Self::Text => 1009,
+            Self::Int8 => 1016,
+            Self::Timestamptz => 1185,
+            Self::Lsn => 3221,
+            Self::Jsonb => 3807,
+        }
+    }
+}
+
+/// An array of one dimension, encoded while its elements come: one column of
+/// `INSERT ... SELECT ... FROM unnest($1, $2, ...)`.
+///
+/// Each element type has one `push_*` that fits it; Postgres refuses the others (22P03).
+#[derive(Clone)]
+pub struct ArrayParam {
+    element: Element,
+    len: usize,
+    has_null: bool,
+    /// The elements, each behind its length.
+    body: Vec<u8>,
+}
+
+impl ArrayParam {
+    /// An empty array.
+    pub fn new(element: Element) -> Self {
+        Self {
+            element,
+            len: 0,
+            has_null: false,
+            body: Vec::new(),
+        }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of the encoded elements: what the array takes on the wire, but for its header.
+    pub fn byte_len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Forgets the elements and keeps the memory for the next ones.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.has_null = false;
+        self.body.clear();
+    }
+
+    /// Adds a null.
+    pub fn push_null(&mut self) {
+        self.len += 1;
+        self.has_null = true;
+        self.body.put_i32(-1);
+    }
+
+    /// Adds a `bool`.
+    pub fn push_bool(&mut self, value: bool) {
+        self.push(&[value.into()]);
+    }
+
+    /// Adds an `int4`.
+    pub fn push_i32(&mut self, value: i32) {
+        self.push(&value.to_be_bytes());
+    }
+
+    /// Adds an `int8`, or a `timestamptz` in microseconds since 2000-01-01 00:00:00 UTC.
+    pub fn push_i64(&mut self, value: i64) {
+        self.push(&value.to_be_bytes());
+    }
+
+    /// Adds a `pg_lsn`.
+    pub fn push_lsn(&mut self, value: Lsn) {
+        self.push(&value.0.to_be_bytes());
+    }
+
+    /// Adds a `text`, or the JSON text of a `jsonb`.
+    pub fn push_text(&mut self, value: &str) {
+        self.push(value.as_bytes());
+    }
+
+    /// Adds a `bytea`, or the UTF-8 of a `text` or of a `jsonb`'s JSON.
+    pub fn push_bytes(&mut self, value: &[u8]) {
+        self.push(value);
+    }
+
+    fn push(&mut self, value: &[u8]) {
+        let versioned = self.element == Element::Jsonb;
+        let len = value.len() + usize::from(versioned);
+        // A length that does not fit makes the whole array too long, which `encode` refuses.
+        self.body.put_i32(i32::try_from(len).unwrap_or(i32::MAX));
+        if versioned {
+            self.body.put_u8(JSONB_VERSION);
+        }
+        self.body.put_slice(value);
+        self.len += 1;
+    }
+
+    /// `array_send`: dimensions, has-null flag, element type, then per dimension its length and
+    /// lower bound, then the elements. An empty array has no dimension.
+    fn encode(&self, out: &mut BytesMut) -> Result<(), io::Error> {
+        let len = i32::try_from(self.len);
+        let (Ok(len), Ok(_)) = (len, i32::try_from(self.body.len())) else {
+            let message = "an array parameter is too long";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        };
+        out.put_i32(i32::from(len > 0));
+        out.put_i32(self.has_null.into());
+        out.put_u32(self.element.oid());
+        if len > 0 {
+            out.put_i32(len);
+            out.put_i32(1);
+        }
+        out.put_slice(&self.body);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for ArrayParam {
+    /// Without the elements: they are row values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ArrayParam({:?}; {})", self.element, self.len)
+    }
+}

@@ -1,0 +1,231 @@
+//! Rows of a result, read from Postgres's binary formats without copying.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{DATA_ROW_TAG, DataRowBody};
+
+use crate::lsn::Lsn;
+use crate::postgres::error::{Error, ProtocolError, ValueError};
+use crate::postgres::param::{JSONB_VERSION, oid};
+
+/// The type of each column of a result.
+pub(super) type ColumnTypes = Arc<[u32]>;
+
+/// One row. It shares the memory it was received in (up to a read's 256 KiB around it), which is
+/// free again once every row and [`Bytes`] out of it is dropped.
+#[derive(Clone)]
+pub struct Row {
+    types: ColumnTypes,
+    body: DataRowBody,
+}
+
+impl Row {
+    /// Checks that `body` is well-formed and has a value for each column.
+    pub(super) fn new(types: &ColumnTypes, body: DataRowBody) -> Result<Self, ProtocolError> {
+        let tag = DATA_ROW_TAG;
+        let counted = body.ranges().count();
+        let actual = counted.map_err(|source| ProtocolError::Malformed { tag, source })?;
+        let described = types.len();
+        if actual != described {
+            return Err(ProtocolError::RowWidth { actual, described });
+        }
+        let types = Arc::clone(types);
+        Ok(Self { types, body })
+    }
+
+    /// The number of columns.
+    pub fn len(&self) -> usize {
+        self.types.len()
+    }
+
+    /// Whether there is no column.
+    pub fn is_empty(&self) -> bool {
+        self.types.is_empty()
+    }
+
+    /// The row's size in bytes, as it was received.
+    pub fn byte_len(&self) -> usize {
+        self.body.buffer().len()
+    }
+
+    /// The value of `column`, counted from 0. `T` must fit the column's type: see [`FromColumn`].
+    pub fn get<'a, T: FromColumn<'a>>(&'a self, column: usize) -> Result<T, Error> {
+        self.column(column)
+            .and_then(T::from_column)
+            .map_err(|reason| Error::Value { column, reason })
+    }
+
+    fn column(&self, column: usize) -> Result<Column<'_>, ValueError> {
+        let Some(&type_oid) = self.types.get(column) else {
+            return Err(ValueError::NoSuchColumn);
+        };
+        let range = match self.body.ranges().nth(column) {
+            Ok(Some(range)) => range,
+            // `new` has counted them.
+            Ok(None) | Err(_) => return Err(ValueError::NoSuchColumn),
+        };
+        let buffer = self.body.buffer_bytes();
+        Ok(Column {
+            type_oid,
+            buffer,
+            start: range.as_ref().map_or(0, |range| range.start),
+            value: range.and_then(|range| buffer.get(range)),
+        })
+    }
+}
+
+impl fmt::Debug for Row {
+    /// Without the values, which must not reach a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Row({} columns, {} bytes)", self.len(), self.byte_len())
+    }
+}
+
+/// A value and its type, on the way to [`FromColumn`].
+#[derive(Clone, Copy)]
+pub struct Column<'a> {
+    type_oid: u32,
+    buffer: &'a Bytes,
+    start: usize,
+    value: Option<&'a [u8]>,
+}
+
+impl<'a> Column<'a> {
+    /// The bytes of a value whose type is one of `types`.
+    fn of(self, wanted: &'static str, types: &[u32]) -> Result<&'a [u8], ValueError> {
+        let actual = self.type_oid;
+        if !types.contains(&actual) {
+            return Err(ValueError::Type { actual, wanted });
+        }
+        self.value.ok_or(ValueError::Null)
+    }
+
+    /// The bytes of a value that always has `N` of them.
+    fn fixed<const N: usize>(
+        self,
+        wanted: &'static str,
+        types: &[u32],
+    ) -> Result<[u8; N], ValueError> {
+        let bytes = self.of(wanted, types)?;
+        bytes
+            .try_into()
+            .map_err(|_| ValueError::Length(bytes.len()))
+    }
+}
+
+/// A type that the value of a column can be read as.
+pub trait FromColumn<'a>: Sized {
+    /// Reads the value; a null is an error for everything but [`Option`].
+    fn from_column(column: Column<'a>) -> Result<Self, ValueError>;
+}
+
+/// Null is `None`; of any type.
+impl<'a, T: FromColumn<'a>> FromColumn<'a> for Option<T> {
+    fn from_column(column: Column<'a>) -> Result<Self, ValueError> {
+        match T::from_column(column) {
+            Ok(value) => Ok(Some(value)),
+            Err(ValueError::Null) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// `bool`
+impl FromColumn<'_> for bool {
+    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
+        match column.fixed("bool", &[oid::BOOL])? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(ValueError::Content),
+        }
+    }
+}
+
+/// `int2`
+impl FromColumn<'_> for i16 {
+    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
+        column.fixed("int2", &[oid::INT2]).map(Self::from_be_bytes)
+    }
+}
+
+/// `int4`
+impl FromColumn<'_> for i32 {
+    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
+        column.fixed("int4", &[oid::INT4]).map(Self::from_be_bytes)
+    }
+}
+
+/// `int8`; `timestamptz` as microseconds since 2000-01-01 00:00:00 UTC, the extremes being infinity.
+impl FromColumn<'_> for i64 {
+    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
+        column
+            .fixed("int8 or timestamptz", &[oid::INT8, oid::TIMESTAMPTZ])
+            .map(Self::from_be_bytes)
+    }
+}
+
+/// `oid`, `xid`
+impl FromColumn<'_> for u32 {
+    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
+        column
+            .fixed("oid or xid", &[oid::OID, oid::XID])
+            .map(Self::from_be_bytes)
+    }
+}
+
+/// `pg_lsn`
+impl FromColumn<'_> for Lsn {
+    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
+        let position = column.fixed("pg_lsn", &[oid::PG_LSN])?;
+        Ok(Self(u64::from_be_bytes(position)))
+    }
+}
+
+/// `text`, `varchar`, `char(n)`, `name`, `"char"`, and the text of `json` and `jsonb`. Enums and
+/// other types need a cast to text in the SQL.
+impl<'a> FromColumn<'a> for &'a str {
+    fn from_column(column: Column<'a>) -> Result<Self, ValueError> {
+        let types = [
+            oid::TEXT,
+            oid::VARCHAR,
+            oid::BPCHAR,
+            oid::NAME,
+            oid::CHAR,
+            oid::UNKNOWN,
+            oid::JSON,
+            oid::JSONB,
+        ];
+        let bytes = column.of("text or json", &types)?;
+        let text = match (column.type_oid, bytes) {
+            (oid::JSONB, [JSONB_VERSION, text @ ..]) => text,
+            (oid::JSONB, _) => return Err(ValueError::Content),
+            (_, text) => text,
+        };
+        str::from_utf8(text).map_err(|_| ValueError::Encoding)
+    }
+}
+
+/// As `&str`, copied.
+impl FromColumn<'_> for String {
+    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
+        <&str>::from_column(column).map(str::to_owned)
+    }
+}
+
+/// `bytea`
+impl<'a> FromColumn<'a> for &'a [u8] {
+    fn from_column(column: Column<'a>) -> Result<Self, ValueError> {
+        column.of("bytea", &[oid::BYTEA])
+    }
+}
+
+/// `bytea`, sharing the row's memory.
+impl FromColumn<'_> for Bytes {
+    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
+        let len = <&[u8]>::from_column(column)?.len();
+        Ok(column.buffer.slice(column.start..column.start + len))
+    }
+}

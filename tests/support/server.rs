@@ -1,0 +1,103 @@
+//! The servers that the test run has started, and databases on them.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits, escape_identifier};
+use tokio::net::TcpStream;
+
+/// A PostgreSQL version that every test against a server runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The oldest supported.
+    V15,
+    /// The newest.
+    V18,
+}
+
+impl Version {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::V15, Self::V18];
+
+    /// Names the superuser's URL of the running server.
+    pub fn url_variable(self) -> &'static str {
+        match self {
+            Self::V15 => "TEST_POSTGRES_15",
+            Self::V18 => "TEST_POSTGRES_18",
+        }
+    }
+
+    /// Names the folder with `initdb`, `postgres` and `pg_ctl`.
+    pub fn bin_variable(self) -> &'static str {
+        match self {
+            Self::V15 => "TEST_POSTGRES_BIN_15",
+            Self::V18 => "TEST_POSTGRES_BIN_18",
+        }
+    }
+}
+
+/// The value of an environment variable that the test run sets.
+pub fn required_variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run npm test"))
+}
+
+/// A database of a test's own on the running server of a version.
+pub struct Database {
+    url: DatabaseUrl,
+    name: String,
+}
+
+impl Database {
+    /// Makes an empty database.
+    pub async fn create(version: Version) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let url: DatabaseUrl = required_variable(version.url_variable()).parse().unwrap();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("wire_{}_{number}", std::process::id());
+        let database = Self { url, name };
+        let mut admin = connect(&database.url).await;
+        let sql = format!("CREATE DATABASE {}", escape_identifier(&database.name));
+        admin.execute(&sql, &[]).await.unwrap();
+        admin.close().await;
+        database
+    }
+
+    /// The superuser's URL of this database.
+    pub fn url(&self) -> DatabaseUrl {
+        let mut url = self.url.clone();
+        url.login.database.clone_from(&self.name);
+        url
+    }
+
+    /// A new connection to it.
+    pub async fn connect(&self) -> Connection<TcpStream> {
+        connect(&self.url()).await
+    }
+
+    /// Removes it, whoever still uses it.
+    pub async fn drop(self) {
+        let mut admin = connect(&self.url).await;
+        let sql = format!(
+            "DROP DATABASE {} WITH (FORCE)",
+            escape_identifier(&self.name)
+        );
+        admin.execute(&sql, &[]).await.unwrap();
+        admin.close().await;
+    }
+}
+
+/// A socket to the server.
+pub async fn open_socket(url: &DatabaseUrl) -> TcpStream {
+    let socket = TcpStream::connect((url.host.as_str(), url.port))
+        .await
+        .unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket
+}
+
+/// A connection, logged in.
+pub async fn connect(url: &DatabaseUrl) -> Connection<TcpStream> {
+    let socket = open_socket(url).await;
+    Connection::connect(socket, &url.login, Limits::default())
+        .await
+        .unwrap()
+}

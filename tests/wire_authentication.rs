@@ -1,0 +1,114 @@
+//! Logging in to clusters whose `pg_hba.conf` asks for each method.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+mod support;
+
+use pg_change_feed::error::{Category, Error as FeedError};
+use pg_change_feed::postgres::{
+    AuthenticationError, Connection, DatabaseUrl, Error, Limits, Login, TransactionStatus,
+};
+use support::cluster::Cluster;
+use support::server::{Version, connect, open_socket};
+use tokio::net::TcpStream;
+
+/// One user for each method, each with a password that needs care on its way.
+const USERS: [(&str, &str, &str); 3] = [
+    ("cleartext_user", "password", "pa ss'\"\\@/\u{e4}\u{1f600}"),
+    ("md5_user", "md5", "%41:#?"),
+    // SASLprep turns the non-breaking space into a space on both sides.
+    ("scram_user", "scram-sha-256", "I\u{a0}X \u{2168}"),
+];
+
+async fn cluster_with_users(version: Version) -> Cluster {
+    let cluster = Cluster::start(version);
+    let mut admin = connect(&cluster.url().parse().unwrap()).await;
+    for (user, method, password) in USERS {
+        let encryption = if method == "md5" {
+            "md5"
+        } else {
+            "scram-sha-256"
+        };
+        let set = format!("SET password_encryption = '{encryption}'");
+        admin.execute(&set, &[]).await.unwrap();
+        let password = postgres_protocol::escape::escape_literal(password);
+        let create = format!("CREATE ROLE {user} LOGIN PASSWORD {password}");
+        admin.execute(&create, &[]).await.unwrap();
+    }
+    admin
+        .execute("CREATE ROLE nobody_known LOGIN", &[])
+        .await
+        .unwrap();
+    admin.close().await;
+    let rules: String = USERS
+        .iter()
+        .map(|(user, method, _)| format!("host all {user} 127.0.0.1/32 {method}\n"))
+        .collect();
+    cluster.write_file(
+        "pg_hba.conf",
+        &format!("{rules}host all postgres 127.0.0.1/32 trust\n"),
+    );
+    cluster.reload();
+    cluster
+}
+
+async fn log_in(cluster: &Cluster, login: &Login) -> Result<Connection<TcpStream>, Error> {
+    let url: DatabaseUrl = cluster.url().parse().unwrap();
+    Connection::connect(open_socket(&url).await, login, Limits::default()).await
+}
+
+async fn each_method_lets_the_right_password_in_and_no_other(version: Version) {
+    let cluster = cluster_with_users(version).await;
+    for (user, _, password) in USERS {
+        let login = Login::new(user, password, "postgres");
+        let mut connection = log_in(&cluster, &login).await.unwrap();
+        assert_eq!(connection.transaction_status(), TransactionStatus::Idle);
+        let rows = connection.query("SELECT current_user", &[]).await.unwrap();
+        assert_eq!(rows[0].get::<&str>(0).unwrap(), user);
+        connection.close().await;
+
+        let wrong = Login::new(user, "wrong", "postgres");
+        let error = log_in(&cluster, &wrong).await.err().unwrap();
+        assert_eq!(error.sqlstate().unwrap().as_str(), "28P01", "{user}");
+        assert_eq!(FeedError::from(error).category(), Category::Authentication);
+
+        let none = Login {
+            password: None,
+            ..login
+        };
+        let error = log_in(&cluster, &none).await.err().unwrap();
+        let required = AuthenticationError::PasswordRequired;
+        assert!(
+            matches!(&error, Error::Authentication(cause) if cause.to_string() == required.to_string()),
+            "{error:?}"
+        );
+    }
+    // No rule of pg_hba.conf for this user; then no such database.
+    let error = log_in(&cluster, &Login::new("nobody_known", "x", "postgres"))
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(error.sqlstate().unwrap().as_str(), "28000");
+    assert_eq!(FeedError::from(error).category(), Category::Authentication);
+    let error = log_in(&cluster, &Login::new("postgres", "x", "missing"))
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(error.sqlstate().unwrap().as_str(), "3D000");
+    assert_eq!(FeedError::from(error).category(), Category::Configuration);
+}
+
+#[tokio::test]
+async fn on_15_each_method_lets_the_right_password_in_and_no_other() {
+    each_method_lets_the_right_password_in_and_no_other(Version::V15).await;
+}
+
+#[tokio::test]
+async fn on_18_each_method_lets_the_right_password_in_and_no_other() {
+    each_method_lets_the_right_password_in_and_no_other(Version::V18).await;
+}
