@@ -1,0 +1,364 @@
+//! From messages to changes: which transaction, which relation, which rows.
+//!
+//! ```text
+//!            Begin (its commit end is expected)          Commit
+//!   outside ------------------------------------> inside -------> outside
+//!                                                  |  ^
+//!                           Insert, Update, Delete, Truncate: changes,
+//!                           unless the checkpoint already has the transaction
+//! ```
+//!
+//! A transaction may span many batches, so all of this outlives them. One assembler serves one
+//! peek: pgoutput describes each relation anew in every peek.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+use crate::lsn::Lsn;
+use crate::pgoutput::{Begin, Commit, Message, OldTuple, Relation, Tuple};
+
+use super::batch::{Change, ChangeBatch, Operation, RelationName};
+use super::catalog::TypeCatalog;
+use super::json_buffer::json_string;
+use super::row::{CapturedColumn, Extent, Members, RowError, RowWriter, Rows};
+
+/// What a change may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest JSON of a change, new and old row together, in bytes. The largest columns of a
+    /// longer one are omitted.
+    pub max_row_bytes: usize,
+}
+
+/// What came of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// Nothing to store.
+    Nothing,
+    /// This many changes were added to the batch.
+    Changes(usize),
+    /// The relation has types that the catalogue does not know: run [`TypeCatalog::LOOKUP_SQL`]
+    /// with these OIDs, let the catalogue learn, and pass the same message again.
+    NeedTypes(Vec<u32>),
+    /// A transaction that the checkpoint did not have is complete; its commit record ends here.
+    Committed(Lsn),
+}
+
+/// The messages do not make sense together. The slot must not move.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssembleError {
+    /// A change or a commit without a transaction.
+    #[error("{0} outside a transaction")]
+    OutsideTransaction(&'static str),
+    /// A transaction within a transaction.
+    #[error("transaction {inner} begins inside transaction {outer}")]
+    InsideTransaction {
+        /// The transaction that is open.
+        outer: u32,
+        /// The transaction that begins.
+        inner: u32,
+    },
+    /// A transaction whose commit was not announced next.
+    #[error("transaction {0} begins, but its commit was not expected next")]
+    UnexpectedTransaction(u32),
+    /// A commit that ends elsewhere than was announced.
+    #[error("transaction {xid} ends at {found}, but {expected} was expected")]
+    UnexpectedCommit {
+        /// The transaction.
+        xid: u32,
+        /// Where it was to end.
+        expected: Lsn,
+        /// Where it ends.
+        found: Lsn,
+    },
+    /// A change of a relation that was not described.
+    #[error("a change of relation {0}, which was not described")]
+    UnknownRelation(u32),
+    /// A tuple that does not fit its relation.
+    #[error("relation {relation}: a tuple of {found} values, but {expected} columns")]
+    TupleDoesNotFit {
+        /// `schema.table`, or `table` for the schema public.
+        relation: String,
+        /// The relation's columns.
+        expected: usize,
+        /// The tuple's values.
+        found: usize,
+    },
+    /// A value in binary, which was not asked for.
+    #[error("relation {0}: a binary value, but text was asked for")]
+    BinaryValue(String),
+}
+
+#[derive(Debug)]
+struct Transaction {
+    xid: u32,
+    committed_at: i64,
+    end_lsn: Lsn,
+    /// The checkpoint already has it.
+    skip: bool,
+}
+
+#[derive(Debug)]
+enum Described {
+    /// This system's own table.
+    Excluded,
+    Captured {
+        name: Rc<RelationName>,
+        columns: Vec<CapturedColumn>,
+    },
+}
+
+/// Turns the messages of one peek into changes.
+#[derive(Debug)]
+pub struct Assembler {
+    checkpoint: Lsn,
+    excluded: HashSet<(String, String)>,
+    limits: Limits,
+    expected: VecDeque<(u32, Lsn)>,
+    transaction: Option<Transaction>,
+    relations: HashMap<u32, Described>,
+    members: Members,
+}
+
+impl Assembler {
+    /// Transactions whose commit record ends at or before `checkpoint` are skipped, and so are
+    /// changes of the tables (schema, name) in `excluded`.
+    pub fn new(
+        checkpoint: Lsn,
+        excluded: impl IntoIterator<Item = (String, String)>,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            checkpoint,
+            excluded: excluded.into_iter().collect(),
+            limits,
+            expected: VecDeque::new(),
+            transaction: None,
+            relations: HashMap::new(),
+            members: Members::default(),
+        }
+    }
+
+    /// Announces the next transaction's commit: only it tells where the transaction ends, and every
+    /// change before it is stored with that. To be called for each transaction, in commit order,
+    /// before it begins.
+    pub fn expect_commit(&mut self, xid: u32, end_lsn: Lsn) {
+        self.expected.push_back((xid, end_lsn));
+    }
+
+    /// Whether a transaction began and did not yet end.
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Takes the next message and adds the changes it stands for to `batch`.
+    pub fn accept(
+        &mut self,
+        message: &Message<'_>,
+        types: &TypeCatalog,
+        batch: &mut ChangeBatch,
+    ) -> Result<Accepted, AssembleError> {
+        match message {
+            Message::Begin(begin) => self.begin(begin),
+            Message::Commit(commit) => self.commit(commit),
+            Message::Relation(relation) => Ok(self.describe(relation, types)),
+            Message::Origin(_) | Message::Type(_) | Message::Message(_) => Ok(Accepted::Nothing),
+            Message::Insert(insert) => {
+                let rows = ChangedRows::new(Operation::Insert, Some(&insert.new), None);
+                self.change(insert.relation, &rows, batch)
+            }
+            Message::Update(update) => {
+                let old = update.old.as_ref();
+                let rows = ChangedRows::new(Operation::Update, Some(&update.new), old);
+                self.change(update.relation, &rows, batch)
+            }
+            Message::Delete(delete) => {
+                let rows = ChangedRows::new(Operation::Delete, None, Some(&delete.old));
+                self.change(delete.relation, &rows, batch)
+            }
+            Message::Truncate(truncate) => {
+                let mut added = 0;
+                for &relation in &truncate.relations {
+                    let rows = ChangedRows::new(Operation::Truncate, None, None);
+                    if self.change(relation, &rows, batch)? != Accepted::Nothing {
+                        added += 1;
+                    }
+                }
+                Ok(changes(added))
+            }
+        }
+    }
+
+    fn begin(&mut self, begin: &Begin) -> Result<Accepted, AssembleError> {
+        if let Some(open) = &self.transaction {
+            return Err(AssembleError::InsideTransaction {
+                outer: open.xid,
+                inner: begin.xid,
+            });
+        }
+        let (_, end_lsn) = self
+            .expected
+            .pop_front()
+            .filter(|&(xid, _)| xid == begin.xid)
+            .ok_or(AssembleError::UnexpectedTransaction(begin.xid))?;
+        self.transaction = Some(Transaction {
+            xid: begin.xid,
+            committed_at: begin.committed_at,
+            end_lsn,
+            skip: end_lsn <= self.checkpoint,
+        });
+        Ok(Accepted::Nothing)
+    }
+
+    fn commit(&mut self, commit: &Commit) -> Result<Accepted, AssembleError> {
+        let transaction = self
+            .transaction
+            .take()
+            .ok_or(AssembleError::OutsideTransaction("a commit"))?;
+        if transaction.end_lsn != commit.end_lsn {
+            return Err(AssembleError::UnexpectedCommit {
+                xid: transaction.xid,
+                expected: transaction.end_lsn,
+                found: commit.end_lsn,
+            });
+        }
+        Ok(if transaction.skip {
+            Accepted::Nothing
+        } else {
+            Accepted::Committed(commit.end_lsn)
+        })
+    }
+
+    /// Also in a skipped transaction: pgoutput describes a relation only once in a peek.
+    fn describe(&mut self, relation: &Relation<'_>, types: &TypeCatalog) -> Accepted {
+        let own = (relation.schema.to_owned(), relation.name.to_owned());
+        let described = if self.excluded.contains(&own) {
+            Described::Excluded
+        } else {
+            let mut missing = Vec::new();
+            let columns = relation.columns.iter().map(|column| {
+                let mut key = json_string(column.name);
+                key.push(b':');
+                CapturedColumn {
+                    name: column.name.into(),
+                    key,
+                    is_key: column.is_key,
+                    shape: types.shape(column.type_oid, &mut missing),
+                }
+            });
+            let columns = columns.collect();
+            if !missing.is_empty() {
+                return Accepted::NeedTypes(missing);
+            }
+            Described::Captured {
+                name: Rc::new(RelationName::new(relation.schema, relation.name)),
+                columns,
+            }
+        };
+        self.relations.insert(relation.oid, described);
+        Accepted::Nothing
+    }
+
+    fn change(
+        &mut self,
+        relation: u32,
+        rows: &ChangedRows<'_>,
+        batch: &mut ChangeBatch,
+    ) -> Result<Accepted, AssembleError> {
+        let transaction = self
+            .transaction
+            .as_ref()
+            .ok_or(AssembleError::OutsideTransaction(rows.operation.as_str()))?;
+        let described = self
+            .relations
+            .get(&relation)
+            .ok_or(AssembleError::UnknownRelation(relation))?;
+        let Described::Captured { name, columns } = described else {
+            return Ok(Accepted::Nothing);
+        };
+        if transaction.skip {
+            return Ok(Accepted::Nothing);
+        }
+        let written = rows
+            .write(columns, &mut batch.json, &mut self.members, self.limits)
+            .map_err(|error| match error {
+                RowError::Columns { expected, found } => AssembleError::TupleDoesNotFit {
+                    relation: name.qualified().to_owned(),
+                    expected,
+                    found,
+                },
+                RowError::Binary => AssembleError::BinaryValue(name.qualified().to_owned()),
+            })?;
+        batch.changes.push(Change {
+            lsn: transaction.end_lsn,
+            xid: transaction.xid,
+            committed_at: transaction.committed_at,
+            relation: Rc::clone(name),
+            operation: rows.operation,
+            unchanged: written.unchanged,
+            omitted: written.omitted,
+            as_text: written.as_text,
+            data: written.data,
+            old: written.old,
+        });
+        Ok(changes(1))
+    }
+}
+
+fn changes(added: usize) -> Accepted {
+    if added == 0 {
+        Accepted::Nothing
+    } else {
+        Accepted::Changes(added)
+    }
+}
+
+/// The tuples of one change.
+struct ChangedRows<'a> {
+    operation: Operation,
+    data: Option<(&'a Tuple<'a>, Extent)>,
+    old: Option<(&'a Tuple<'a>, Extent)>,
+}
+
+impl<'a> ChangedRows<'a> {
+    /// What an old row is: `data` where there is no new one.
+    fn new(
+        operation: Operation,
+        new: Option<&'a Tuple<'a>>,
+        old: Option<&'a OldTuple<'a>>,
+    ) -> Self {
+        let new = new.map(|tuple| (tuple, Extent::Row));
+        let old = old.map(|old| match old {
+            OldTuple::Key(tuple) => (tuple, Extent::Key),
+            OldTuple::Full(tuple) => (tuple, Extent::Row),
+        });
+        let (data, old) = match new {
+            Some(_) => (new, old),
+            None => (old, None),
+        };
+        Self {
+            operation,
+            data,
+            old,
+        }
+    }
+
+    fn write(
+        &self,
+        columns: &[CapturedColumn],
+        json: &mut Vec<u8>,
+        members: &mut Members,
+        limits: Limits,
+    ) -> Result<Rows, RowError> {
+        let mut writer = RowWriter::new(json, members, limits.max_row_bytes);
+        match self.data {
+            Some((tuple, extent)) => writer.data(columns, tuple, extent)?,
+            None => writer.empty_data(),
+        }
+        if let Some((tuple, extent)) = self.old {
+            writer.old(columns, tuple, extent)?;
+        }
+        Ok(writer.finish())
+    }
+}

@@ -1,0 +1,127 @@
+//! JSON written straight into bytes, with an end that it may not pass.
+
+/// Appends JSON to a byte buffer; past `end` it appends nothing and remembers so.
+pub(super) struct JsonBuffer<'a> {
+    bytes: &'a mut Vec<u8>,
+    end: usize,
+    full: bool,
+    as_text: bool,
+}
+
+impl<'a> JsonBuffer<'a> {
+    /// Appends to `bytes` while they are no longer than `end`.
+    pub(super) fn new(bytes: &'a mut Vec<u8>, end: usize) -> Self {
+        Self {
+            bytes,
+            end,
+            full: false,
+            as_text: false,
+        }
+    }
+
+    /// Whether something was left out for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether a string stands where `to_jsonb` would have given something else.
+    pub(super) fn is_as_text(&self) -> bool {
+        self.as_text
+    }
+
+    /// Remembers that a string stands where `to_jsonb` would have given something else.
+    pub(super) fn mark_as_text(&mut self) {
+        self.as_text = true;
+    }
+
+    /// How much is written, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes back what was written after the first `len` bytes.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len);
+    }
+
+    /// Appends JSON as it is.
+    pub(super) fn push(&mut self, json: &[u8]) {
+        if self.full || json.len() > self.end.saturating_sub(self.bytes.len()) {
+            self.full = true;
+        } else {
+            self.bytes.extend_from_slice(json);
+        }
+    }
+
+    /// Appends UTF-8 text as a JSON string.
+    pub(super) fn push_string(&mut self, text: &[u8]) {
+        self.push(b"\"");
+        self.push_escaped(text);
+        self.push(b"\"");
+    }
+
+    /// Appends UTF-8 text as the inside of a JSON string, so that several pieces make one string.
+    pub(super) fn push_escaped(&mut self, text: &[u8]) {
+        let mut rest = text;
+        while let Some(at) = rest.iter().position(|&byte| needs_escape(byte)) {
+            let Some((plain, [byte, tail @ ..])) = rest.split_at_checked(at) else {
+                break;
+            };
+            self.push(plain);
+            self.push_escape(*byte);
+            rest = tail;
+        }
+        self.push(rest);
+    }
+
+    fn push_escape(&mut self, byte: u8) {
+        match byte {
+            b'"' => self.push(b"\\\""),
+            b'\\' => self.push(b"\\\\"),
+            b'\n' => self.push(b"\\n"),
+            b'\r' => self.push(b"\\r"),
+            b'\t' => self.push(b"\\t"),
+            _ => {
+                let hex =
+                    |nibble: u8| char::from_digit(u32::from(nibble), 16).map_or(b'0', |c| c as u8);
+                self.push(&[b'\\', b'u', b'0', b'0', hex(byte >> 4), hex(byte & 0xF)]);
+            }
+        }
+    }
+}
+
+fn needs_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+/// `text` as a JSON string on its own.
+pub(super) fn json_string(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() + 2);
+    JsonBuffer::new(&mut bytes, usize::MAX).push_string(text.as_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_appended_past_the_end() {
+        let mut bytes = b"12".to_vec();
+        let mut buffer = JsonBuffer::new(&mut bytes, 4);
+        buffer.push(b"345");
+        buffer.push(b"6");
+        assert!(buffer.is_full());
+        assert_eq!(bytes, b"12");
+    }
+
+    proptest! {
+        #[test]
+        fn a_json_string_reads_back_as_its_text(text: String) {
+            let read: String = serde_json::from_slice(&json_string(&text)).unwrap();
+            prop_assert_eq!(read, text);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Which numbers a JavaScript reader gets back as they are.
+
+/// Significant digits that every decimal of the double's range keeps (C's `DBL_DIG`).
+const DIGITS_ALWAYS_KEPT: usize = 15;
+
+/// Whether `text` is a number as JSON writes it (RFC 8259, section 6).
+pub(super) fn is_json_number(text: &[u8]) -> bool {
+    let text = text.strip_prefix(b"-").unwrap_or(text);
+    let (whole, rest) = split_digits(text);
+    if whole.is_empty() || (whole.len() > 1 && whole.starts_with(b"0")) {
+        return false;
+    }
+    let rest = match rest.strip_prefix(b".") {
+        None => rest,
+        Some(fraction) => match split_digits(fraction) {
+            ([], _) => return false,
+            (_, rest) => rest,
+        },
+    };
+    let [b'e' | b'E', exponent @ ..] = rest else {
+        return rest.is_empty();
+    };
+    let ([b'+' | b'-', digits @ ..] | digits) = exponent;
+    matches!(split_digits(digits), ([_, ..], []))
+}
+
+/// Whether an IEEE double gives the number back: read as a double and printed with the fewest
+/// digits that tell it apart, as JavaScript prints, it has the value it had.
+///
+/// `text` is a JSON number.
+pub(super) fn survives_double(text: &[u8]) -> bool {
+    if text.len() <= DIGITS_ALWAYS_KEPT && !text.iter().any(|byte| matches!(byte, b'e' | b'E')) {
+        return true;
+    }
+    let number = Decimal::read(text);
+    if number.digits.is_empty()
+        || (number.digits.len() <= DIGITS_ALWAYS_KEPT && (-290..=290).contains(&number.exponent))
+    {
+        return true;
+    }
+    let Some(double) = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse::<f64>().ok())
+        .filter(|double| double.is_finite())
+    else {
+        return false;
+    };
+    Decimal::read(format!("{double:e}").as_bytes()) == number
+}
+
+/// The value of a decimal number: 0.digits times ten to the exponent, without needless zeros.
+#[derive(PartialEq, Eq)]
+struct Decimal {
+    negative: bool,
+    digits: Vec<u8>,
+    exponent: i64,
+}
+
+impl Decimal {
+    fn read(text: &[u8]) -> Self {
+        let (negative, text) = match text.strip_prefix(b"-") {
+            Some(text) => (true, text),
+            None => (false, text),
+        };
+        let (whole, rest) = split_digits(text);
+        let (fraction, rest) = split_digits(rest.strip_prefix(b".").unwrap_or(rest));
+        let exponent = rest.get(1..).map_or(0, read_exponent);
+        let mut digits: Vec<u8> = whole.iter().chain(fraction).copied().collect();
+        while digits.last() == Some(&b'0') {
+            digits.pop();
+        }
+        let zeros = digits.iter().take_while(|&&digit| digit == b'0').count();
+        digits.drain(..zeros);
+        if digits.is_empty() {
+            return Self {
+                negative: false,
+                digits,
+                exponent: 0,
+            };
+        }
+        let point = i64::try_from(whole.len()).unwrap_or(i64::MAX);
+        let zeros = i64::try_from(zeros).unwrap_or(i64::MAX);
+        Self {
+            negative,
+            digits,
+            exponent: point.saturating_sub(zeros).saturating_add(exponent),
+        }
+    }
+}
+
+/// An exponent's value, held at the ends of the range when it is beyond.
+pub(super) fn read_exponent(text: &[u8]) -> i64 {
+    let ([b'+' | b'-', digits @ ..] | digits) = text;
+    let value = digits.iter().fold(0_i64, |value, digit| {
+        value
+            .saturating_mul(10)
+            .saturating_add(i64::from(digit.wrapping_sub(b'0')))
+    });
+    if text.starts_with(b"-") {
+        -value
+    } else {
+        value
+    }
+}
+
+/// The digits at the start, and what follows them.
+pub(super) fn split_digits(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit());
+    text.split_at_checked(end.unwrap_or(text.len()))
+        .unwrap_or((text, &[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn numbers_a_double_would_round_are_told_from_those_it_keeps() {
+        for kept in [
+            "0",
+            "0.1",
+            "-1.10",
+            "9007199254740992",
+            "9007199254740994",
+            "1000000000000000000",
+            "100000000000000000000000",
+            "0.30000000000000004",
+            "0.30000000000000000",
+            "0.000000000000000000000000000000",
+            "5e-324",
+        ] {
+            assert!(survives_double(kept.as_bytes()), "{kept}");
+        }
+        for rounded in [
+            "9007199254740993",
+            "-9007199254740993",
+            "9223372036854775807",
+            // Exactly a double, but printed as 1152921504606847000.
+            "1152921504606846976",
+            "0.1000000000000000055511151231257827",
+            "1e309",
+            "1e-400",
+            "2e-324",
+        ] {
+            assert!(!survives_double(rounded.as_bytes()), "{rounded}");
+        }
+    }
+
+    #[test]
+    fn what_json_does_not_write_as_a_number_is_not_one() {
+        for number in ["0", "-0", "10", "1.50", "1e5", "1E-05", "0.1e+20"] {
+            assert!(is_json_number(number.as_bytes()), "{number}");
+        }
+        for other in [
+            "", "-", "+1", "01", ".5", "1.", "1e", "1e+", "NaN", "Infinity", "1 ", "0x1", "1_0",
+        ] {
+            assert!(!is_json_number(other.as_bytes()), "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_double_survives_in_its_own_shortest_form(bits: u64) {
+            let double = f64::from_bits(bits);
+            prop_assume!(double.is_finite());
+            for text in [format!("{double:e}"), format!("{double}")] {
+                prop_assert!(survives_double(text.as_bytes()), "{}", text);
+            }
+        }
+
+        #[test]
+        fn an_integer_survives_when_its_shortest_form_is_itself(integer: i64) {
+            // Rust prints a double's shortest digits padded with zeros, as JavaScript does.
+            #[allow(clippy::cast_precision_loss)]
+            let printed = format!("{}", integer as f64);
+            let text = integer.to_string();
+            prop_assert_eq!(survives_double(text.as_bytes()), printed == text);
+        }
+
+        #[test]
+        fn fifteen_digits_always_survive(digits in 0_u64..1_000_000_000_000_000, scale in 0_usize..40) {
+            let text = format!("{digits}e-{scale}");
+            prop_assert!(survives_double(text.as_bytes()));
+        }
+
+        #[test]
+        fn serde_json_reads_what_is_called_a_number(text in "-?[0-9.eE+-]{0,8}") {
+            let read = serde_json::from_str::<Box<serde_json::value::RawValue>>(&text);
+            prop_assert_eq!(is_json_number(text.as_bytes()), read.is_ok(), "{}", text);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The wire JSON of a change: the same from a batch in memory and from the history.
+
+use std::io::Write as _;
+
+use crate::lsn::Lsn;
+
+use super::json_buffer::JsonBuffer;
+
+/// Days from 0000-03-01 to 2000-01-01 in the proleptic Gregorian calendar.
+const DAYS_TO_2000: i64 = 730_425;
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+/// One change as clients get it. `Name` is whatever the caller holds column names in.
+#[derive(Clone, Copy, Debug)]
+pub struct TableChange<'a, Name> {
+    /// The place in the history: gapless, in commit order.
+    pub id: i64,
+    /// Where the transaction's commit record ends.
+    pub lsn: Lsn,
+    /// The history's epoch.
+    pub epoch: i32,
+    /// The transaction's id.
+    pub xid: Option<u32>,
+    /// The table's schema.
+    pub schema: &'a str,
+    /// The table.
+    pub table: &'a str,
+    /// `insert`, `update`, `delete` or `truncate`.
+    pub operation: &'a str,
+    /// A JSON object.
+    pub data: &'a [u8],
+    /// A JSON object.
+    pub old: Option<&'a [u8]>,
+    /// Columns absent since their TOASTed values did not change.
+    pub unchanged: &'a [Name],
+    /// Columns absent since they are too large to hold.
+    pub omitted: &'a [Name],
+    /// Columns given as strings of their text; the key is only there when there are any.
+    pub as_text: &'a [Name],
+    /// Microseconds from 2000-01-01 00:00:00 UTC to the commit.
+    pub committed_at: Option<i64>,
+}
+
+impl<Name: AsRef<str>> TableChange<'_, Name> {
+    /// Appends the change as one JSON object, without spaces or a line end.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        write_number(out, b"{\"id\":", self.id);
+        // A hexadecimal number needs no escapes. Writing into memory cannot fail.
+        let _ = write!(out, ",\"lsn\":\"{}\"", self.lsn);
+        write_number(out, b",\"epoch\":", i64::from(self.epoch));
+        match self.xid {
+            Some(xid) => write_number(out, b",\"xid\":", i64::from(xid)),
+            None => out.extend_from_slice(b",\"xid\":null"),
+        }
+        write_string(out, b",\"schema\":", self.schema);
+        write_string(out, b",\"table\":", self.table);
+        write_string(out, b",\"operation\":", self.operation);
+        out.extend_from_slice(b",\"data\":");
+        out.extend_from_slice(self.data);
+        out.extend_from_slice(b",\"old\":");
+        out.extend_from_slice(self.old.unwrap_or(b"null"));
+        write_names(out, b",\"unchanged\":[", self.unchanged);
+        write_names(out, b",\"omitted\":[", self.omitted);
+        if !self.as_text.is_empty() {
+            write_names(out, b",\"asText\":[", self.as_text);
+        }
+        match self.committed_at {
+            Some(micros) => {
+                out.extend_from_slice(b",\"committedAt\":\"");
+                write_timestamp(out, micros);
+                out.extend_from_slice(b"\"}");
+            }
+            None => out.extend_from_slice(b",\"committedAt\":null}"),
+        }
+    }
+}
+
+fn write_number(out: &mut Vec<u8>, key: &[u8], number: i64) {
+    out.extend_from_slice(key);
+    let _ = write!(out, "{number}");
+}
+
+fn write_string(out: &mut Vec<u8>, key: &[u8], text: &str) {
+    out.extend_from_slice(key);
+    JsonBuffer::new(out, usize::MAX).push_string(text.as_bytes());
+}
+
+fn write_names<Name: AsRef<str>>(out: &mut Vec<u8>, key: &[u8], names: &[Name]) {
+    out.extend_from_slice(key);
+    for (index, name) in names.iter().enumerate() {
+        write_string(out, if index > 0 { b"," } else { b"" }, name.as_ref());
+    }
+    out.push(b']');
+}
+
+/// Appends a moment in ISO 8601, to the microsecond, in UTC.
+fn write_timestamp(out: &mut Vec<u8>, micros: i64) {
+    let (year, month, day) = date(micros.div_euclid(MICROS_PER_DAY));
+    let time = micros.rem_euclid(MICROS_PER_DAY);
+    let (seconds, micros) = (time / 1_000_000, time % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let _ = write!(
+        out,
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
+    );
+}
+
+/// Year, month and day of a day counted from 2000-01-01.
+///
+/// Years are counted from March, so that the leap day is the last day of a year, and months have
+/// 153 days in each five (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+fn date(days_since_2000: i64) -> (i64, i64, i64) {
+    let days = days_since_2000 + DAYS_TO_2000;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let months_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * months_from_march + 2) / 5 + 1;
+    let month = (months_from_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    (year, month, day)
+}
