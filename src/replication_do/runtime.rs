@@ -21,8 +21,8 @@ use crate::workers::{log, variables};
 /// Cycles go on in one event for at most so long; then an alarm takes over. The platform ends an
 /// alarm after 15 minutes.
 const FLIGHT_LIMIT: Duration = Duration::from_secs(5 * 60);
-/// A connection is kept while polls follow each other faster than this.
-const KEEP_CONNECTION: Duration = Duration::from_secs(10);
+/// A connection is kept from poll to poll while they follow each other at least this closely.
+const KEEP_CONNECTION: Duration = Duration::from_millis(250);
 /// Bytes of messages that are held at a time.
 const SLICE_BYTES: usize = 2 << 20;
 
@@ -154,14 +154,22 @@ impl Runtime {
 
     async fn fly(self: Rc<Self>) {
         while self.flights.take_off() {
-            let started = clock::now_ms();
-            let flown = self.fly_once(started).await;
-            let outcome = match &flown {
+            let mut flown = self.fly_once().await;
+            if flown
+                .as_ref()
+                .is_err_and(|stop| stop.kept_connection_was_dead)
+            {
+                // The server may close a kept connection at any time: no failure of this poll.
+                flown = self.fly_once().await;
+            }
+            let delay = self.schedule(match &flown {
                 Ok(outcome) => *outcome,
-                Err(error) => self.note_failure(error),
-            };
-            self.set_alarm(outcome).await;
-            self.flights.land(&flown.map(drop).map_err(Rc::new));
+                Err(stop) => self.note_failure(&stop.error),
+            });
+            self.let_connection_go(delay).await;
+            self.set_alarm(delay).await;
+            self.flights
+                .land(&flown.map(drop).map_err(|stop| Rc::new(stop.error)));
         }
     }
 
@@ -178,11 +186,24 @@ impl Runtime {
         Outcome::Failed(memory.health.consecutive_failures)
     }
 
-    async fn fly_once(&self, started: u64) -> Result<Outcome> {
+    async fn fly_once(&self) -> std::result::Result<Outcome, Stop> {
+        let kept = self.memory.borrow_mut().connection.take();
+        let was_kept = kept.is_some();
+        self.run_cycles(kept).await.map_err(|error| Stop {
+            kept_connection_was_dead: was_kept && error.category() == Category::Connection,
+            error,
+        })
+    }
+
+    async fn run_cycles(&self, kept: Option<Database>) -> Result<Outcome> {
+        let started = clock::now_ms();
         let config = self
             .with(|memory| memory.config.clone())
             .ok_or_else(not_initialized)?;
-        let mut connection = self.connection().await?;
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => database::connect(&self.env).await?,
+        };
         let (mut cycle, schema) = self.resume(&mut connection, &config).await?;
         let feed = feed(&config, schema.clone());
         let mut changed = false;
@@ -190,41 +211,38 @@ impl Runtime {
             let report = polling::run(&mut connection, &feed, &mut cycle).await?;
             changed |= report.stored > 0;
             self.note_report(&report, &cycle)?;
+            let head = &cycle.checkpoint;
             self.hub
-                .deliver(&mut connection, &cycle.checkpoint, report.recent.as_ref())
+                .deliver(&mut connection, head, report.recent.as_ref())
                 .await?;
+            let flown = clock::now_ms().saturating_sub(started);
             if report.complete {
                 break if changed {
                     Outcome::Changed
                 } else {
                     Outcome::Idle
                 };
-            }
-            let flown = clock::now_ms().saturating_sub(started);
-            if u128::from(flown) > FLIGHT_LIMIT.as_millis() {
+            } else if u128::from(flown) > FLIGHT_LIMIT.as_millis() {
                 break Outcome::Unfinished;
             }
         };
         self.note_landing(outcome)?;
-        let kept = self.hub.has_clients() && config.poll_interval < KEEP_CONNECTION;
-        if kept && connection.is_idle() {
-            self.memory.borrow_mut().connection = Some(connection);
-        } else {
-            connection.close().await;
-        }
-        self.memory.borrow_mut().cycle = Some((cycle, schema));
+        let mut memory = self.memory.borrow_mut();
+        memory.connection = connection.is_idle().then_some(connection);
+        memory.cycle = Some((cycle, schema));
         Ok(outcome)
     }
 
-    /// The connection of the last poll, when it still answers, or a new one.
-    async fn connection(&self) -> Result<Database> {
-        let kept = self.memory.borrow_mut().connection.take();
-        if let Some(mut connection) = kept {
-            if connection.execute("SELECT 1", &[]).await.is_ok() {
-                return Ok(connection);
-            }
+    /// Keeps the connection only while polls follow each other closely: an open socket keeps the
+    /// object in memory.
+    async fn let_connection_go(&self, delay: Option<Duration>) {
+        if delay.is_some_and(|delay| delay <= KEEP_CONNECTION) {
+            return;
         }
-        database::connect(&self.env).await
+        let connection = self.memory.borrow_mut().connection.take();
+        if let Some(connection) = connection {
+            connection.close().await;
+        }
     }
 
     async fn resume(
@@ -291,34 +309,42 @@ impl Runtime {
         Ok(())
     }
 
-    /// The one alarm. Set last, so that whatever happened is followed by something.
-    async fn set_alarm(&self, outcome: Outcome) {
-        let delay = {
-            let mut memory = self.memory.borrow_mut();
-            let Some(config) = memory.config.clone() else {
-                return;
-            };
-            let next = memory.pace.next(
-                outcome,
-                self.hub.has_clients(),
-                config.poll_interval,
-                config.hibernation_delay,
-                js_sys::Math::random(),
-            );
-            let (hibernating, delay) = match next {
-                Next::Poll(delay) => (false, delay),
-                Next::Hibernate(delay) => (true, delay),
-            };
-            memory.hibernating = hibernating;
-            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-            memory.next_alarm_at = Some(clock::now_ms().saturating_add(millis));
-            delay
+    /// When the next alarm is due; `None` before the feed is initialised.
+    fn schedule(&self, outcome: Outcome) -> Option<Duration> {
+        let mut memory = self.memory.borrow_mut();
+        let config = memory.config.clone()?;
+        let next = memory.pace.next(
+            outcome,
+            self.hub.has_clients(),
+            config.poll_interval,
+            config.hibernation_delay,
+            js_sys::Math::random(),
+        );
+        let (hibernating, delay) = match next {
+            Next::Poll(delay) => (false, delay),
+            Next::Hibernate(delay) => (true, delay),
         };
+        memory.hibernating = hibernating;
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        memory.next_alarm_at = Some(clock::now_ms().saturating_add(millis));
+        Some(delay)
+    }
+
+    /// The one alarm. Set last, so that whatever happened is followed by something.
+    async fn set_alarm(&self, delay: Option<Duration>) {
+        let Some(delay) = delay else { return };
         if let Err(cause) = self.state.storage().set_alarm(delay).await {
             let error = Error::new(Category::Storage, "alarm", format!("no alarm: {cause}"));
             log::error("set_alarm_failed", &error);
         }
     }
+}
+
+/// Why cycles stopped.
+struct Stop {
+    error: Error,
+    /// The connection was kept from an earlier poll, and that it has closed may be all there is.
+    kept_connection_was_dead: bool,
 }
 
 fn feed(config: &ReplicationConfig, own_schema: String) -> Feed {
