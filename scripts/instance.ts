@@ -10,6 +10,8 @@ export interface Instance {
   url: string;
   /** The database's connection string. */
   database: string;
+  /** Whether the database is the one with the demo tables that `npm run dev` brings. */
+  demo: boolean;
 }
 
 const file = join(root, ".postgres", "dev.json");
