@@ -5,13 +5,14 @@
 // Postgres refuses to run as root, so as root it runs as the user `postgres`. That user must be able
 // to reach the programs and the data, which it is not in a checkout below a folder closed to others
 // (such as root's home); both are then put where it can.
-import { spawn, type ChildProcess } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, chownSync, closeSync, cpSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
+import { ended, endGuarded, spawnGuarded } from "./guarded.ts";
 import { capture, Failure, lastLines, output, root, run, say, step, toolsDir } from "./steps.ts";
 
 /** The major versions that can be started. */
@@ -266,20 +267,6 @@ interface Running {
   end(signal: NodeJS.Signals): Promise<void>;
 }
 
-/**
- * The server is a shell's child, and the shell ends it when its own input closes: however we end,
- * killed or crashed, no server stays behind. It is in a process group of its own, so that Ctrl-C in
- * the terminal reaches us alone and the order of stopping is ours.
- */
-const guardedServer = `
-exec 3<&0
-"$@" 3<&- </dev/null & server=$!
-( while read -r line <&3; do :; done; kill -INT "$server" 2>/dev/null ) & guard=$!
-wait "$server"; code=$?
-kill "$guard" 2>/dev/null
-exit "$code"
-`;
-
 /** How long a server may take until it accepts connections; recovery after a crash included. */
 const startDeadlineMs = 60_000;
 
@@ -297,23 +284,17 @@ async function launchServer({ binDir, dataDir, user, port, url, settings }: Laun
   const deadline = Date.now() + startDeadlineMs;
   for (;;) {
     const log = openSync(logFile, "w");
-    const child = spawn("/bin/sh", ["-c", guardedServer, "sh", join(binDir, "postgres"), "-D", dataDir, ...flags], {
-      ...user,
-      cwd: "/",
-      detached: true,
-      stdio: ["pipe", log, log],
-    });
+    const child = spawnGuarded("INT", join(binDir, "postgres"), ["-D", dataDir, ...flags], { ...user, cwd: "/", stdio: ["pipe", log, log] });
     closeSync(log);
-    const ended = new Promise<void>((resolve) => child.on("exit", () => resolve()));
     const accepted = await acceptsConnections(url, child, deadline);
-    if (accepted) return { end: (signal) => endServer(dataDir, signal, ended) };
+    if (accepted) return { end: (signal) => endServer(dataDir, signal, child) };
     const said = lastLines(logFile, 15);
     // The backends of a server that was killed need a moment to notice, and hold its memory till then.
     if (/pre-existing shared memory block|lock file "postmaster.pid" already exists/.test(said) && Date.now() < deadline) {
       await delay(100);
       continue;
     }
-    child.stdin?.end();
+    await endGuarded(child, 5_000);
     const taken = /could not bind|could not create any TCP\/IP sockets/.test(said);
     throw new Failure(
       `Postgres did not start:\n${said}`,
@@ -337,7 +318,7 @@ async function acceptsConnections(url: string, child: ChildProcess, deadline: nu
   return false;
 }
 
-async function endServer(dataDir: string, signal: NodeJS.Signals, ended: Promise<void>): Promise<void> {
+async function endServer(dataDir: string, signal: NodeJS.Signals, child: ChildProcess): Promise<void> {
   const pid = Number(readFirstLine(join(dataDir, "postmaster.pid")));
   if (pid > 0) {
     try {
@@ -346,7 +327,7 @@ async function endServer(dataDir: string, signal: NodeJS.Signals, ended: Promise
       if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
     }
   }
-  await ended;
+  await ended(child);
 }
 
 function readFirstLine(file: string): string | undefined {

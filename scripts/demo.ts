@@ -1,0 +1,95 @@
+// Writes to the demo tables of `npm run dev`, and prints each change as it arrives over the
+// WebSocket, with the time from sending the commit to having the change: `npm run demo -- --count 20`.
+import { setTimeout as delay } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import pg from "pg";
+import { demoWrites, type DemoWrite } from "./demo-tables.ts";
+import { changeLine, followFeed } from "./feed.ts";
+import { runningInstance } from "./instance.ts";
+import { Failure, main, say } from "./steps.ts";
+
+const usage = `npm run demo -- [options]
+  --count <n>      end after so many writes; without it the demo goes on until Ctrl-C
+  --every <ms>     pause between two writes; 700 when left out`;
+
+function options(): { count: number; every: number } {
+  try {
+    const { values } = parseArgs({ options: { count: { type: "string" }, every: { type: "string" } } });
+    const count = values.count === undefined ? Infinity : Number(values.count);
+    const every = Number(values.every ?? 700);
+    if (!(count > 0) || !(every >= 0)) throw new Error("--count and --every take numbers");
+    return { count, every };
+  } catch (error) {
+    throw new Failure((error as Error).message, usage);
+  }
+}
+
+/** When the commit of each write was sent whose change has not arrived, by table, operation and row. */
+const awaited = new Map<string, number>();
+const latencies: number[] = [];
+
+const key = (table: string, operation: string, id: unknown) => `${table} ${operation} ${String(id)}`;
+
+await main(async () => {
+  const { count, every } = options();
+  const instance = runningInstance();
+  if (!instance.demo) {
+    throw new Failure("The instance uses a database of yours (DATABASE_URL), and the demo writes only to the one that `npm run dev` brings.", "Use `npm run tail` and change rows yourself; or start `npm run dev` without DATABASE_URL.");
+  }
+  const stop = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stop.abort());
+  const welcomed = Promise.withResolvers<void>();
+  const feed = followFeed(
+    { url: instance.url, tables: "orders,todos" },
+    {
+      welcome: () => {
+        say("    id  change   table    row  (time from the commit to here)");
+        welcomed.resolve();
+      },
+      change: (change) => {
+        const sent = key(change.table, change.operation, change.data["id"]);
+        const sentAt = awaited.get(sent);
+        awaited.delete(sent);
+        const latency = sentAt === undefined ? undefined : performance.now() - sentAt;
+        if (latency !== undefined) latencies.push(latency);
+        process.stdout.write(`${changeLine(change, latency)}\n`);
+      },
+      disconnected: (reason, retryMs) => say(`Disconnected (${reason}); next try in ${retryMs / 1000} s.`),
+    },
+    stop.signal,
+  );
+  const client = new pg.Client(instance.database);
+  try {
+    await Promise.race([welcomed.promise, feed]);
+    await client.connect();
+    await Promise.race([write(client, count, every, stop.signal), feed]);
+  } finally {
+    stop.abort();
+    await client.end();
+    await feed;
+  }
+  summarise();
+});
+
+async function write(client: pg.Client, count: number, every: number, stop: AbortSignal): Promise<void> {
+  const committing = (write: DemoWrite) => awaited.set(key(write.table, write.operation, write.id), performance.now());
+  let written = 0;
+  for await (const _ of demoWrites(client, committing)) {
+    written += 1;
+    if (written >= count || stop.aborted) break;
+    await delay(every, undefined, { signal: stop }).catch(() => undefined);
+    if (stop.aborted) return;
+  }
+  const deadline = Date.now() + 30_000;
+  while (awaited.size > 0 && Date.now() < deadline && !stop.aborted) await delay(10);
+}
+
+function summarise(): void {
+  const sorted = latencies.toSorted((a, b) => a - b);
+  const middle = sorted[Math.floor(sorted.length / 2)];
+  const worst = sorted.at(-1);
+  if (middle !== undefined && worst !== undefined) {
+    say(`\n${sorted.length} changes arrived: half of them within ${Math.round(middle)} ms, the slowest in ${Math.round(worst)} ms.`);
+  }
+  if (awaited.size > 0) throw new Failure(`${awaited.size} changes have not arrived.`, "See `/status` of the instance for its errors.");
+}

@@ -1,0 +1,194 @@
+// Runs the whole system on this machine: `npm run dev`.
+//
+//     Postgres 18 (.postgres/) <-- demo tables, publication
+//         ^
+//         | Hyperdrive binding
+//     wrangler dev (workerd) <-- POST /init, then it polls
+//
+// With DATABASE_URL set, that database takes the place of the first box, and nothing is touched in it
+// beside this system's own tables, slot and publication.
+import { createHash } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { ChildProcess } from "node:child_process";
+import { buildWorker } from "./build.ts";
+import { prepareDemo } from "./demo-tables.ts";
+import { endGuarded, ended, spawnGuarded } from "./guarded.ts";
+import { announceInstance, findInstance, withdrawInstance } from "./instance.ts";
+import { freePort, isFree, startPostgres, type PostgresServer } from "./postgres.ts";
+import { Failure, main, root, say, step } from "./steps.ts";
+
+const workerPort = 8787;
+const postgresPort = 54329;
+
+/** What was started, to be stopped in the reverse order. */
+class Running {
+  postgres: PostgresServer | undefined;
+  wrangler: ChildProcess | undefined;
+  #stopping: Promise<void> | undefined;
+
+  /** Whether the end was asked for. */
+  get stopping(): boolean {
+    return this.#stopping !== undefined;
+  }
+
+  /** Stops everything; once, however often it is called. */
+  stop(): Promise<void> {
+    return (this.#stopping ??= (async () => {
+      withdrawInstance();
+      if (this.wrangler !== undefined) await endGuarded(this.wrangler, 5_000);
+      await this.postgres?.stop("fast");
+    })());
+  }
+}
+
+/** The preferred port, or a free one with a word about it. */
+async function portNear(preferred: number, whose: string): Promise<number> {
+  if (await isFree(preferred)) return preferred;
+  const port = await freePort();
+  say(`   Port ${preferred} is taken, so ${whose} listens on ${port}`);
+  return port;
+}
+
+async function startDatabase(running: Running): Promise<string> {
+  const given = process.env["DATABASE_URL"];
+  if (given !== undefined && given !== "") {
+    say("-> Using the database of DATABASE_URL");
+    return given;
+  }
+  const port = await portNear(postgresPort, "Postgres");
+  running.postgres = await step("Starting PostgreSQL 18", "about 1 second, 3 the first time", () =>
+    startPostgres(18, { dataDir: join(root, ".postgres", "18"), port }),
+  );
+  await prepareDemo(running.postgres.url);
+  return running.postgres.url;
+}
+
+/** Starts wrangler dev, and waits until the Worker answers. */
+async function startWorker(running: Running, database: string, port: number): Promise<void> {
+  // The object's storage belongs to one database: another one gets another object.
+  const key = createHash("sha256").update(running.postgres?.dataDir ?? database).digest("hex").slice(0, 12);
+  const state = join(root, ".wrangler", `dev-${key}`);
+  mkdirSync(state, { recursive: true });
+  const overrides = ["REPLICATION_SLOT", "REPLICATION_PUBLICATION", "REPLICATION_TABLES", "POLL_INTERVAL_MS", "HIBERNATION_DELAY_MS"]
+    .filter((name) => process.env[name] !== undefined)
+    .map((name) => `${name}:${process.env[name]}`);
+  const wrangler = spawnGuarded(
+    "TERM",
+    process.execPath,
+    [
+      join("node_modules", "wrangler", "bin", "wrangler.js"),
+      "dev",
+      "--ip=127.0.0.1",
+      `--port=${port}`,
+      "--inspector-port=0",
+      `--persist-to=${state}`,
+      "--show-interactive-dev-session=false",
+      "--log-level=log",
+      // For this machine alone: without the secret REPLICATION_TOKEN production refuses everything.
+      ...["REPLICATION_DEV_NO_AUTH:true", ...overrides].flatMap((pair) => ["--var", pair]),
+    ],
+    {
+      cwd: root,
+      env: {
+        ...process.env,
+        PATH: `${dirname(process.execPath)}:${process.env["PATH"] ?? ""}`,
+        CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE: database,
+        // It would ask the network where this machine is, and complain where it cannot.
+        CLOUDFLARE_CF_FETCH_ENABLED: "false",
+        WRANGLER_SEND_METRICS: "false",
+      },
+      stdio: ["pipe", "pipe", "pipe"],
+    },
+  );
+  running.wrangler = wrangler;
+  // Its start is of interest only when it fails; what it says afterwards always is.
+  let held: string | undefined = "";
+  const show = (text: Buffer) => {
+    if (held === undefined) process.stderr.write(text);
+    else held += text.toString();
+  };
+  wrangler.stdout?.on("data", show);
+  wrangler.stderr?.on("data", show);
+  const answers = async () => {
+    try {
+      return (await fetch(`http://127.0.0.1:${port}/status`, { signal: AbortSignal.timeout(5_000) })).ok;
+    } catch {
+      return false;
+    }
+  };
+  while (!(await answers())) {
+    if (running.stopping) return;
+    if (wrangler.exitCode !== null) throw new Failure(`wrangler dev ended:\n${held}`, "Mend what it says above, then run the command again.");
+    await delay(100);
+  }
+  held = undefined;
+}
+
+/** Asks the Worker to set itself up, and waits until it has stored what waited in the slot. */
+async function initialise(url: string): Promise<void> {
+  await call(`${url}/init`, "POST");
+  await call(`${url}/wait-for-initial-poll?timeoutMs=60000`, "GET");
+}
+
+async function call(url: string, method: string): Promise<void> {
+  const response = await fetch(url, { method });
+  if (response.ok) return;
+  const body = await response.text();
+  let error: { message: string; remedy?: string } = { message: body };
+  try {
+    error = (JSON.parse(body) as { error: { message: string; remedy?: string } }).error;
+  } catch {
+    // A proxy's page or nothing: shown as it is.
+  }
+  throw new Failure(`${method} ${new URL(url).pathname} answered ${response.status}: ${error.message}`, error.remedy ?? "See the Worker's messages above.");
+}
+
+function greet(url: string, database: string, demo: boolean): void {
+  const shown = new URL(database);
+  // A password of the person's own has no place on a screen; that of the local server is no secret.
+  if (!demo && shown.password !== "") shown.password = "...";
+  const [first, table] = demo
+    ? ["  npm run demo                    changes to the demo tables, each shown as it arrives\n", "orders"]
+    : ["", "<your table>"];
+  say(`
+The change feed runs. Ctrl-C ends it.
+
+  Worker      ${url}
+  Database    ${shown.href}
+
+In a second terminal:
+${first}  npm run tail                    follow the feed; then change a row of ${table} with any client
+  curl ${url}/status
+  psql '${shown.href}' -c 'SELECT id, table_name, operation, data FROM change_history ORDER BY id DESC LIMIT 5'
+`);
+}
+
+await main(async () => {
+  const other = findInstance();
+  if (other !== undefined) throw new Failure(`\`npm run dev\` runs already, as process ${other.pid}, at ${other.url}.`, "Use that one, or end it with Ctrl-C first.");
+  const running = new Running();
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(signal, () => {
+      if (!running.stopping) say("\nStopping");
+      void running.stop().then(() => process.exit(0));
+    });
+  }
+  try {
+    await buildWorker();
+    const database = await startDatabase(running);
+    const port = await portNear(workerPort, "the Worker");
+    const url = `http://127.0.0.1:${port}`;
+    await step("Starting the Worker in wrangler dev", "about 5 seconds", () => startWorker(running, database, port));
+    if (running.stopping) return;
+    await step("Initialising the feed", "about 1 second", () => initialise(url));
+    const demo = running.postgres !== undefined;
+    announceInstance({ pid: process.pid, url, database, demo });
+    greet(url, database, demo);
+    if (running.wrangler !== undefined) await ended(running.wrangler);
+    if (!running.stopping) throw new Failure("wrangler dev ended by itself.", "See its last messages above, then start again.");
+  } finally {
+    await running.stop();
+  }
+});

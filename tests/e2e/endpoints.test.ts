@@ -1,0 +1,189 @@
+// What the HTTP endpoints answer, held against what is so.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Scenario } from "./support/scenario.ts";
+import { waitFor } from "./support/wait-for.ts";
+
+interface Status {
+  state: string;
+  config: { slot: string; publication: string; pollInterval: number } | null;
+  epoch: number | null;
+  position: { id: number; lsn: string } | null;
+  slot: { confirmedFlushLsn: string; walStatus: string } | null;
+  initialPoll: { complete: boolean };
+  clients: { webSockets: number };
+}
+
+interface Clients {
+  clients: { id: string; kind: string; cursor: string | null; subscriptions: string[] }[];
+}
+
+interface Refusal {
+  error: { code: string; message: string; retryable: boolean; remedy?: string };
+}
+
+test("before /init the status says so, and the database is untouched", async () => {
+  await using scenario = await Scenario.start();
+  const { database, worker } = scenario;
+  const status = await worker.request<Status>("GET", "/status");
+  assert.equal(status.status, 200);
+  assert.equal(status.body.state, "uninitialized");
+  assert.equal(status.body.position, null);
+  assert.equal(status.body.initialPoll.complete, false);
+  const tables = await database.query("SELECT relname FROM pg_class WHERE relname IN ('change_history', 'replication_checkpoint')");
+  assert.deepEqual(tables, []);
+});
+
+test("before /init the initial poll is not waited for in vain", async () => {
+  await using scenario = await Scenario.start();
+  const answer = await scenario.worker.request<Refusal>("GET", "/wait-for-initial-poll");
+  assert.equal(answer.status, 409);
+  assert.equal(answer.body.error.code, "not_initialized");
+  assert.match(answer.body.error.remedy ?? "", /POST \/init/);
+});
+
+test("the status agrees with the database", async () => {
+  await using scenario = await Scenario.start();
+  const { database, worker } = scenario;
+  await scenario.initialise();
+  const feed = await worker.connect();
+  await feed.message("welcome");
+  await scenario.insert(1, 2, 3);
+  await feed.receivedChanges(3);
+
+  const { body } = await worker.request<Status>("GET", "/status");
+  assert.equal(body.state, "polling");
+  assert.equal(body.config?.slot, database.slot);
+  assert.equal(body.config?.publication, database.slot);
+  assert.equal(body.clients.webSockets, 1);
+  assert.equal(body.initialPoll.complete, true);
+  const [checkpoint] = await database.query<{ epoch: number; id: number; lsn: string }>(
+    "SELECT epoch, last_id::int AS id, lsn::text FROM replication_checkpoint WHERE slot = $1",
+    [database.slot],
+  );
+  assert.deepEqual({ epoch: body.epoch, ...body.position }, checkpoint);
+  assert.equal(body.position?.id, 3);
+  assert.equal(body.slot?.walStatus, "reserved");
+});
+
+test("/clients lists who is connected, where each stands, and nobody who has gone", async () => {
+  await using scenario = await Scenario.start();
+  const { worker } = scenario;
+  await scenario.initialise();
+  const staying = await worker.connect({ client: "staying" });
+  const leaving = await worker.connect({ client: "leaving", tables: "items" });
+  await Promise.all([staying.message("caught_up"), leaving.message("caught_up")]);
+  await scenario.insert(1);
+  await Promise.all([staying.receivedChanges(1), leaving.receivedChanges(1)]);
+
+  const list = async () => (await worker.request<Clients>("GET", "/clients")).body.clients;
+  const both = (await list()).sort((a, b) => a.id.localeCompare(b.id));
+  assert.deepEqual(
+    both.map(({ id, kind, cursor }) => ({ id, kind, cursor })),
+    [
+      { id: "leaving", kind: "websocket", cursor: "1-1" },
+      { id: "staying", kind: "websocket", cursor: "1-1" },
+    ],
+  );
+  leaving.close();
+  await waitFor("the one that left is gone", async () => (await list()).every((client) => client.id !== "leaving"));
+  assert.deepEqual((await list()).map((client) => client.id), ["staying"]);
+});
+
+test("once the initial poll is answered for, what waited in the slot is in change_history", async () => {
+  await using scenario = await Scenario.start();
+  const { database, worker } = scenario;
+  await database.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [database.slot]);
+  await scenario.insert(1, 2, 3, 4, 5);
+  assert.equal((await worker.request("POST", "/init")).status, 200);
+  const answer = await worker.request<{ complete: boolean; position: string }>("GET", "/wait-for-initial-poll");
+  assert.equal(answer.status, 200);
+  assert.deepEqual(await scenario.storedItems(), [1, 2, 3, 4, 5]);
+  assert.deepEqual(answer.body, { complete: true, position: "1-5" });
+});
+
+test("/init twice is /init once", async () => {
+  await using scenario = await Scenario.start();
+  const { database, worker } = scenario;
+  await scenario.initialise();
+  await scenario.insert(1);
+  await worker.request("POST", "/poll");
+  await scenario.initialise();
+  await scenario.insert(2);
+  await worker.request("POST", "/poll");
+  assert.deepEqual(await scenario.storedItems(), [1, 2]);
+  const slots = await database.query("SELECT slot_name FROM pg_replication_slots WHERE database = $1", [database.name]);
+  assert.deepEqual(slots, [{ slot_name: database.slot }]);
+});
+
+test("/init applies a changed configuration, and keeps it when the object is evicted", async () => {
+  await using scenario = await Scenario.start();
+  const { worker } = scenario;
+  await scenario.initialise();
+  await scenario.initialise({ pollInterval: 250 });
+  await worker.evict();
+  const { body } = await worker.request<Status>("GET", "/status");
+  assert.equal(body.config?.pollInterval, 250);
+});
+
+test("/init with a wrong configuration names the field", async () => {
+  await using scenario = await Scenario.start();
+  const answer = await scenario.worker.request<Refusal>("POST", "/init", { pollInterval: -1 });
+  assert.equal(answer.status, 400);
+  assert.equal(answer.body.error.retryable, false);
+  assert.match(answer.body.error.message, /pollInterval/);
+});
+
+test("/init without its publication answers with the SQL that makes it, which then does", async () => {
+  await using scenario = await Scenario.start({ publish: false });
+  const { database, worker } = scenario;
+  const answer = await worker.request<Refusal>("POST", "/init");
+  assert.equal(answer.status, 424);
+  const sql = answer.body.error.remedy?.match(/CREATE PUBLICATION \S+ FOR/)?.[0];
+  assert.ok(sql, JSON.stringify(answer.body));
+  await database.query(`${sql} TABLE items`);
+  await scenario.initialise();
+  await scenario.insert(1);
+  await worker.request("POST", "/poll");
+  assert.deepEqual(await scenario.storedItems(), [1]);
+});
+
+test("a writer that nudges with /poll finds its change in change_history when it is answered", async () => {
+  await using scenario = await Scenario.start();
+  const { worker } = scenario;
+  // Nobody listens and the next poll is an hour away: only the nudge can have stored it.
+  await scenario.initialise({ hibernationDelay: 3_600_000 });
+  for (const id of [1, 2, 3]) {
+    await scenario.insert(id);
+    const answer = await worker.request<{ position: string }>("POST", "/poll");
+    assert.equal(answer.status, 200);
+    assert.equal(answer.body.position, `1-${id}`);
+    assert.equal((await scenario.storedItems()).at(-1), id);
+  }
+});
+
+test("nobody gets in without the token, by any endpoint", async () => {
+  await using scenario = await Scenario.start();
+  const { worker } = scenario;
+  for (const path of ["/status", "/clients", "/wait-for-initial-poll", "/ws", "/anything"]) {
+    assert.equal((await worker.fetch(path)).status, 401, path);
+    assert.equal((await worker.fetch(`${path}?token=${worker.token}`)).status, 401, `${path} with the token in the URL`);
+    const wrong = { headers: { authorization: `Bearer ${worker.token}x` } };
+    assert.equal((await worker.fetch(path, wrong)).status, 401, `${path} with a wrong token`);
+  }
+  for (const path of ["/init", "/poll"]) assert.equal((await worker.fetch(path, { method: "POST" })).status, 401, path);
+  await assert.rejects(worker.connect({ token: "wrong" }), /401/);
+});
+
+test("a WebSocket is answered with the protocol that it asked for, never with its token", async () => {
+  await using scenario = await Scenario.start();
+  await scenario.initialise();
+  const feed = await scenario.worker.connect();
+  assert.equal(feed.protocol, "replication.v1");
+});
+
+test("unknown paths and methods are told apart", async () => {
+  await using scenario = await Scenario.start();
+  assert.equal((await scenario.worker.request<Refusal>("GET", "/nowhere")).status, 404);
+  assert.equal((await scenario.worker.request<Refusal>("GET", "/init")).status, 405);
+});

@@ -1,0 +1,98 @@
+// The path of one change: Postgres -> Durable Object -> change_history -> WebSocket.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Scenario } from "./support/scenario.ts";
+import { waitFor } from "./support/wait-for.ts";
+
+for (const version of [18, 15] as const) {
+  test(`an insert, an update and a delete arrive in order over the WebSocket from PostgreSQL ${version}`, async () => {
+    await using scenario = await Scenario.start({ version });
+    const { database, worker } = scenario;
+    await scenario.initialise();
+    const feed = await worker.connect();
+    const { head, epoch } = await feed.message("welcome");
+    assert.equal(head, `${epoch}-0`);
+
+    await database.query("INSERT INTO items VALUES (1, 'lamp')");
+    await database.query("UPDATE items SET name = 'desk lamp' WHERE id = 1");
+    await database.query("DELETE FROM items WHERE id = 1");
+
+    const changes = await feed.receivedChanges(3);
+    assert.deepEqual(
+      changes.map(({ id, schema, table, operation, data }) => ({ id, schema, table, operation, data })),
+      [
+        { id: 1, schema: "public", table: "items", operation: "insert", data: { id: 1, name: "lamp" } },
+        { id: 2, schema: "public", table: "items", operation: "update", data: { id: 1, name: "desk lamp" } },
+        { id: 3, schema: "public", table: "items", operation: "delete", data: { id: 1 } },
+      ],
+    );
+    for (const change of changes) {
+      assert.equal(change.epoch, epoch);
+      assert.match(change.lsn, /^[0-9A-F]+\/[0-9A-F]+$/);
+      assert.ok(Math.abs(Date.now() - Date.parse(change.committedAt)) < 60_000, change.committedAt);
+    }
+  });
+}
+
+test("what the WebSocket is sent is what change_history holds, and the slot has moved past it", async () => {
+  await using scenario = await Scenario.start();
+  const { database, worker } = scenario;
+  await scenario.initialise();
+  const feed = await worker.connect();
+  await feed.message("welcome");
+  await scenario.insert(1, 2, 3);
+  const sent = await feed.receivedChanges(3);
+
+  const stored = await database.query(
+    `SELECT id::int, lsn, epoch, xid::int, table_name AS table, operation, data, old_data AS old FROM change_history ORDER BY id`,
+  );
+  assert.deepEqual(
+    sent.map(({ id, lsn, epoch, xid, table, operation, data, old }) => ({ id, lsn, epoch, xid, table, operation, data, old })),
+    stored,
+  );
+  await waitFor("the slot stands at the last change's commit or later", async () => {
+    const [slot] = await database.query<{ past: boolean }>(
+      "SELECT confirmed_flush_lsn >= $2::pg_lsn AS past FROM pg_replication_slots WHERE slot_name = $1",
+      [database.slot, sent.at(-1)?.lsn],
+    );
+    return slot?.past;
+  });
+});
+
+test("a filtered client is sent its tables alone", async () => {
+  await using scenario = await Scenario.start({ publish: false });
+  const { database, worker } = scenario;
+  await database.query("CREATE TABLE notes (id int PRIMARY KEY)");
+  await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items, notes`);
+  await scenario.initialise();
+  const feed = await worker.connect({ tables: "notes" });
+  await feed.message("welcome");
+  await scenario.insert(1);
+  await database.query("INSERT INTO notes VALUES (7)");
+  assert.deepEqual(
+    (await feed.receivedChanges(1)).map(({ table, data }) => ({ table, data })),
+    [{ table: "notes", data: { id: 7 } }],
+  );
+});
+
+test("the system's own tables are not captured, also by a publication of all tables", async () => {
+  await using scenario = await Scenario.start({ publish: false });
+  const { database, worker } = scenario;
+  await database.query(`CREATE PUBLICATION ${database.slot} FOR ALL TABLES`);
+  await scenario.initialise();
+  const feed = await worker.connect();
+  await feed.message("welcome");
+  for (const id of [1, 2, 3]) await scenario.insert(id);
+  await feed.receivedChanges(3);
+  await worker.request("POST", "/poll");
+  const tables = await database.query("SELECT DISTINCT table_name FROM change_history");
+  assert.deepEqual(tables, [{ table_name: "items" }]);
+});
+
+test("a ping is answered with a pong", async () => {
+  await using scenario = await Scenario.start();
+  await scenario.initialise();
+  const feed = await scenario.worker.connect();
+  feed.send("ping");
+  await waitFor("a pong", () => feed.frames.includes("pong"));
+});
