@@ -16,12 +16,15 @@ use std::rc::Rc;
 
 use crate::error::{Category, Error};
 use crate::lsn::Lsn;
-use crate::pgoutput::{Begin, Commit, Message, OldTuple, Relation, Tuple};
+use crate::pgoutput::{
+    Begin, Commit, Message, OldTuple, OwnedRelation, Relation, RelationCache, RelationError, Tuple,
+};
 
 use super::batch::{Change, ChangeBatch, Operation, RelationName};
 use super::catalog::TypeCatalog;
-use super::json_buffer::json_string;
-use super::row::{CapturedColumn, Extent, Members, RowError, RowWriter, Rows};
+use super::json_buffer::json_key;
+use super::row::{BinaryValue, CapturedColumn, Extent, Members, RowWriter, Rows};
+use super::shape::Shape;
 
 /// What a change may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,22 +76,21 @@ pub enum AssembleError {
         /// Where it ends.
         found: Lsn,
     },
-    /// A change of a relation that was not described.
-    #[error("a change of relation {0}, which was not described")]
-    UnknownRelation(u32),
-    /// A tuple that does not fit its relation.
-    #[error("relation {relation}: a tuple of {found} values, but {expected} columns")]
-    TupleDoesNotFit {
-        /// `schema.table`, or `table` for the schema public.
-        relation: String,
-        /// The relation's columns.
-        expected: usize,
-        /// The tuple's values.
-        found: usize,
-    },
+    /// A row of a relation that was not described, or one that does not fit the description.
+    #[error(transparent)]
+    Relation(#[from] RelationError),
     /// A value in binary, which was not asked for.
-    #[error("relation {0}: a binary value, but text was asked for")]
-    BinaryValue(String),
+    #[error(transparent)]
+    BinaryValue(#[from] BinaryValue),
+}
+
+impl From<AssembleError> for Error {
+    fn from(error: AssembleError) -> Self {
+        match error {
+            AssembleError::Relation(error) => error.into(),
+            error => Self::new(Category::Decode, "pgoutput_out_of_order", error.to_string()),
+        }
+    }
 }
 
 impl From<AssembleError> for Error {
@@ -107,14 +109,11 @@ struct Transaction {
     skip: bool,
 }
 
+/// What is made of a relation's rows.
 #[derive(Debug)]
-enum Described {
-    /// This system's own table.
-    Excluded,
-    Captured {
-        name: Rc<RelationName>,
-        columns: Vec<CapturedColumn>,
-    },
+struct Captured {
+    name: Rc<RelationName>,
+    columns: Vec<CapturedColumn>,
 }
 
 /// Turns the messages of one peek into changes.
@@ -125,7 +124,9 @@ pub struct Assembler {
     limits: Limits,
     expected: VecDeque<(u32, Lsn)>,
     transaction: Option<Transaction>,
-    relations: HashMap<u32, Described>,
+    relations: RelationCache,
+    /// For each described relation that is not excluded.
+    captured: HashMap<u32, Captured>,
     members: Members,
 }
 
@@ -143,7 +144,8 @@ impl Assembler {
             limits,
             expected: VecDeque::new(),
             transaction: None,
-            relations: HashMap::new(),
+            relations: RelationCache::new(),
+            captured: HashMap::new(),
             members: Members::default(),
         }
     }
@@ -240,37 +242,30 @@ impl Assembler {
 
     /// Also in a skipped transaction: pgoutput describes a relation only once in a peek.
     fn describe(&mut self, relation: &Relation<'_>, types: &TypeCatalog) -> Accepted {
-        let own = (relation.schema.to_owned(), relation.name.to_owned());
-        let described = if self.excluded.contains(&own) {
-            Described::Excluded
-        } else {
-            let mut missing = Vec::new();
-            let columns = relation.columns.iter().map(|column| {
-                let mut key = json_string(column.name);
-                key.push(b':');
-                CapturedColumn {
-                    name: column.name.into(),
-                    key,
-                    is_key: column.is_key,
-                    shape: types.shape(column.type_oid, &mut missing),
-                }
-            });
-            let columns = columns.collect();
-            if !missing.is_empty() {
-                return Accepted::NeedTypes(missing);
-            }
-            Described::Captured {
-                name: Rc::new(RelationName::new(relation.schema, relation.name)),
-                columns,
-            }
-        };
-        self.relations.insert(relation.oid, described);
+        let name = (relation.schema.to_owned(), relation.name.to_owned());
+        if self.excluded.contains(&name) {
+            self.relations.insert(relation);
+            self.captured.remove(&relation.oid);
+            return Accepted::Nothing;
+        }
+        let mut missing = Vec::new();
+        let shapes: Vec<Shape> = relation
+            .columns
+            .iter()
+            .map(|column| types.shape(column.type_oid, &mut missing))
+            .collect();
+        if !missing.is_empty() {
+            return Accepted::NeedTypes(missing);
+        }
+        let relation = self.relations.insert(relation);
+        let captured = Captured::new(&relation, shapes);
+        self.captured.insert(relation.oid, captured);
         Accepted::Nothing
     }
 
     fn change(
         &mut self,
-        relation: u32,
+        oid: u32,
         rows: &ChangedRows<'_>,
         batch: &mut ChangeBatch,
     ) -> Result<Accepted, AssembleError> {
@@ -278,31 +273,18 @@ impl Assembler {
             .transaction
             .as_ref()
             .ok_or(AssembleError::OutsideTransaction(rows.operation.as_str()))?;
-        let described = self
-            .relations
-            .get(&relation)
-            .ok_or(AssembleError::UnknownRelation(relation))?;
-        let Described::Captured { name, columns } = described else {
+        let relation = self.relations.get(oid)?;
+        let Some(captured) = self.captured.get(&oid).filter(|_| !transaction.skip) else {
             return Ok(Accepted::Nothing);
         };
-        if transaction.skip {
-            return Ok(Accepted::Nothing);
-        }
-        let written = rows
-            .write(columns, &mut batch.json, &mut self.members, self.limits)
-            .map_err(|error| match error {
-                RowError::Columns { expected, found } => AssembleError::TupleDoesNotFit {
-                    relation: name.qualified().to_owned(),
-                    expected,
-                    found,
-                },
-                RowError::Binary => AssembleError::BinaryValue(name.qualified().to_owned()),
-            })?;
+        rows.check(relation)?;
+        let columns = &captured.columns;
+        let written = rows.write(columns, &mut batch.json, &mut self.members, self.limits)?;
         batch.changes.push(Change {
             lsn: transaction.end_lsn,
             xid: transaction.xid,
             committed_at: transaction.committed_at,
-            relation: Rc::clone(name),
+            relation: Rc::clone(&captured.name),
             operation: rows.operation,
             unchanged: written.unchanged,
             omitted: written.omitted,
@@ -311,6 +293,22 @@ impl Assembler {
             old: written.old,
         });
         Ok(changes(1))
+    }
+}
+
+impl Captured {
+    fn new(relation: &OwnedRelation, shapes: Vec<Shape>) -> Self {
+        let columns = relation.columns.iter().zip(shapes);
+        let columns = columns.map(|(column, shape)| CapturedColumn {
+            name: Rc::clone(&column.name),
+            key: json_key(&column.name),
+            is_key: column.is_key,
+            shape,
+        });
+        Self {
+            name: Rc::new(RelationName::new(&relation.schema, &relation.name)),
+            columns: columns.collect(),
+        }
     }
 }
 
@@ -352,13 +350,20 @@ impl<'a> ChangedRows<'a> {
         }
     }
 
+    fn check(&self, relation: &OwnedRelation) -> Result<(), RelationError> {
+        let tuples = self.data.iter().chain(&self.old);
+        tuples
+            .map(|(tuple, _)| tuple)
+            .try_for_each(|tuple| relation.check(tuple))
+    }
+
     fn write(
         &self,
         columns: &[CapturedColumn],
         json: &mut Vec<u8>,
         members: &mut Members,
         limits: Limits,
-    ) -> Result<Rows, RowError> {
+    ) -> Result<Rows, BinaryValue> {
         let mut writer = RowWriter::new(json, members, limits.max_row_bytes);
         match self.data {
             Some((tuple, extent)) => writer.data(columns, tuple, extent)?,

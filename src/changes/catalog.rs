@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::built_in;
-use super::json_buffer::json_string;
+use super::json_buffer::json_key;
 use super::shape::{Attribute, Shape};
 
 /// Types within types that are followed; Postgres forbids cycles, so this bounds only the stack.
@@ -45,7 +45,7 @@ enum Learned {
 }
 
 impl TypeCatalog {
-    /// Describes types and all that they are made of. One parameter, an `oid[]`; the columns of
+    /// Describes types and all that they are made of. One parameter, an `int8[]` of OIDs; the columns of
     /// [`TypeRow`]: `oid`, `text`, `oid`, `text`.
     ///
     /// `to_jsonb` asks whether a type that is not built in has a cast to `json` (a function, be the
@@ -55,31 +55,32 @@ impl TypeCatalog {
 WITH RECURSIVE described AS (
     SELECT t.oid, t.typtype, t.typrelid, t.typbasetype,
         CASE WHEN t.typsubscript = 'pg_catalog.array_subscript_handler'::pg_catalog.regproc
-            THEN t.typelem ELSE 0 END AS element
+            THEN t.typelem ELSE 0::pg_catalog.oid END AS element
     FROM pg_catalog.pg_type t
 ), parts AS (
-    SELECT d.oid, 'domain' AS kind, d.typbasetype AS part, '' AS detail, 0 AS position
+    SELECT d.oid, 'domain' AS kind, d.typbasetype AS part, ''::pg_catalog.text AS detail,
+        0 AS position
     FROM described d WHERE d.typtype = 'd'
     UNION ALL
-    SELECT d.oid, 'array', d.element, e.typdelim::text, 0
+    SELECT d.oid, 'array', d.element, e.typdelim::pg_catalog.text, 0
     FROM described d JOIN pg_catalog.pg_type e ON e.oid = d.element
     WHERE d.typtype = 'b' AND d.element <> 0
     UNION ALL
-    SELECT d.oid, 'composite', 0, '', 0 FROM described d WHERE d.typtype = 'c'
+    SELECT d.oid, 'composite', 0::pg_catalog.oid, '', 0 FROM described d WHERE d.typtype = 'c'
     UNION ALL
-    SELECT d.oid, 'attribute', a.atttypid, a.attname::text, a.attnum
+    SELECT d.oid, 'attribute', a.atttypid, a.attname::pg_catalog.text, a.attnum
     FROM described d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.typrelid
     WHERE d.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
     SELECT d.oid, CASE WHEN c.oid IS NULL THEN 'text' WHEN p.prosrc = 'hstore_to_json' THEN 'hstore'
-        ELSE 'cast' END, 0, '', 0
+        ELSE 'cast' END, 0::pg_catalog.oid, '', 0
     FROM described d
     LEFT JOIN pg_catalog.pg_cast c ON c.castsource = d.oid AND c.castmethod = 'f'
         AND c.casttarget = 'pg_catalog.json'::pg_catalog.regtype AND d.oid >= 16384
     LEFT JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc
     WHERE d.typtype NOT IN ('d', 'c') AND d.element = 0
 ), wanted(oid) AS (
-    SELECT pg_catalog.unnest($1::pg_catalog.oid[])
+    SELECT asked::pg_catalog.oid FROM pg_catalog.unnest($1::pg_catalog.int8[]) asked
     UNION
     SELECT p.part FROM wanted w JOIN parts p ON p.oid = w.oid WHERE p.part <> 0
 )
@@ -149,9 +150,8 @@ ORDER BY p.oid, p.position";
             }
             Some(Learned::Composite(attributes)) => {
                 let attribute = |(name, oid): &(String, u32)| {
-                    let mut key = json_string(name);
-                    key.push(b':');
                     let shape = self.shape_at(*oid, missing, depth);
+                    let key = json_key(name);
                     Attribute { key, shape }
                 };
                 Shape::Composite(attributes.iter().map(attribute).collect())

@@ -94,11 +94,12 @@ fn needs_escape(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// `text` as a JSON string on its own.
-pub(super) fn json_string(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len() + 2);
-    JsonBuffer::new(&mut bytes, usize::MAX).push_string(text.as_bytes());
-    bytes
+/// `name` as a JSON object's key, with the colon.
+pub(super) fn json_key(name: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(name.len() + 3);
+    JsonBuffer::new(&mut key, usize::MAX).push_string(name.as_bytes());
+    key.push(b':');
+    key
 }
 
 #[cfg(test)]
@@ -119,8 +120,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_json_string_reads_back_as_its_text(text: String) {
-            let read: String = serde_json::from_slice(&json_string(&text)).unwrap();
+        fn a_string_reads_back_as_its_text(text: String) {
+            let key = json_key(&text);
+            let read: String = serde_json::from_slice(&key[..key.len() - 1]).unwrap();
             prop_assert_eq!(read, text);
         }
     }

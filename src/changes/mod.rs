@@ -39,5 +39,6 @@ pub use assembler::{Accepted, AssembleError, Assembler, Limits};
 pub use batch::{Change, ChangeBatch, Operation, RelationName};
 pub use catalog::{TypeCatalog, TypeRow};
 pub use json_document::MAX_JSON_DEPTH;
+pub use row::BinaryValue;
 pub use session::SESSION_SETTINGS;
 pub use table_change::TableChange;

@@ -19,20 +19,12 @@ pub(super) struct CapturedColumn {
     pub(super) shape: Shape,
 }
 
-/// Why a tuple cannot be made a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RowError {
-    /// The tuple does not have one value for each column.
-    #[error("a tuple of {found} values for a relation of {expected} columns")]
-    Columns {
-        /// The relation's columns.
-        expected: usize,
-        /// The tuple's values.
-        found: usize,
-    },
-    /// A value in the send function's form, which is never asked for.
-    #[error("a binary value, where only text was asked for")]
-    Binary,
+/// A value in the send function's form, which is never asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column {column} came in binary, but text was asked for")]
+pub struct BinaryValue {
+    /// The column's name.
+    pub column: String,
 }
 
 /// Which columns of a tuple count.
@@ -102,7 +94,7 @@ impl<'a> RowWriter<'a> {
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
         extent: Extent,
-    ) -> Result<(), RowError> {
+    ) -> Result<(), BinaryValue> {
         self.object(columns, tuple, extent)?;
         self.rows.data.end = self.json.len();
         Ok(())
@@ -120,7 +112,7 @@ impl<'a> RowWriter<'a> {
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
         extent: Extent,
-    ) -> Result<(), RowError> {
+    ) -> Result<(), BinaryValue> {
         let start = self.json.len();
         self.rows.old = Some(start..start);
         self.object(columns, tuple, extent)?;
@@ -142,13 +134,7 @@ impl<'a> RowWriter<'a> {
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
         extent: Extent,
-    ) -> Result<(), RowError> {
-        if columns.len() != tuple.values.len() {
-            return Err(RowError::Columns {
-                expected: columns.len(),
-                found: tuple.values.len(),
-            });
-        }
+    ) -> Result<(), BinaryValue> {
         self.json.push(b'{');
         for (column, value) in columns.iter().zip(&tuple.values) {
             if extent == Extent::Key && !column.is_key {
@@ -159,7 +145,11 @@ impl<'a> RowWriter<'a> {
                 TupleData::Text(text) => self.member(column, Some(text)),
                 TupleData::UnchangedToast => name_once(&mut self.rows.unchanged, &column.name),
                 TupleData::Omitted => name_once(&mut self.rows.omitted, &column.name),
-                TupleData::Binary(_) => return Err(RowError::Binary),
+                TupleData::Binary(_) => {
+                    return Err(BinaryValue {
+                        column: column.name.to_string(),
+                    });
+                }
             }
         }
         self.json.push(b'}');
