@@ -93,13 +93,6 @@ impl From<AssembleError> for Error {
     }
 }
 
-impl From<AssembleError> for Error {
-    fn from(cause: AssembleError) -> Self {
-        let message = format!("the slot's messages do not make sense together: {cause}");
-        Self::new(Category::Decode, "unexpected_message", message).with_source(cause)
-    }
-}
-
 #[derive(Debug)]
 struct Transaction {
     xid: u32,
