@@ -344,7 +344,10 @@ mod tests {
     use super::*;
 
     fn fields(value: Value) -> Fields {
-        value.as_object().unwrap().clone()
+        match value {
+            Value::Object(fields) => fields,
+            _ => Fields::new(),
+        }
     }
 
     fn vars() -> Fields {
@@ -358,7 +361,7 @@ mod tests {
         assert_eq!(config.slot, "other");
         assert_eq!(config.publication, "feed");
         assert_eq!(config.poll_interval, Duration::from_millis(250));
-        assert_eq!(config.hibernation_delay, Duration::from_secs(60));
+        assert_eq!(config.hibernation_delay, Duration::from_mins(1));
     }
 
     #[test]

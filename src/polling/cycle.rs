@@ -83,7 +83,7 @@ pub struct Phases {
 const IDLE_ADVANCE_BYTES: u64 = 16 << 20;
 /// or this far, when it has not been advanced for a while.
 const IDLE_ADVANCE_SLOW_BYTES: u64 = 64 << 10;
-const IDLE_ADVANCE_AFTER: Duration = Duration::from_secs(60);
+const IDLE_ADVANCE_AFTER: Duration = Duration::from_mins(1);
 /// Another reader of the slot may store between our look at the checkpoint and its lock.
 const MAX_RACES: u32 = 5;
 
@@ -102,7 +102,7 @@ impl Cycle {
 
 /// What a transaction left to do after its commit.
 struct Stored {
-    stored: u64,
+    changes: u64,
     complete: bool,
     recent: Option<Recent>,
 }
@@ -146,7 +146,7 @@ where
         cycle.peeked_through = Some(flush);
     }
     Ok(Report {
-        stored: stored.stored,
+        stored: stored.changes,
         complete: stored.complete,
         idle: false,
         phases,
@@ -343,7 +343,7 @@ impl Store {
         if !must_move {
             connection.execute("ROLLBACK", &[]).await?;
             return Ok(Attempt::Stored(Stored {
-                stored: 0,
+                changes: 0,
                 complete,
                 recent: None,
             }));
@@ -354,7 +354,7 @@ impl Store {
         cycle.checkpoint.last_id = self.last_id;
         cycle.unconsumed = true;
         Ok(Attempt::Stored(Stored {
-            stored: self.stored,
+            changes: self.stored,
             complete,
             recent: self.recent,
         }))

@@ -28,7 +28,7 @@ pub fn policy(category: Category) -> Policy {
 }
 
 const FIRST: Duration = Duration::from_millis(500);
-const CAP: Duration = Duration::from_secs(60);
+const CAP: Duration = Duration::from_mins(1);
 
 /// How long to wait after the `failures`th failure in a row (from 1), at most a minute. `jitter`,
 /// from 0 to 1, spreads the waits of many feeds over half of that.
@@ -46,7 +46,7 @@ mod tests {
     fn waits_double_up_to_a_minute() {
         assert_eq!(backoff(1, 1.0), Duration::from_millis(500));
         assert_eq!(backoff(3, 1.0), Duration::from_secs(2));
-        assert_eq!(backoff(1_000, 1.0), Duration::from_secs(60));
+        assert_eq!(backoff(1_000, 1.0), Duration::from_mins(1));
     }
 
     #[test]

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     const INTERVAL: Duration = Duration::from_secs(1);
-    const DELAY: Duration = Duration::from_secs(60);
+    const DELAY: Duration = Duration::from_mins(1);
 
     fn next(pace: &mut Pace, outcome: Outcome, has_clients: bool) -> Next {
         pace.next(outcome, has_clients, INTERVAL, DELAY, 1.0)

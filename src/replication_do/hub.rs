@@ -3,6 +3,7 @@
 //! The registry is the platform's: sockets survive eviction with an attachment of 16 KiB, and what
 //! a client is stands there (Durable Objects documentation, "WebSocket Hibernation").
 
+use std::fmt::Write as _;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -96,17 +97,6 @@ impl Hub {
         self.sockets().iter().filter_map(attached).collect()
     }
 
-    pub(super) fn on_message(&self, socket: &WebSocket, _message: &WebSocketIncomingMessage) {
-        let error = json!({"type": "error", "code": "unknown_message", "retryable": false,
-            "message": "this server takes no messages but ping"});
-        send(socket, &error.to_string());
-    }
-
-    pub(super) fn on_close(&self, socket: &WebSocket) {
-        // Completes the closing handshake; one that has failed needs none.
-        let _ = socket.close(Some(1000), Some("bye"));
-    }
-
     /// Moves every cursor to the head: from memory where the recent changes begin at it, else by
     /// pages from the history. A client that fails is left; it resumes from its own position.
     pub(super) async fn deliver(
@@ -167,24 +157,22 @@ impl Hub {
         }
         while id < head.last_id {
             let catch_up = !client.live;
-            let (sent, through) = match recent.filter(|recent| recent.after <= id) {
-                Some(recent) => (
+            let (sent, through) = if let Some(recent) = recent.filter(|recent| recent.after <= id) {
+                (
                     send_recent(socket, &client, recent, id, catch_up),
                     head.last_id,
-                ),
-                None => {
-                    let request = PageRequest {
-                        after: id,
-                        through: head.last_id,
-                        tables: &client.tables,
-                        max_changes: PAGE_CHANGES,
-                        max_bytes: MAX_FRAME_BYTES,
-                    };
-                    let page = history::read_page(connection, request).await?;
-                    let sent =
-                        send_changes(socket, epoch, id, page.through, &page.changes, catch_up);
-                    (sent, page.through)
-                }
+                )
+            } else {
+                let request = PageRequest {
+                    after: id,
+                    through: head.last_id,
+                    tables: &client.tables,
+                    max_changes: PAGE_CHANGES,
+                    max_bytes: MAX_FRAME_BYTES,
+                };
+                let page = history::read_page(connection, request).await?;
+                let sent = send_changes(socket, epoch, id, page.through, &page.changes, catch_up);
+                (sent, page.through)
             };
             if !sent {
                 return Ok(());
@@ -201,6 +189,17 @@ impl Hub {
         attach(socket, &client);
         Ok(())
     }
+}
+
+pub(super) fn on_message(socket: &WebSocket, _message: &WebSocketIncomingMessage) {
+    let error = json!({"type": "error", "code": "unknown_message", "retryable": false,
+        "message": "this server takes no messages but ping"});
+    send(socket, &error.to_string());
+}
+
+pub(super) fn on_close(socket: &WebSocket) {
+    // Completes the closing handshake; one that has failed needs none.
+    let _ = socket.close(Some(1000), Some("bye"));
 }
 
 /// The id behind which the client's changes begin, or why it cannot resume.
@@ -292,7 +291,7 @@ fn send_changes(
         };
         if !send(
             socket,
-            &frame(now, position(epoch, from), position(epoch, to), catch_up),
+            &frame(now, &position(epoch, from), &position(epoch, to), catch_up),
         ) {
             return false;
         }
@@ -301,7 +300,7 @@ fn send_changes(
     true
 }
 
-fn frame(changes: &[StoredChange], from: String, to: String, catch_up: bool) -> String {
+fn frame(changes: &[StoredChange], from: &str, to: &str, catch_up: bool) -> String {
     let mut frame = String::from("{\"type\":\"changes\",\"changes\":[");
     for (index, change) in changes.iter().enumerate() {
         if index > 0 {
@@ -309,9 +308,11 @@ fn frame(changes: &[StoredChange], from: String, to: String, catch_up: bool) -> 
         }
         frame.push_str(&change.json);
     }
-    frame.push_str(&format!(
+    // Writing into memory cannot fail.
+    let _ = write!(
+        frame,
         "],\"from\":\"{from}\",\"to\":\"{to}\",\"catchUp\":{catch_up}}}"
-    ));
+    );
     frame
 }
 

@@ -51,7 +51,7 @@ impl DurableObject for ReplicationDO {
         socket: WebSocket,
         message: WebSocketIncomingMessage,
     ) -> worker::Result<()> {
-        self.runtime.on_message(&socket, &message);
+        hub::on_message(&socket, &message);
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl DurableObject for ReplicationDO {
         _reason: String,
         _was_clean: bool,
     ) -> worker::Result<()> {
-        self.runtime.on_close(&socket);
+        hub::on_close(&socket);
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl DurableObject for ReplicationDO {
         socket: WebSocket,
         _error: worker::Error,
     ) -> worker::Result<()> {
-        self.runtime.on_close(&socket);
+        hub::on_close(&socket);
         Ok(())
     }
 }

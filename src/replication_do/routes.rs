@@ -16,7 +16,7 @@ use crate::config::ReplicationConfig;
 use crate::error::{Category, Error};
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
 const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// Answers one request.
@@ -136,13 +136,13 @@ fn web_socket(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Respon
     let cursor = match query.get("after").map(String::as_str) {
         None => Cursor::Now,
         Some("earliest") => Cursor::Earliest,
-        Some(text) => match parse_position(text) {
-            Some((epoch, id)) => Cursor::Asked { epoch, id },
-            None => {
+        Some(text) => {
+            let Some((epoch, id)) = parse_position(text) else {
                 let message = "after must be a position, such as 1-42, or earliest";
                 return respond_error(400, "invalid_request", message, false, None);
-            }
-        },
+            };
+            Cursor::Asked { epoch, id }
+        }
     };
     let tables = query
         .get("tables")

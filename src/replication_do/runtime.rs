@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use worker::{Env, State, WebSocket, WebSocketIncomingMessage};
+use worker::{Env, State};
 
 use super::flights::{Flights, Landing, arrival};
 use super::health::{Health, Position};
@@ -20,7 +20,7 @@ use crate::workers::{log, variables};
 
 /// Cycles go on in one event for at most so long; then an alarm takes over. The platform ends an
 /// alarm after 15 minutes.
-const FLIGHT_LIMIT: Duration = Duration::from_secs(5 * 60);
+const FLIGHT_LIMIT: Duration = Duration::from_mins(5);
 /// A connection is kept from poll to poll while they follow each other at least this closely.
 const KEEP_CONNECTION: Duration = Duration::from_millis(250);
 /// Bytes of messages that are held at a time.
@@ -138,18 +138,6 @@ impl Runtime {
     pub(super) async fn on_alarm(self: &Rc<Self>) {
         // Its failure is counted and the next alarm set where it happened.
         let _ = self.poll().await;
-    }
-
-    pub(super) fn on_message(
-        self: &Rc<Self>,
-        socket: &WebSocket,
-        message: &WebSocketIncomingMessage,
-    ) {
-        self.hub.on_message(socket, message);
-    }
-
-    pub(super) fn on_close(&self, socket: &WebSocket) {
-        self.hub.on_close(socket);
     }
 
     async fn fly(self: Rc<Self>) {

@@ -53,12 +53,11 @@ where
     if Checkpoint::read(connection, name).await?.is_some() {
         return Ok(());
     }
-    let start = match existing.and_then(|slot| slot.confirmed_flush_lsn) {
-        Some(confirmed) => confirmed,
-        None => {
-            server.check_slot_room()?;
-            slot::create(connection, name).await?
-        }
+    let start = if let Some(confirmed) = existing.and_then(|slot| slot.confirmed_flush_lsn) {
+        confirmed
+    } else {
+        server.check_slot_room()?;
+        slot::create(connection, name).await?
     };
     Checkpoint::insert(connection, name, start, server).await
 }

@@ -28,7 +28,10 @@ impl Storage {
     /// Makes the table. Called once for each life of the object, before anything else.
     pub(crate) fn prepare(&self) -> Result<()> {
         let table = "CREATE TABLE IF NOT EXISTS feed (key TEXT PRIMARY KEY, value TEXT NOT NULL)";
-        self.sql.exec(table, None).map(drop).map_err(failed)
+        self.sql
+            .exec(table, None)
+            .map(drop)
+            .map_err(|cause| failed(&cause))
     }
 
     /// The value of `key`, when there is one that reads as a `T`.
@@ -37,8 +40,8 @@ impl Storage {
         let rows = self
             .sql
             .exec(select, vec![SqlStorageValue::from(key)])
-            .map_err(failed)?;
-        let rows: Vec<Stored> = rows.to_array().map_err(failed)?;
+            .map_err(|cause| failed(&cause))?;
+        let rows: Vec<Stored> = rows.to_array().map_err(|cause| failed(&cause))?;
         Ok(rows
             .first()
             .and_then(|row| serde_json::from_str(&row.value).ok()))
@@ -53,11 +56,14 @@ impl Storage {
         let upsert = "INSERT INTO feed (key, value) VALUES (?, ?) \
                       ON CONFLICT (key) DO UPDATE SET value = excluded.value";
         let params = vec![SqlStorageValue::from(key), SqlStorageValue::from(text)];
-        self.sql.exec(upsert, params).map(drop).map_err(failed)
+        self.sql
+            .exec(upsert, params)
+            .map(drop)
+            .map_err(|cause| failed(&cause))
     }
 }
 
-fn failed(cause: worker::Error) -> Error {
+fn failed(cause: &worker::Error) -> Error {
     Error::new(
         Category::Storage,
         "object_storage",
