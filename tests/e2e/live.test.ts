@@ -59,6 +59,27 @@ test("what the WebSocket is sent is what change_history holds, and the slot has 
   });
 });
 
+test("/init with tables makes the publication, and an integer beyond a double arrives unrounded", async (t) => {
+  const scenario = await Scenario.start(t, { publish: false });
+  const { database, worker } = scenario;
+  await database.query("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");
+  await scenario.initialise({ tables: ["orders"] });
+  const feed = await worker.connect();
+  await feed.message("welcome");
+  await database.query("INSERT INTO orders VALUES (9007199254740993, 'first')");
+  await database.query("UPDATE orders SET note = 'second'");
+  await scenario.insert(1);
+  await database.query("DELETE FROM orders");
+  assert.deepEqual(
+    (await feed.receivedChanges(3)).map(({ id, table, operation, data }) => ({ id, table, operation, data })),
+    [
+      { id: 1, table: "orders", operation: "insert", data: { id: "9007199254740993", note: "first" } },
+      { id: 2, table: "orders", operation: "update", data: { id: "9007199254740993", note: "second" } },
+      { id: 3, table: "orders", operation: "delete", data: { id: "9007199254740993" } },
+    ],
+  );
+});
+
 test("a filtered client is sent its tables alone", async (t) => {
   const scenario = await Scenario.start(t, { publish: false });
   const { database, worker } = scenario;
