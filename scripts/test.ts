@@ -15,10 +15,12 @@ import { Failure, lastLines, main, pathWith, root, say, step } from "./steps.ts"
 const parts = ["lint", "rust", "e2e"] as const;
 type Part = (typeof parts)[number];
 
-/** Servers for tests keep nothing, so they need not wait for the disk. */
+/**
+ * Servers for tests keep nothing, so they need not wait for the disk. Commits still flush, which
+ * costs little without fsync: a change is there for logical decoding only once it is flushed.
+ */
 const settings = {
   fsync: "off",
-  synchronous_commit: "off",
   full_page_writes: "off",
   max_connections: 200,
   max_wal_senders: 20,

@@ -22,8 +22,8 @@ interface Refusal {
   error: { code: string; message: string; retryable: boolean; remedy?: string };
 }
 
-test("before /init the status says so, and the database is untouched", async () => {
-  await using scenario = await Scenario.start();
+test("before /init the status says so, and the database is untouched", async (t) => {
+  const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   const status = await worker.request<Status>("GET", "/status");
   assert.equal(status.status, 200);
@@ -34,16 +34,16 @@ test("before /init the status says so, and the database is untouched", async () 
   assert.deepEqual(tables, []);
 });
 
-test("before /init the initial poll is not waited for in vain", async () => {
-  await using scenario = await Scenario.start();
+test("before /init the initial poll is not waited for in vain", async (t) => {
+  const scenario = await Scenario.start(t);
   const answer = await scenario.worker.request<Refusal>("GET", "/wait-for-initial-poll");
   assert.equal(answer.status, 409);
   assert.equal(answer.body.error.code, "not_initialized");
   assert.match(answer.body.error.remedy ?? "", /POST \/init/);
 });
 
-test("the status agrees with the database", async () => {
-  await using scenario = await Scenario.start();
+test("the status agrees with the database", async (t) => {
+  const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise();
   const feed = await worker.connect();
@@ -66,8 +66,8 @@ test("the status agrees with the database", async () => {
   assert.equal(body.slot?.walStatus, "reserved");
 });
 
-test("/clients lists who is connected, where each stands, and nobody who has gone", async () => {
-  await using scenario = await Scenario.start();
+test("/clients lists who is connected, where each stands, and nobody who has gone", async (t) => {
+  const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise();
   const staying = await worker.connect({ client: "staying" });
@@ -90,8 +90,8 @@ test("/clients lists who is connected, where each stands, and nobody who has gon
   assert.deepEqual((await list()).map((client) => client.id), ["staying"]);
 });
 
-test("once the initial poll is answered for, what waited in the slot is in change_history", async () => {
-  await using scenario = await Scenario.start();
+test("once the initial poll is answered for, what waited in the slot is in change_history", async (t) => {
+  const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await database.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [database.slot]);
   await scenario.insert(1, 2, 3, 4, 5);
@@ -102,8 +102,8 @@ test("once the initial poll is answered for, what waited in the slot is in chang
   assert.deepEqual(answer.body, { complete: true, position: "1-5" });
 });
 
-test("/init twice is /init once", async () => {
-  await using scenario = await Scenario.start();
+test("/init twice is /init once", async (t) => {
+  const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise();
   await scenario.insert(1);
@@ -116,8 +116,8 @@ test("/init twice is /init once", async () => {
   assert.deepEqual(slots, [{ slot_name: database.slot }]);
 });
 
-test("/init applies a changed configuration, and keeps it when the object is evicted", async () => {
-  await using scenario = await Scenario.start();
+test("/init applies a changed configuration, and keeps it when the object is evicted", async (t) => {
+  const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise();
   await scenario.initialise({ pollInterval: 250 });
@@ -126,16 +126,16 @@ test("/init applies a changed configuration, and keeps it when the object is evi
   assert.equal(body.config?.pollInterval, 250);
 });
 
-test("/init with a wrong configuration names the field", async () => {
-  await using scenario = await Scenario.start();
+test("/init with a wrong configuration names the field", async (t) => {
+  const scenario = await Scenario.start(t);
   const answer = await scenario.worker.request<Refusal>("POST", "/init", { pollInterval: -1 });
   assert.equal(answer.status, 400);
   assert.equal(answer.body.error.retryable, false);
   assert.match(answer.body.error.message, /pollInterval/);
 });
 
-test("/init without its publication answers with the SQL that makes it, which then does", async () => {
-  await using scenario = await Scenario.start({ publish: false });
+test("/init without its publication answers with the SQL that makes it, which then does", async (t) => {
+  const scenario = await Scenario.start(t, { publish: false });
   const { database, worker } = scenario;
   const answer = await worker.request<Refusal>("POST", "/init");
   assert.equal(answer.status, 424);
@@ -148,8 +148,8 @@ test("/init without its publication answers with the SQL that makes it, which th
   assert.deepEqual(await scenario.storedItems(), [1]);
 });
 
-test("a writer that nudges with /poll finds its change in change_history when it is answered", async () => {
-  await using scenario = await Scenario.start();
+test("a writer that nudges with /poll finds its change in change_history when it is answered", async (t) => {
+  const scenario = await Scenario.start(t);
   const { worker } = scenario;
   // Nobody listens and the next poll is an hour away: only the nudge can have stored it.
   await scenario.initialise({ hibernationDelay: 3_600_000 });
@@ -162,8 +162,8 @@ test("a writer that nudges with /poll finds its change in change_history when it
   }
 });
 
-test("nobody gets in without the token, by any endpoint", async () => {
-  await using scenario = await Scenario.start();
+test("nobody gets in without the token, by any endpoint", async (t) => {
+  const scenario = await Scenario.start(t);
   const { worker } = scenario;
   for (const path of ["/status", "/clients", "/wait-for-initial-poll", "/ws", "/anything"]) {
     assert.equal((await worker.fetch(path)).status, 401, path);
@@ -175,15 +175,15 @@ test("nobody gets in without the token, by any endpoint", async () => {
   await assert.rejects(worker.connect({ token: "wrong" }), /401/);
 });
 
-test("a WebSocket is answered with the protocol that it asked for, never with its token", async () => {
-  await using scenario = await Scenario.start();
+test("a WebSocket is answered with the protocol that it asked for, never with its token", async (t) => {
+  const scenario = await Scenario.start(t);
   await scenario.initialise();
   const feed = await scenario.worker.connect();
   assert.equal(feed.protocol, "replication.v1");
 });
 
-test("unknown paths and methods are told apart", async () => {
-  await using scenario = await Scenario.start();
+test("unknown paths and methods are told apart", async (t) => {
+  const scenario = await Scenario.start(t);
   assert.equal((await scenario.worker.request<Refusal>("GET", "/nowhere")).status, 404);
   assert.equal((await scenario.worker.request<Refusal>("GET", "/init")).status, 405);
 });

@@ -1,6 +1,7 @@
 // The network between the Worker and Postgres breaks: every change is stored exactly once all the same.
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { test, type TestContext } from "node:test";
+import { createDatabase } from "./support/database.ts";
 import { FaultProxy } from "./support/fault-proxy.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
@@ -11,23 +12,14 @@ interface Status {
 }
 
 /** A scenario whose Worker reaches Postgres through a proxy. */
-async function throughProxy(): Promise<{ scenario: Scenario; proxy: FaultProxy }> {
-  let proxy: FaultProxy | undefined;
-  const scenario = await Scenario.start({
-    through: async (url) => {
-      const made = await FaultProxy.to(url);
-      proxy = made.proxy;
-      return made.url;
-    },
-  });
-  if (proxy === undefined) throw new Error("the proxy was not asked for");
-  return { scenario, proxy };
+async function throughProxy(t: TestContext): Promise<{ scenario: Scenario; proxy: FaultProxy }> {
+  const database = await createDatabase(t);
+  const { proxy, url } = await FaultProxy.to(t, database.url);
+  return { scenario: await Scenario.start(t, { on: database, through: url }), proxy };
 }
 
-test("a connection cut at any point of a cycle loses nothing and doubles nothing", async () => {
-  const { scenario, proxy } = await throughProxy();
-  await using _proxy = proxy;
-  await using _scenario = scenario;
+test("a connection cut at any point of a cycle loses nothing and doubles nothing", async (t) => {
+  const { scenario, proxy } = await throughProxy(t);
   const { worker } = scenario;
   await scenario.initialise({ pollInterval: 50 });
   const feed = await worker.connect();
@@ -48,10 +40,8 @@ test("a connection cut at any point of a cycle loses nothing and doubles nothing
   assert.deepEqual(feed.changes.map((change) => change.id), wanted);
 });
 
-test("while the database is down the status counts it, and everything arrives when it is back", async () => {
-  const { scenario, proxy } = await throughProxy();
-  await using _proxy = proxy;
-  await using _scenario = scenario;
+test("while the database is down the status counts it, and everything arrives when it is back", async (t) => {
+  const { scenario, proxy } = await throughProxy(t);
   const { worker } = scenario;
   await scenario.initialise({ pollInterval: 50 });
   const feed = await worker.connect();

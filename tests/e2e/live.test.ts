@@ -5,8 +5,8 @@ import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 for (const version of [18, 15] as const) {
-  test(`an insert, an update and a delete arrive in order over the WebSocket from PostgreSQL ${version}`, async () => {
-    await using scenario = await Scenario.start({ version });
+  test(`an insert, an update and a delete arrive in order over the WebSocket from PostgreSQL ${version}`, async (t) => {
+    const scenario = await Scenario.start(t, { version });
     const { database, worker } = scenario;
     await scenario.initialise();
     const feed = await worker.connect();
@@ -34,8 +34,8 @@ for (const version of [18, 15] as const) {
   });
 }
 
-test("what the WebSocket is sent is what change_history holds, and the slot has moved past it", async () => {
-  await using scenario = await Scenario.start();
+test("what the WebSocket is sent is what change_history holds, and the slot has moved past it", async (t) => {
+  const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise();
   const feed = await worker.connect();
@@ -59,8 +59,29 @@ test("what the WebSocket is sent is what change_history holds, and the slot has 
   });
 });
 
-test("a filtered client is sent its tables alone", async () => {
-  await using scenario = await Scenario.start({ publish: false });
+test("/init with tables makes the publication, and an integer beyond a double arrives unrounded", async (t) => {
+  const scenario = await Scenario.start(t, { publish: false });
+  const { database, worker } = scenario;
+  await database.query("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");
+  await scenario.initialise({ tables: ["orders"] });
+  const feed = await worker.connect();
+  await feed.message("welcome");
+  await database.query("INSERT INTO orders VALUES (9007199254740993, 'first')");
+  await database.query("UPDATE orders SET note = 'second'");
+  await scenario.insert(1);
+  await database.query("DELETE FROM orders");
+  assert.deepEqual(
+    (await feed.receivedChanges(3)).map(({ id, table, operation, data }) => ({ id, table, operation, data })),
+    [
+      { id: 1, table: "orders", operation: "insert", data: { id: "9007199254740993", note: "first" } },
+      { id: 2, table: "orders", operation: "update", data: { id: "9007199254740993", note: "second" } },
+      { id: 3, table: "orders", operation: "delete", data: { id: "9007199254740993" } },
+    ],
+  );
+});
+
+test("a filtered client is sent its tables alone", async (t) => {
+  const scenario = await Scenario.start(t, { publish: false });
   const { database, worker } = scenario;
   await database.query("CREATE TABLE notes (id int PRIMARY KEY)");
   await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items, notes`);
@@ -75,8 +96,8 @@ test("a filtered client is sent its tables alone", async () => {
   );
 });
 
-test("the system's own tables are not captured, also by a publication of all tables", async () => {
-  await using scenario = await Scenario.start({ publish: false });
+test("the system's own tables are not captured, also by a publication of all tables", async (t) => {
+  const scenario = await Scenario.start(t, { publish: false });
   const { database, worker } = scenario;
   await database.query(`CREATE PUBLICATION ${database.slot} FOR ALL TABLES`);
   await scenario.initialise();
@@ -89,8 +110,8 @@ test("the system's own tables are not captured, also by a publication of all tab
   assert.deepEqual(tables, [{ table_name: "items" }]);
 });
 
-test("a ping is answered with a pong", async () => {
-  await using scenario = await Scenario.start();
+test("a ping is answered with a pong", async (t) => {
+  const scenario = await Scenario.start(t);
   await scenario.initialise();
   const feed = await scenario.worker.connect();
   feed.send("ping");

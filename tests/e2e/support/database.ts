@@ -1,10 +1,12 @@
 // A database of its own for each test, in the Postgres that `npm test` started.
 import { randomBytes } from "node:crypto";
+import type { TestContext } from "node:test";
 import pg from "pg";
+import { afterwards } from "./afterwards.ts";
 import { waitFor } from "./wait-for.ts";
 
-/** A fresh database; disposing of it drops its replication slots and itself. */
-export interface TestDatabase extends AsyncDisposable {
+/** A fresh database. */
+export interface TestDatabase {
   readonly name: string;
   /** The superuser's connection string. */
   readonly url: string;
@@ -15,8 +17,8 @@ export interface TestDatabase extends AsyncDisposable {
   session(): Promise<pg.Client>;
 }
 
-/** Makes a database on the server of that major version. */
-export async function createDatabase(version: 15 | 16 | 17 | 18 = 18): Promise<TestDatabase> {
+/** Makes a database on the server of that major version; the test's end drops it and its slots. */
+export async function createDatabase(t: TestContext, version: 15 | 16 | 17 | 18 = 18): Promise<TestDatabase> {
   const variable = `TEST_POSTGRES_${version}`;
   const serverUrl = process.env[variable];
   if (serverUrl === undefined) throw new Error(`${variable} is not set: run these tests with \`npm test\` (or \`npm test -- e2e\`), which starts Postgres`);
@@ -27,6 +29,11 @@ export async function createDatabase(version: 15 | 16 | 17 | 18 = 18): Promise<T
   const pool = new pg.Pool({ connectionString: url, max: 2 });
   // A server that a test stops ends idle sessions; that is no error of the pool.
   pool.on("error", () => undefined);
+  afterwards(t, async () => {
+    await pool.end();
+    await drop(name, server);
+    await server.end();
+  });
   return {
     name,
     url,
@@ -37,18 +44,14 @@ export async function createDatabase(version: 15 | 16 | 17 | 18 = 18): Promise<T
       await client.connect();
       return client;
     },
-    async [Symbol.asyncDispose]() {
-      await pool.end();
-      await waitFor(`the slots of ${name} are free to drop`, async () => {
-        await server.query(
-          "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active_pid IS NOT NULL",
-          [name],
-        );
-        await server.query("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1", [name]);
-        return true;
-      });
-      await server.query(`DROP DATABASE ${name} WITH (FORCE)`);
-      await server.end();
-    },
   };
+}
+
+async function drop(name: string, server: pg.Pool): Promise<void> {
+  await waitFor(`the slots of ${name} are dropped`, async () => {
+    await server.query("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active_pid IS NOT NULL", [name]);
+    await server.query("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1", [name]);
+    return true;
+  });
+  await server.query(`DROP DATABASE ${name} WITH (FORCE)`);
 }

@@ -1,6 +1,8 @@
 // A TCP proxy that breaks connections where a test says so: the one fault injector for everything
 // between the Worker and Postgres.
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import type { TestContext } from "node:test";
+import { afterwards } from "./afterwards.ts";
 
 /** Seen from the Worker: `sent` goes to Postgres, `received` comes from it. */
 export type Direction = "sent" | "received";
@@ -21,7 +23,7 @@ interface Cut {
 }
 
 /** Stands between a client and a server, and passes everything on until told otherwise. */
-export class FaultProxy implements AsyncDisposable {
+export class FaultProxy {
   readonly counts: Counts = { connections: 0, sent: 0, received: 0 };
   readonly #server = createServer();
   readonly #target: { host: string; port: number };
@@ -35,11 +37,15 @@ export class FaultProxy implements AsyncDisposable {
     this.#server.on("connection", (client) => this.#accept(client));
   }
 
-  /** Starts a proxy to the server of a connection string, and gives it with the string through it. */
-  static async to(connectionString: string): Promise<{ proxy: FaultProxy; url: string }> {
+  /**
+   * Starts a proxy to the server of a connection string, and gives it with the string through it.
+   * It ends with the test.
+   */
+  static async to(t: TestContext, connectionString: string): Promise<{ proxy: FaultProxy; url: string }> {
     const url = new URL(connectionString);
     const proxy = new FaultProxy({ host: url.hostname, port: Number(url.port) });
     await new Promise<void>((resolve) => proxy.#server.listen(0, "127.0.0.1", resolve));
+    afterwards(t, () => proxy.#close());
     url.port = String((proxy.#server.address() as AddressInfo).port);
     return { proxy, url: url.href };
   }
@@ -90,7 +96,7 @@ export class FaultProxy implements AsyncDisposable {
     return this.#links.size;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async #close(): Promise<void> {
     this.cutNow();
     await new Promise<void>((resolve) => this.#server.close(() => resolve()));
   }

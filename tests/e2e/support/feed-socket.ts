@@ -37,7 +37,7 @@ export interface FeedOptions {
 }
 
 /** An open WebSocket on the feed. */
-export class FeedSocket implements Disposable {
+export class FeedSocket {
   /** All messages in the order of their arrival. */
   readonly messages: ServerMessage[] = [];
   /** Every frame as it came, "pong" included. */
@@ -127,9 +127,5 @@ export class FeedSocket implements Disposable {
   /** Ends the connection without a close frame, as a dead network does. */
   terminate(): void {
     this.#socket.terminate();
-  }
-
-  [Symbol.dispose](): void {
-    this.terminate();
   }
 }

@@ -1,16 +1,22 @@
 // What most tests start from: a database with one published table, and the Worker on it.
+import type { TestContext } from "node:test";
 import type { TestDatabase } from "./database.ts";
 import { createDatabase } from "./database.ts";
 import { startWorker, type RunningWorker, type WorkerOptions } from "./worker.ts";
 
-/** A change of `items`, without what differs from run to run. */
-export interface Item {
-  id: number;
-  name: string;
+/** How a scenario starts; left out, the database is a new one on PostgreSQL 18. */
+export interface ScenarioOptions extends Partial<WorkerOptions> {
+  version?: 15 | 18;
+  /** A database that the test has made already. */
+  on?: TestDatabase;
+  /** The connection string for the Worker, where it is not the database's own. */
+  through?: string;
+  /** Whether the publication is made. */
+  publish?: boolean;
 }
 
-/** A database and the Worker on it; disposing of it stops both. */
-export class Scenario implements AsyncDisposable {
+/** A database and the Worker on it; both end with the test. */
+export class Scenario {
   readonly database: TestDatabase;
   readonly worker: RunningWorker;
 
@@ -19,19 +25,13 @@ export class Scenario implements AsyncDisposable {
     this.worker = worker;
   }
 
-  /** Makes the database with a published table `items (id, name)`, and starts the Worker uninitialised. */
-  static async start(options: Partial<WorkerOptions> & { version?: 15 | 18; publish?: boolean; through?: (url: string) => Promise<string> } = {}): Promise<Scenario> {
-    const { version, publish = true, through, ...worker } = options;
-    const database = await createDatabase(version);
-    try {
-      await database.query("CREATE TABLE items (id int PRIMARY KEY, name text)");
-      if (publish) await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items`);
-      const url = through === undefined ? database.url : await through(database.url);
-      return new Scenario(database, await startWorker({ database: url, slot: database.slot, ...worker }));
-    } catch (error) {
-      await database[Symbol.asyncDispose]();
-      throw error;
-    }
+  /** Makes a published table `items (id, name)` in the database, and starts the Worker uninitialised. */
+  static async start(t: TestContext, options: ScenarioOptions = {}): Promise<Scenario> {
+    const { version, on, through, publish = true, ...worker } = options;
+    const database = on ?? (await createDatabase(t, version));
+    await database.query("CREATE TABLE items (id int PRIMARY KEY, name text)");
+    if (publish) await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items`);
+    return new Scenario(database, await startWorker(t, { database: through ?? database.url, slot: database.slot, ...worker }));
   }
 
   /** Initialises the feed, and waits until everything that was in the slot is stored. */
@@ -56,11 +56,5 @@ export class Scenario implements AsyncDisposable {
       "SELECT (data ->> 'id')::int AS item FROM change_history WHERE table_name = 'items' AND operation = 'insert' ORDER BY id",
     );
     return rows.map((row) => row.item);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    // The Worker first: it holds the slot that the database's end drops.
-    await this.worker[Symbol.asyncDispose]();
-    await this.database[Symbol.asyncDispose]();
   }
 }

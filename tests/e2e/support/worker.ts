@@ -1,6 +1,8 @@
 // The built Worker in real workerd, on a database of the test's choice.
 import { randomBytes } from "node:crypto";
+import type { TestContext } from "node:test";
 import { createTestHarness, type TestHarnessOptions } from "wrangler";
+import { afterwards, hasPassed } from "./afterwards.ts";
 import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
 
 // Local workerd would ask the network for the place of its requests, and complain where it cannot.
@@ -28,7 +30,7 @@ export interface Answer<Body> {
 }
 
 /** A running Worker. */
-export interface RunningWorker extends AsyncDisposable {
+export interface RunningWorker {
   readonly url: URL;
   /** The bearer token it asks for. */
   readonly token: string;
@@ -39,16 +41,21 @@ export interface RunningWorker extends AsyncDisposable {
   /** Opens a WebSocket on GET /ws and waits for the upgrade. */
   connect(options?: FeedOptions): Promise<FeedSocket>;
   /**
-   * Throws the object out of memory while its storage stays, as the platform does at will. Its
-   * WebSockets hibernate, as for an idle object, or close, as at a deploy.
+   * Throws the object out of memory while its storage stays, as the platform does with an idle one.
+   * Its WebSockets hibernate, or close. An object that holds a connection is not idle: see `restart`.
    */
   evict(webSockets?: "hibernate" | "close"): Promise<void>;
+  /** Ends the runtime in the middle of whatever it does, and starts it anew, as a deploy does. */
+  restart(): Promise<void>;
   /** What the Worker logged since it started. */
   logs(): string[];
 }
 
-/** Starts the Worker that `wrangler deploy --dry-run` bundled, with the production wrangler.toml. */
-export async function startWorker(options: WorkerOptions): Promise<RunningWorker> {
+/**
+ * Starts the Worker that `wrangler deploy --dry-run` bundled, with the production wrangler.toml. It
+ * ends with the test.
+ */
+export async function startWorker(t: TestContext, options: WorkerOptions): Promise<RunningWorker> {
   const token = randomBytes(16).toString("hex");
   // Wrangler reads the binding's local connection string from here when the server starts.
   process.env["CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE"] = options.database;
@@ -66,6 +73,12 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const { url } = await server.listen();
   const worker = server.getWorker();
   const sockets = new Set<FeedSocket>();
+  afterwards(t, async () => {
+    for (const socket of sockets) socket.terminate();
+    // What the Worker logged tells why a test failed.
+    if (!hasPassed(t)) server.debug();
+    await server.close();
+  });
   // There is one object for one database; its name is the Worker's own affair.
   const object = async () => {
     const [id] = await worker.listDurableObjectIds(objectClass);
@@ -91,11 +104,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       return socket;
     },
     evict: async (webSockets = "hibernate") => worker.evictDurableObject(objectClass, { ...(await object()), webSockets }),
+    restart: () => server.update((current) => current),
     logs: () => server.getLogs().map((log) => log.message),
-    async [Symbol.asyncDispose]() {
-      for (const socket of sockets) socket.terminate();
-      await server.close();
-    },
   };
 }
 
