@@ -1,6 +1,6 @@
 // Starts one of this folder's scripts under a Node that can run it: `node scripts/run.mjs dev`.
 //
-// The scripts are TypeScript and run as they are, and they need Node 24, while Debian brings
+// The scripts are TypeScript and run as they are, and wrangler needs Node 22, while Debian brings
 // Node 20. So this one file is plain JavaScript for any Node, and hands over to the Node that
 // package.json brings from npm where the one that runs it is too old.
 import { spawn } from "node:child_process";
@@ -13,10 +13,10 @@ const root = dirname(scripts);
 const [name, ...args] = process.argv.slice(2);
 const script = join(scripts, `${name}.ts`);
 
-/** Type stripping and `await using` need no flag from 24 on. */
+/** Type stripping needs no flag from 22.18 on. */
 const suffices = (version) => {
-  const [major = 0] = version.split(".").map(Number);
-  return major >= 24;
+  const [major = 0, minor = 0] = version.split(".").map(Number);
+  return major > 22 || (major === 22 && minor >= 18);
 };
 
 if (name === undefined || !existsSync(script)) {
@@ -32,9 +32,9 @@ if (name === undefined || !existsSync(script)) {
   const own = join(root, "node_modules", `node-${process.platform}-${process.arch}`, "bin", "node");
   if (!existsSync(own)) {
     console.error(
-      `Node ${process.versions.node} is too old (24 is needed), and npm has none for ` +
+      `Node ${process.versions.node} is too old (22.18 is needed), and npm has none for ` +
         `${process.platform}-${process.arch} among this project's packages.\n` +
-        "Install Node 24 or newer, then run the command again.",
+        "Install Node 22 or newer, then run the command again.",
     );
     process.exit(1);
   }
