@@ -62,10 +62,9 @@ impl Row {
         let Some(&type_oid) = self.types.get(column) else {
             return Err(ValueError::NoSuchColumn);
         };
-        let range = match self.body.ranges().nth(column) {
-            Ok(Some(range)) => range,
-            // `new` has counted them.
-            Ok(None) | Err(_) => return Err(ValueError::NoSuchColumn),
+        // `new` has counted them: there is one for each type.
+        let Ok(Some(range)) = self.body.ranges().nth(column) else {
+            return Err(ValueError::NoSuchColumn);
         };
         let buffer = self.body.buffer_bytes();
         Ok(Column {
