@@ -3,4 +3,5 @@
 
 pub mod cluster;
 pub mod faulty_stream;
+#[macro_use]
 pub mod server;

@@ -72,16 +72,28 @@ impl Database {
     pub async fn connect(&self) -> Connection<TcpStream> {
         connect(&self.url()).await
     }
+}
 
-    /// Removes it, whoever still uses it.
-    pub async fn drop(self) {
-        let mut admin = connect(&self.url).await;
+impl Drop for Database {
+    /// Removes the database, whoever still uses it.
+    fn drop(&mut self) {
+        let url = self.url.clone();
         let sql = format!(
             "DROP DATABASE {} WITH (FORCE)",
             escape_identifier(&self.name)
         );
-        admin.execute(&sql, &[]).await.unwrap();
-        admin.close().await;
+        // A runtime cannot be blocked on from inside another; a test that fails must tidy up too.
+        let tidy_up = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(async {
+                let mut admin = connect(&url).await;
+                admin.execute(&sql, &[]).await.unwrap();
+                admin.close().await;
+            });
+        });
+        let _ = tidy_up.join();
     }
 }
 
@@ -100,4 +112,23 @@ pub async fn connect(url: &DatabaseUrl) -> Connection<TcpStream> {
     Connection::connect(socket, &url.login, Limits::default())
         .await
         .unwrap()
+}
+
+/// Makes one test for each version out of an `async fn(Version)`.
+#[allow(unused_macros, reason = "each test binary uses a part of this")]
+macro_rules! on_each_version {
+    ($($name:ident),* $(,)?) => {
+        mod on_15 {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::support::server::Version::V15).await;
+            })*
+        }
+        mod on_18 {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::support::server::Version::V18).await;
+            })*
+        }
+    };
 }
