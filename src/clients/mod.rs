@@ -43,3 +43,6 @@ pub use ticket::{
     MAX_TICKET_BYTES, MAX_TICKET_LIFETIME, MIN_TICKET_SECRET_BYTES, Ticket, TicketError, TicketKey,
     WeakSecret,
 };
+
+#[cfg(test)]
+mod tests;

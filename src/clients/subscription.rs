@@ -113,6 +113,7 @@ impl Subscription {
             .iter()
             .filter(|condition| !condition.is_identity());
         let mut columns: Vec<String> = uncovered.map(|it| it.column().to_owned()).collect();
+        columns.sort_unstable();
         columns.dedup();
         if columns.is_empty() {
             return None;
