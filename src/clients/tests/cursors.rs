@@ -141,6 +141,22 @@ fn a_client_that_does_not_acknowledge_is_sent_no_more_until_it_does() {
 }
 
 #[test]
+fn every_byte_in_flight_counts_however_many_frames_it_is_in() {
+    let mut cursor = live(Some(u64::MAX));
+    for id in 101..=1_000 {
+        cursor.sent(id, 10, 0);
+    }
+    assert_eq!(cursor.unacknowledged(), Some(9_000));
+    cursor.acknowledge(at(110)).unwrap();
+    assert_eq!(cursor.unacknowledged(), Some(8_900));
+    // Remembered together with the frames after it: counts until they are acknowledged too.
+    cursor.acknowledge(at(999)).unwrap();
+    assert_eq!(cursor.unacknowledged(), Some(8_690));
+    cursor.acknowledge(at(1_000)).unwrap();
+    assert_eq!(cursor.unacknowledged(), Some(0));
+}
+
+#[test]
 fn a_full_window_does_not_keep_a_client_at_the_head_from_being_live() {
     let mut cursor = live(Some(1_000));
     cursor.sent(101, 5_000, 0);
