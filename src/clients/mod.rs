@@ -1,10 +1,11 @@
 //! What clients ask for and what they get, without any I/O.
 //!
 //! ```text
-//! upgrade: query::ConnectRequest, bearer, Ticket --+
-//! frame:   ClientMessage                           +--> View (what it may see) and Cursor (where it
-//!                                                  |    stands), kept in the socket's Attachment
-//! feed:    FeedChange --View::judge--> Visible --redact--> ChangesFrame, ServerMessage
+//! upgrade  bearer, TicketKey -> Ticket --+
+//!          ConnectRequest ---------------+--> View (what the client may see, and wants to)
+//! frames   ClientMessage ----------------+--> Cursor (where it stands, and what is due)
+//!                                                |  both kept in the socket's Attachment
+//! feed     FeedChange --View::judge--> Visible --redact--> ChangesFrame, ServerMessage
 //! ```
 
 mod attachment;

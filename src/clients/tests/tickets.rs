@@ -172,7 +172,16 @@ fn a_secret_that_is_too_short_to_sign_with_is_refused() {
 #[test]
 fn what_is_no_ticket_is_refused() {
     let long = "x".repeat(MAX_TICKET_BYTES + 1);
-    for text in ["", ".", "..", "...", "a.b.c", "a.b", &long, &FOREIGN[1..]] {
+    for text in [
+        "",
+        ".",
+        "..",
+        "...",
+        "a.b.c",
+        "a.b",
+        &long,
+        FOREIGN.trim_start_matches("ey"),
+    ] {
         assert_eq!(verify(text), Err(TicketError::Malformed), "{text:.20}");
     }
 }
