@@ -62,7 +62,7 @@ pub async fn scripted(script: &[u8]) -> (DuplexStream, DuplexStream) {
 pub async fn error_at_login(script: &[u8]) -> Error {
     let (client, _server) = scripted(script).await;
     let connection = Connection::connect(client, &login(), LIMITS).await;
-    connection.err().expect("such a login must fail")
+    connection.expect_err("such a login must fail")
 }
 
 /// A message of type `tag`.
