@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits, escape_identifier};
+use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits, Param, escape_identifier};
 use tokio::net::TcpStream;
 
 /// A PostgreSQL version that every test against a server runs on.
@@ -40,6 +40,11 @@ pub fn required_variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run npm test"))
 }
 
+/// Where and as whom the superuser logs in on the running server of a version.
+pub fn superuser(version: Version) -> DatabaseUrl {
+    required_variable(version.url_variable()).parse().unwrap()
+}
+
 /// A database of a test's own on the running server of a version.
 pub struct Database {
     url: DatabaseUrl,
@@ -50,7 +55,7 @@ impl Database {
     /// Makes an empty database.
     pub async fn create(version: Version) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let url: DatabaseUrl = required_variable(version.url_variable()).parse().unwrap();
+        let url = superuser(version);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("wire_{}_{number}", std::process::id());
         let database = Self { url, name };
@@ -75,9 +80,9 @@ impl Database {
 }
 
 impl Drop for Database {
-    /// Removes the database, whoever still uses it.
+    /// Removes the database, whoever still uses it, and its slots.
     fn drop(&mut self) {
-        let url = self.url.clone();
+        let (url, name) = (self.url.clone(), self.name.clone());
         let sql = format!(
             "DROP DATABASE {} WITH (FORCE)",
             escape_identifier(&self.name)
@@ -89,6 +94,12 @@ impl Drop for Database {
                 .build();
             runtime.unwrap().block_on(async {
                 let mut admin = connect(&url).await;
+                let drop_slots = "SELECT pg_drop_replication_slot(slot_name) \
+                    FROM pg_replication_slots WHERE database = $1 AND NOT active";
+                admin
+                    .execute(drop_slots, &[Param::Text(&name)])
+                    .await
+                    .unwrap();
                 admin.execute(&sql, &[]).await.unwrap();
                 admin.close().await;
             });

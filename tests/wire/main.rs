@@ -13,6 +13,9 @@ mod support;
 
 mod authentication;
 mod broken_socket;
+mod bulk;
 mod hostile_authentication;
 mod hostile_server;
 mod scripted;
+mod server_errors;
+mod statements;
