@@ -39,10 +39,9 @@ impl Cluster {
         if let Some((user, group)) = owner {
             chown(&folder, Some(user), Some(group)).unwrap();
         }
-        let settings = settings
-            .iter()
-            .map(|(name, value)| format!(" -c {name}={value}"))
-            .collect();
+        let settings = settings.iter().fold(String::new(), |all, (name, value)| {
+            all + &format!(" -c {name}={value}")
+        });
         let mut cluster = Self {
             bin,
             folder,
@@ -141,7 +140,7 @@ impl Cluster {
 
     fn run(&self, program: &str, arguments: &[&str]) {
         let done = self.command(program).args(arguments).status().unwrap();
-        assert!(done.success(), "{program}: see {:?}", self.folder);
+        assert!(done.success(), "{program}: see {}", self.folder.display());
     }
 
     /// A program of the server, run as its owner; what it prints goes to a file, since the server

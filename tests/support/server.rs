@@ -2,26 +2,33 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits, escape_identifier};
+use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits, Param, escape_identifier};
 use tokio::net::TcpStream;
 
-/// A PostgreSQL version that every test against a server runs on.
+/// A PostgreSQL version that tests run on: the oldest and the newest always, those between them on
+/// demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// The oldest supported.
     V15,
+    /// Only on demand.
+    V16,
+    /// Only on demand.
+    V17,
     /// The newest.
     V18,
 }
 
 impl Version {
-    /// All of them.
+    /// Those of every run.
     pub const ALL: [Self; 2] = [Self::V15, Self::V18];
 
     /// Names the superuser's URL of the running server.
     pub fn url_variable(self) -> &'static str {
         match self {
             Self::V15 => "TEST_POSTGRES_15",
+            Self::V16 => "TEST_POSTGRES_16",
+            Self::V17 => "TEST_POSTGRES_17",
             Self::V18 => "TEST_POSTGRES_18",
         }
     }
@@ -30,6 +37,8 @@ impl Version {
     pub fn bin_variable(self) -> &'static str {
         match self {
             Self::V15 => "TEST_POSTGRES_BIN_15",
+            Self::V16 => "TEST_POSTGRES_BIN_16",
+            Self::V17 => "TEST_POSTGRES_BIN_17",
             Self::V18 => "TEST_POSTGRES_BIN_18",
         }
     }
@@ -38,6 +47,11 @@ impl Version {
 /// The value of an environment variable that the test run sets.
 pub fn required_variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run npm test"))
+}
+
+/// Where and as whom the superuser logs in on the running server of a version.
+pub fn superuser(version: Version) -> DatabaseUrl {
+    required_variable(version.url_variable()).parse().unwrap()
 }
 
 /// A database of a test's own on the running server of a version.
@@ -50,7 +64,7 @@ impl Database {
     /// Makes an empty database.
     pub async fn create(version: Version) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let url: DatabaseUrl = required_variable(version.url_variable()).parse().unwrap();
+        let url = superuser(version);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("wire_{}_{number}", std::process::id());
         let database = Self { url, name };
@@ -72,16 +86,34 @@ impl Database {
     pub async fn connect(&self) -> Connection<TcpStream> {
         connect(&self.url()).await
     }
+}
 
-    /// Removes it, whoever still uses it.
-    pub async fn drop(self) {
-        let mut admin = connect(&self.url).await;
+impl Drop for Database {
+    /// Removes the database, whoever still uses it, and its slots.
+    fn drop(&mut self) {
+        let (url, name) = (self.url.clone(), self.name.clone());
         let sql = format!(
             "DROP DATABASE {} WITH (FORCE)",
             escape_identifier(&self.name)
         );
-        admin.execute(&sql, &[]).await.unwrap();
-        admin.close().await;
+        // A runtime cannot be blocked on from inside another; a test that fails must tidy up too.
+        let tidy_up = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(async {
+                let mut admin = connect(&url).await;
+                let drop_slots = "SELECT pg_drop_replication_slot(slot_name) \
+                    FROM pg_replication_slots WHERE database = $1 AND NOT active";
+                admin
+                    .execute(drop_slots, &[Param::Text(&name)])
+                    .await
+                    .unwrap();
+                admin.execute(&sql, &[]).await.unwrap();
+                admin.close().await;
+            });
+        });
+        let _ = tidy_up.join();
     }
 }
 
@@ -100,4 +132,38 @@ pub async fn connect(url: &DatabaseUrl) -> Connection<TcpStream> {
     Connection::connect(socket, &url.login, Limits::default())
         .await
         .unwrap()
+}
+
+/// Makes one test for each version out of an `async fn(Version)`. Those between the oldest and the
+/// newest run on demand: `cargo test on_16 -- --ignored`, with their `TEST_POSTGRES_*` set.
+#[allow(unused_macros, reason = "each test binary uses a part of this")]
+macro_rules! on_each_version {
+    ($($name:ident),* $(,)?) => {
+        mod on_15 {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::support::server::Version::V15).await;
+            })*
+        }
+        mod on_16 {
+            $(#[tokio::test]
+            #[ignore = "on demand"]
+            async fn $name() {
+                super::$name(crate::support::server::Version::V16).await;
+            })*
+        }
+        mod on_17 {
+            $(#[tokio::test]
+            #[ignore = "on demand"]
+            async fn $name() {
+                super::$name(crate::support::server::Version::V17).await;
+            })*
+        }
+        mod on_18 {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::support::server::Version::V18).await;
+            })*
+        }
+    };
 }
