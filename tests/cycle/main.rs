@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::format_collect,
     missing_docs
 )]
 
@@ -12,4 +13,6 @@
 #[macro_use]
 mod support;
 
+mod cuts;
 mod order;
+mod readers;

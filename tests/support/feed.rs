@@ -1,8 +1,10 @@
 //! A feed of a test's own: a database with the system's tables, a publication, a slot, and readers
 //! that run cycles on it.
 
+use std::time::{Duration, Instant};
+
 use pg_change_feed::config::{OnSlotLost, ReplicationConfig};
-use pg_change_feed::error::Result;
+use pg_change_feed::error::{Category, Error, Result};
 use pg_change_feed::polling::{self, Cycle, Feed, Report};
 use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits};
 use pg_change_feed::state;
@@ -13,6 +15,9 @@ use tokio_postgres::NoTls;
 
 use super::faulty_stream::{Faults, FaultyStream};
 use super::server::{Database, Version, connect, open_socket};
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A database with a feed. Dropping it removes both.
 pub struct TestFeed {
@@ -94,6 +99,32 @@ impl TestFeed {
     pub async fn faulty_reader(&self, faults: Faults) -> Result<Reader<FaultyStream<TcpStream>>> {
         let stream = FaultyStream::new(open_socket(&self.url).await, faults);
         Reader::resume(stream, self).await
+    }
+
+    /// As [`Self::drain`], when somebody else may still read the slot: a session whose client has
+    /// just gone, or another reader. Gives the id of the last change.
+    pub async fn drain_among_others(&self) -> i64 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stream = open_socket(&self.url).await;
+            let drained = async {
+                let mut reader = Reader::resume(stream, self).await?;
+                reader.drain().await?;
+                Ok::<_, Error>(reader)
+            };
+            match drained.await {
+                Ok(reader) => {
+                    let last_id = reader.cycle.checkpoint.last_id;
+                    reader.connection.close().await;
+                    return last_id;
+                }
+                Err(error) if error.category() == Category::SlotInUse => {
+                    assert!(Instant::now() < deadline, "{error}");
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error}: {error:?}"),
+            }
+        }
     }
 
     /// Reads with a new reader until everything is stored; gives the number of changes stored.
