@@ -23,7 +23,7 @@ use crate::pgoutput::{
 use super::batch::{Change, ChangeBatch, Operation, RelationName};
 use super::catalog::TypeCatalog;
 use super::json_buffer::json_key;
-use super::row::{BinaryValue, CapturedColumn, Extent, Members, RowWriter, Rows};
+use super::row::{BinaryValue, CapturedColumn, Extent, Members, RowWriter};
 use super::shape::Shape;
 
 /// What a change may cost.
@@ -121,6 +121,7 @@ pub struct Assembler {
     /// For each described relation that is not excluded.
     captured: HashMap<u32, Captured>,
     members: Members,
+    documents_as_text: bool,
 }
 
 impl Assembler {
@@ -140,7 +141,14 @@ impl Assembler {
             relations: RelationCache::new(),
             captured: HashMap::new(),
             members: Members::default(),
+            documents_as_text: false,
         }
+    }
+
+    /// Whether `json` and `jsonb` documents of the changes to come are given as strings of their
+    /// text: also those that `jsonb` should be able to hold.
+    pub fn write_documents_as_text(&mut self, as_text: bool) {
+        self.documents_as_text = as_text;
     }
 
     /// Announces the next transaction's commit: only it tells where the transaction ends, and every
@@ -271,8 +279,14 @@ impl Assembler {
             return Ok(Accepted::Nothing);
         };
         rows.check(relation)?;
-        let columns = &captured.columns;
-        let written = rows.write(columns, &mut batch.json, &mut self.members, self.limits)?;
+        let mut writer = RowWriter::new(
+            &mut batch.json,
+            &mut self.members,
+            self.limits.max_row_bytes,
+            self.documents_as_text,
+        );
+        rows.write(&captured.columns, &mut writer)?;
+        let written = writer.finish();
         batch.changes.push(Change {
             lsn: transaction.end_lsn,
             xid: transaction.xid,
@@ -353,11 +367,8 @@ impl<'a> ChangedRows<'a> {
     fn write(
         &self,
         columns: &[CapturedColumn],
-        json: &mut Vec<u8>,
-        members: &mut Members,
-        limits: Limits,
-    ) -> Result<Rows, BinaryValue> {
-        let mut writer = RowWriter::new(json, members, limits.max_row_bytes);
+        writer: &mut RowWriter<'_>,
+    ) -> Result<(), BinaryValue> {
         match self.data {
             Some((tuple, extent)) => writer.data(columns, tuple, extent)?,
             None => writer.empty_data(),
@@ -365,6 +376,6 @@ impl<'a> ChangedRows<'a> {
         if let Some((tuple, extent)) = self.old {
             writer.old(columns, tuple, extent)?;
         }
-        Ok(writer.finish())
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ pub(super) struct JsonBuffer<'a> {
     end: usize,
     full: bool,
     as_text: bool,
+    takes_documents: bool,
 }
 
 impl<'a> JsonBuffer<'a> {
@@ -16,7 +17,18 @@ impl<'a> JsonBuffer<'a> {
             end,
             full: false,
             as_text: false,
+            takes_documents: true,
         }
+    }
+
+    /// From now on documents are not to be embedded.
+    pub(super) fn refuse_documents(&mut self) {
+        self.takes_documents = false;
+    }
+
+    /// Whether documents may be embedded as they are.
+    pub(super) fn takes_documents(&self) -> bool {
+        self.takes_documents
     }
 
     /// Whether something was left out for want of room.

@@ -66,11 +66,17 @@ pub(super) struct RowWriter<'a> {
     members: &'a mut Vec<Member>,
     start: usize,
     budget: usize,
+    documents_as_text: bool,
     rows: Rows,
 }
 
 impl<'a> RowWriter<'a> {
-    pub(super) fn new(json: &'a mut Vec<u8>, members: &'a mut Members, budget: usize) -> Self {
+    pub(super) fn new(
+        json: &'a mut Vec<u8>,
+        members: &'a mut Members,
+        budget: usize,
+        documents_as_text: bool,
+    ) -> Self {
         members.0.clear();
         let start = json.len();
         Self {
@@ -78,6 +84,7 @@ impl<'a> RowWriter<'a> {
             members: &mut members.0,
             start,
             budget,
+            documents_as_text,
             rows: Rows {
                 data: start..start,
                 old: None,
@@ -164,6 +171,9 @@ impl<'a> RowWriter<'a> {
         let start = self.json.len();
         let end = self.start.saturating_add(self.budget.saturating_mul(2));
         let mut json = JsonBuffer::new(self.json, end);
+        if self.documents_as_text {
+            json.refuse_documents();
+        }
         json.push(&column.key);
         match text {
             None => json.push(b"null"),

@@ -36,7 +36,7 @@ fn write_shaped(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result
         Shape::Integer | Shape::Float | Shape::Numeric => return write_number(shape, text, json),
         Shape::Timestamp => write_timestamp(text, json),
         Shape::TimestampTz => write_timestamp_tz(text, json),
-        Shape::Json if fits_jsonb(text) => json.push(text),
+        Shape::Json if json.takes_documents() && fits_jsonb(text) => json.push(text),
         Shape::Json | Shape::Opaque => {
             json.mark_as_text();
             json.push_string(text);

@@ -11,4 +11,4 @@ mod write;
 
 pub use page::{Page, PageRequest, bounds, read_page};
 pub use recent::{Recent, StoredChange};
-pub use write::Writer;
+pub use write::{VALUE_REFUSED, Writer};

@@ -19,6 +19,9 @@ FROM unnest($3::text[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[], $8::te
 $10::text[], $11::int8[], $12::timestamptz[]) WITH ORDINALITY AS c(lsn, table_name, operation, \
 data, old_data, unchanged, omitted, as_text, xid, committed_at, ordinality)";
 
+/// The code of the error when Postgres refuses a value: jsonb does not take every JSON.
+pub const VALUE_REFUSED: &str = "value_refused";
+
 /// Writes batches; keeps its buffers from one to the next.
 #[derive(Debug)]
 pub struct Writer {
@@ -147,7 +150,7 @@ fn push_names(column: &mut ArrayParam, names: &[Rc<str>]) {
 fn explain(cause: crate::postgres::Error) -> Error {
     let class = cause.sqlstate().map(|state| state.class().to_owned());
     let (code, message) = match class.as_deref() {
-        Some("22" | "54") => ("value_refused", "change_history refused a value"),
+        Some("22" | "54") => (VALUE_REFUSED, "change_history refused a value"),
         Some("53") => ("no_room", "Postgres has no room for change history"),
         _ => return cause.into(),
     };

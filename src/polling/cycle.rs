@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::peek::{Peek, PeekRequest, Slice};
-use crate::changes::{Accepted, Assembler, ChangeBatch, Limits, TypeCatalog, TypeRow};
+use super::fence;
+use super::peek::{Peek, PeekRequest};
+use super::store::Store;
+use crate::changes::TypeCatalog;
 use crate::clock;
 use crate::error::{Category, Error, Result};
-use crate::history::{self, Recent};
+use crate::history::Recent;
 use crate::lsn::Lsn;
-use crate::pgoutput;
-use crate::postgres::{ArrayParam, Connection, Element, Param};
-use crate::state::{self, Checkpoint, OWN_TABLES};
+use crate::postgres::Connection;
+use crate::state::{self, Checkpoint};
 
 /// What a cycle reads, and its bounds.
 #[derive(Clone, Debug)]
@@ -35,8 +36,12 @@ pub struct Feed {
 /// again from the database.
 #[derive(Debug)]
 pub struct Cycle {
-    /// How far changes are stored, as last seen.
+    /// How far changes are stored, as last seen: also by another reader of the slot.
     pub checkpoint: Checkpoint,
+    /// From this id on, `json` and `jsonb` documents are stored as strings of their text, until
+    /// they are stored: Postgres has refused one that it was expected to take. Whoever resumes
+    /// after an error passes it on; without it the next cycle fails once more.
+    pub documents_as_text_from: Option<i64>,
     /// The flush LSN before the last peek that came back whole: nothing new until it moves.
     peeked_through: Option<Lsn>,
     /// The slot may be behind the checkpoint, since the last advance failed or is not known.
@@ -44,7 +49,7 @@ pub struct Cycle {
     /// When the slot was last seen at the checkpoint, milliseconds since the Unix epoch.
     advanced_at: u64,
     /// What is known of the types that are not built in.
-    types: TypeCatalog,
+    pub(super) types: TypeCatalog,
 }
 
 /// What one cycle did.
@@ -84,6 +89,13 @@ const IDLE_ADVANCE_BYTES: u64 = 16 << 20;
 /// or this far, when it has not been advanced for a while.
 const IDLE_ADVANCE_SLOW_BYTES: u64 = 64 << 10;
 const IDLE_ADVANCE_AFTER: Duration = Duration::from_mins(1);
+/// The defaults of role and database may be others. The fence needs a lock that waits and then sees
+/// what was committed meanwhile: at a higher level it fails instead.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE";
+/// What is stored must be on disk before the slot is advanced, else a crash of the server could
+/// lose it from both.
+const COMMIT_TO_DISK: &str = "SELECT set_config('synchronous_commit', 'on', true) \
+                              WHERE current_setting('synchronous_commit') = 'off'";
 /// Another reader of the slot may store between our look at the checkpoint and its lock.
 const MAX_RACES: u32 = 5;
 
@@ -92,6 +104,7 @@ impl Cycle {
     pub fn resume_from(checkpoint: Checkpoint) -> Self {
         Self {
             checkpoint,
+            documents_as_text_from: None,
             peeked_through: None,
             unconsumed: false,
             advanced_at: clock::now_ms(),
@@ -100,7 +113,6 @@ impl Cycle {
     }
 }
 
-/// What a transaction left to do after its commit.
 struct Stored {
     changes: u64,
     complete: bool,
@@ -172,7 +184,6 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let started = clock::now_ms();
-    connection.execute("BEGIN", &[]).await?;
     let request = PeekRequest {
         slot: &feed.slot,
         publication: &feed.publication,
@@ -181,245 +192,104 @@ where
         slice_bytes: feed.slice_bytes,
         stored_through: cycle.unconsumed.then_some(cycle.checkpoint.lsn),
     };
-    let mut peek = Peek::open(connection, request).await?;
+    let mut peek = open_peek(connection, cycle, request).await?;
     phases.peek += since(started);
 
     let started = clock::now_ms();
-    let mut store = Store::new(feed, &cycle.checkpoint);
-    cycle.types.begin_peek();
+    let mut store = Store::new(feed, cycle);
     while let Some(slice) = peek.next_slice(connection).await? {
-        store.transform(connection, &mut cycle.types, slice).await?;
-        if store.batch.is_empty() {
-            continue;
+        store.transform(connection, cycle, slice).await?;
+        if store.has_unwritten() && !store.write(connection, feed, cycle).await? {
+            return race(connection, cycle).await;
         }
-        if !store.fenced && !store.fence(connection, feed, cycle).await? {
-            connection.execute("ROLLBACK", &[]).await?;
-            return Ok(Attempt::Raced);
-        }
-        store.insert(connection).await?;
     }
     phases.store += since(started);
 
-    let started = clock::now_ms();
     // A filtered peek shows fewer messages than it read, so it cannot tell that it was whole.
     let complete = request.stored_through.is_none() && peek.messages() < feed.max_changes.into();
-    let attempt = store.finish(connection, feed, cycle, flush, complete).await;
+    let covered = if complete {
+        store.passed().max(flush)
+    } else {
+        store.passed()
+    };
+    let started = clock::now_ms();
+    let attempt = commit(connection, feed, cycle, store, covered, complete).await;
     phases.commit += since(started);
     attempt
 }
 
-/// The changes of one peek on their way into history.
-struct Store {
-    assembler: Assembler,
-    batch: ChangeBatch,
-    writer: history::Writer,
-    recent: Option<Recent>,
-    epoch: i32,
-    last_id: i64,
-    stored: u64,
-    /// The end of the last commit that the peek lists, stored or not.
-    passed: Lsn,
-    /// The checkpoint row is locked by this transaction.
-    fenced: bool,
-}
-
-impl Store {
-    fn new(feed: &Feed, checkpoint: &Checkpoint) -> Self {
-        Self {
-            assembler: Assembler::new(
-                checkpoint.lsn,
-                OWN_TABLES.map(|table| (feed.own_schema.clone(), table.to_owned())),
-                Limits {
-                    max_row_bytes: feed.max_row_bytes as usize,
-                },
-            ),
-            batch: ChangeBatch::default(),
-            writer: history::Writer::default(),
-            recent: Some(Recent::after(checkpoint.epoch, checkpoint.last_id)),
-            epoch: checkpoint.epoch,
-            last_id: checkpoint.last_id,
-            stored: 0,
-            passed: checkpoint.lsn,
-            fenced: false,
-        }
-    }
-
-    /// Decodes a slice into the batch.
-    async fn transform<S>(
-        &mut self,
-        connection: &mut Connection<S>,
-        types: &mut TypeCatalog,
-        slice: Slice,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.batch.clear();
-        for commit in slice.commits {
-            self.assembler.expect_commit(commit.xid, commit.end_lsn);
-            self.passed = self.passed.max(commit.end_lsn);
-        }
-        for message in slice.messages {
-            let whole = message.bytes.len() == message.full_len;
-            let decoded = if whole {
-                pgoutput::decode(&message.bytes)?
-            } else {
-                pgoutput::decode_prefix(&message.bytes, message.full_len)?
-            };
-            let accepted = self.assembler.accept(&decoded, types, &mut self.batch)?;
-            if let Accepted::NeedTypes(missing) = accepted {
-                look_up_types(connection, types, &missing).await?;
-                self.assembler.accept(&decoded, types, &mut self.batch)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Locks the checkpoint row, so that two readers of one slot take turns. False when another
-    /// one has stored since the checkpoint was last seen.
-    async fn fence<S>(
-        &mut self,
-        connection: &mut Connection<S>,
-        feed: &Feed,
-        cycle: &mut Cycle,
-    ) -> Result<bool>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        const LOCK: &str = "SELECT epoch, lsn, last_id FROM replication_checkpoint \
-                            WHERE slot = $1::text FOR UPDATE";
-        let row = connection
-            .query_optional(LOCK, &[Param::Text(&feed.slot)])
-            .await?;
-        let row = row.ok_or_else(|| checkpoint_gone(&feed.slot))?;
-        let (epoch, lsn, last_id) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let seen = &mut cycle.checkpoint;
-        self.fenced = (seen.epoch, seen.lsn, seen.last_id) == (epoch, lsn, last_id);
-        (seen.epoch, seen.lsn, seen.last_id) = (epoch, lsn, last_id);
-        Ok(self.fenced)
-    }
-
-    async fn insert<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let first_id = self.last_id + 1;
-        self.writer
-            .insert(connection, &self.batch, first_id, self.epoch)
-            .await?;
-        if !self
-            .recent
-            .as_mut()
-            .is_some_and(|recent| recent.push(&self.batch, first_id))
-        {
-            self.recent = None;
-        }
-        let count = self.batch.len() as u64;
-        self.last_id = self.last_id.saturating_add_unsigned(count);
-        self.stored += count;
-        Ok(())
-    }
-
-    /// Moves the checkpoint with what was stored, in the same transaction.
-    async fn finish<S>(
-        self,
-        connection: &mut Connection<S>,
-        feed: &Feed,
-        cycle: &mut Cycle,
-        flush: Lsn,
-        complete: bool,
-    ) -> Result<Attempt>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let covered = if complete {
-            self.passed.max(flush)
-        } else {
-            self.passed
-        };
-        let must_move = self.stored > 0
-            || (!complete && covered > cycle.checkpoint.lsn)
-            || idle_advance_is_due(cycle, covered);
-        if !must_move {
-            connection.execute("ROLLBACK", &[]).await?;
-            return Ok(Attempt::Stored(Stored {
-                changes: 0,
-                complete,
-                recent: None,
-            }));
-        }
-        write_checkpoint(connection, feed, cycle, covered, self.last_id).await?;
-        connection.execute("COMMIT", &[]).await?;
-        cycle.checkpoint.lsn = cycle.checkpoint.lsn.max(covered);
-        cycle.checkpoint.last_id = self.last_id;
-        cycle.unconsumed = true;
-        Ok(Attempt::Stored(Stored {
-            changes: self.stored,
-            complete,
-            recent: self.recent,
-        }))
-    }
-}
-
-async fn look_up_types<S>(
+/// Begins the transaction and opens the peek, in one round trip.
+async fn open_peek<S>(
     connection: &mut Connection<S>,
-    types: &mut TypeCatalog,
-    missing: &[u32],
-) -> Result<()>
+    cycle: &mut Cycle,
+    request: PeekRequest<'_>,
+) -> Result<Peek>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut oids = ArrayParam::new(Element::Oid);
-    for &oid in missing {
-        oids.push_oid(oid);
-    }
-    let rows = connection
-        .query(TypeCatalog::LOOKUP_SQL, &[Param::Array(&oids)])
-        .await?;
-    let described: std::result::Result<Vec<TypeRow>, crate::postgres::Error> = rows
-        .iter()
-        .map(|row| {
-            Ok(TypeRow {
-                oid: row.get(0)?,
-                kind: row.get(1)?,
-                part: row.get(2)?,
-                detail: row.get(3)?,
-            })
-        })
-        .collect();
-    types.learn(missing, described?);
-    Ok(())
+    connection.queue(BEGIN, &[])?;
+    connection.queue(COMMIT_TO_DISK, &[])?;
+    fence::queue_look(connection, request.slot)?;
+    let mut peek = Peek::queue(connection, request)?;
+    connection.send().await?;
+    connection.finish().await?;
+    connection.finish().await?;
+    // Another reader has stored, and may have gone before it advanced the slot.
+    cycle.unconsumed |=
+        fence::receive_look(connection, request.slot, &mut cycle.checkpoint).await?;
+    peek.open(connection, request).await?;
+    cycle.types.begin_peek();
+    Ok(peek)
 }
 
-/// Written only when the row still says what was read: without stored changes nothing has locked
-/// it. The sequence keeps step with the ids, for whoever looks at it.
-async fn write_checkpoint<S>(
+/// Moves the checkpoint with what was stored, in the same transaction, and ends it.
+async fn commit<S>(
     connection: &mut Connection<S>,
     feed: &Feed,
-    cycle: &Cycle,
+    cycle: &mut Cycle,
+    store: Store,
     covered: Lsn,
-    last_id: i64,
-) -> Result<()>
+    complete: bool,
+) -> Result<Attempt>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    const UPDATE: &str = "\
-UPDATE replication_checkpoint SET lsn = GREATEST(lsn, $2::pg_lsn), last_id = $3::int8, \
-updated_at = now() WHERE slot = $1::text AND epoch = $4::int4 AND last_id = $5::int8 \
-RETURNING CASE WHEN $3::int8 > $5::int8 \
-THEN setval(pg_get_serial_sequence('change_history', 'id'), $3::int8) END";
-    let params = [
-        Param::Text(&feed.slot),
-        Param::Lsn(covered),
-        Param::Int8(last_id),
-        Param::Int4(cycle.checkpoint.epoch),
-        Param::Int8(cycle.checkpoint.last_id),
-    ];
-    if connection.execute(UPDATE, &params).await? == 1 {
-        Ok(())
+    let must_move = store.stored() > 0
+        || (!complete && covered > cycle.checkpoint.lsn)
+        || idle_advance_is_due(cycle, covered);
+    let (changes, last_id, recent) = store.finish();
+    if must_move {
+        let known = &cycle.checkpoint;
+        let covered = covered.max(known.lsn);
+        if !fence::move_on(connection, &feed.slot, known, covered, last_id).await? {
+            return race(connection, cycle).await;
+        }
+        connection.execute("COMMIT", &[]).await?;
+        cycle.checkpoint.lsn = covered;
+        cycle.checkpoint.last_id = last_id;
+        cycle.unconsumed = true;
+        if changes > 0 {
+            cycle.documents_as_text_from = None;
+        }
     } else {
-        Err(slot_contended(&feed.slot))
+        connection.execute("ROLLBACK", &[]).await?;
     }
+    Ok(Attempt::Stored(Stored {
+        changes,
+        complete,
+        recent: recent.filter(|_| changes > 0),
+    }))
+}
+
+/// Gives way to another reader, who has stored what this peek gave, or some of it. It may have gone
+/// before it advanced the slot.
+async fn race<S>(connection: &mut Connection<S>, cycle: &mut Cycle) -> Result<Attempt>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.execute("ROLLBACK", &[]).await?;
+    cycle.unconsumed = true;
+    Ok(Attempt::Raced)
 }
 
 /// Traffic outside the publication moves the WAL on, and a slot that stays behind keeps all of it.
@@ -477,9 +347,4 @@ fn slot_contended(slot: &str) -> Error {
     let message = format!("another reader of the slot {slot} keeps storing its changes");
     Error::new(Category::SlotInUse, "slot_contended", message)
         .with_remedy("stop the other deployment, or give this one a slot of its own")
-}
-
-fn checkpoint_gone(slot: &str) -> Error {
-    let message = format!("the checkpoint of the slot {slot} is gone");
-    Error::new(Category::Configuration, "not_initialized", message).with_remedy("call POST /init")
 }

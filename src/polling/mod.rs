@@ -12,9 +12,11 @@
 //! anywhere leaves a slot at or behind the checkpoint, and what it gives again is skipped.
 
 mod cycle;
+mod fence;
 mod peek;
 mod policy;
 mod schedule;
+mod store;
 
 pub use cycle::{Cycle, Feed, Phases, Report, run};
 pub use policy::{Policy, backoff, policy};

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::changes::SESSION_SETTINGS;
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, Param};
+use crate::postgres::{self, Connection, Param, SqlState};
 
 /// Where a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,27 @@ pub(super) struct Slice {
 // The first FETCH is small, since nothing is known yet of how large the rows are.
 const FIRST_FETCH_ROWS: u32 = 256;
 const MAX_FETCH_ROWS: u32 = 16_384;
+// Behind the commits rows of any size may come.
+const COMMITS_FETCH_ROWS: u32 = 1_024;
+
+const UNDEFINED_OBJECT: &str = "42704";
+const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
+
+/// Fixes the session for the transaction, and tells whether slot and publication are there.
+///
+/// The level of messages too: a warning is all that tells of changes left out.
+fn prepare() -> String {
+    let settings: Vec<String> = SESSION_SETTINGS
+        .iter()
+        .chain(&[("client_min_messages", "warning")])
+        .map(|(name, value)| format!("set_config('{name}', '{value}', true)"))
+        .collect();
+    format!(
+        "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1::name), \
+         EXISTS (SELECT FROM pg_publication WHERE pubname = $2::name), {}",
+        settings.join(", ")
+    )
+}
 
 /// SCROLL, so that rows beyond the slice's bytes can be given back and fetched again. The function
 /// runs once: a materialised CTE that two scans read.
@@ -94,21 +115,15 @@ fn declare(filtered: bool) -> String {
 }
 
 impl Peek {
-    /// Fixes the session's output format for this transaction and opens the cursor. The caller has
-    /// begun the transaction.
-    pub(super) async fn open<S>(
-        connection: &mut Connection<S>,
-        request: PeekRequest<'_>,
-    ) -> Result<Self>
+    /// Queues what fixes the session's output format for this transaction, and the cursor. The
+    /// caller has queued the transaction's begin, sends, takes in what it has queued before, and
+    /// calls [`Self::open`].
+    pub(super) fn queue<S>(connection: &mut Connection<S>, request: PeekRequest<'_>) -> Result<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let settings: Vec<String> = SESSION_SETTINGS
-            .iter()
-            .map(|(name, value)| format!("set_config('{name}', '{value}', true)"))
-            .collect();
-        let settings = format!("SELECT {}", settings.join(", "));
-        connection.queue(&settings, &[])?;
+        let names = [Param::Text(request.slot), Param::Text(request.publication)];
+        connection.queue(&prepare(), &names)?;
 
         let publication = escape_identifier(request.publication);
         let max_changes = i32::try_from(request.max_changes).unwrap_or(i32::MAX);
@@ -122,19 +137,48 @@ impl Peek {
         params.extend(request.stored_through.map(Param::Lsn));
         connection.queue(&declare(request.stored_through.is_some()), &params)?;
 
-        let mut peek = Self {
+        let peek = Self {
             slice_bytes: request.slice_bytes,
             fetch_rows: FIRST_FETCH_ROWS,
             ahead: None,
             messages: 0,
         };
         peek.queue_fetch(connection)?;
-        connection.send().await?;
-        connection.finish().await?;
-        connection.finish().await?;
-        let first = peek.receive(connection).await?;
-        peek.ahead = Some(first);
         Ok(peek)
+    }
+
+    /// Takes in the first slice. This is when Postgres decodes.
+    pub(super) async fn open<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+        request: PeekRequest<'_>,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let found = connection.next_row().await?.ok_or(postgres::Error::NoRow)?;
+        let missing = Missing {
+            slot: !found.get::<bool>(0)?,
+            publication: !found.get::<bool>(1)?,
+        };
+        connection.finish().await?;
+        let first = async {
+            connection.finish().await?;
+            self.receive(connection).await
+        };
+        let first = first
+            .await
+            .map_err(|cause| missing.explain(request, cause))?;
+        // From PostgreSQL 18 on, pgoutput leaves out changes whose publication was not there when
+        // they were written, with no more than a warning. Going on would lose them silently.
+        let skipped = connection
+            .take_notices()
+            .find(|notice| notice.sqlstate().as_str() == OBJECT_NOT_IN_PREREQUISITE_STATE);
+        if let Some(warning) = skipped {
+            return Err(missing.publication_gap(request).with_source(warning));
+        }
+        self.ahead = Some(first);
+        Ok(())
     }
 
     /// Messages given out so far.
@@ -156,8 +200,7 @@ impl Peek {
         if !slice.is_last {
             self.queue_fetch(connection)?;
             connection.send().await?;
-            let next = self.receive(connection).await?;
-            self.ahead = Some(next);
+            self.ahead = Some(self.receive(connection).await?);
         }
         self.messages += slice.messages.len() as u64;
         Ok(Some(slice))
@@ -173,7 +216,10 @@ impl Peek {
 
     /// Receives the rows of one FETCH. Those beyond the slice's bytes are not kept but given back
     /// to the cursor, so that memory is bounded whatever the rows' sizes are.
-    async fn receive<S>(&mut self, connection: &mut Connection<S>) -> Result<Slice>
+    async fn receive<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+    ) -> std::result::Result<Slice, postgres::Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -203,7 +249,6 @@ impl Peek {
                 }
             }
         }
-        refuse_skipped_publication(connection)?;
         let ended = kept + given_back < self.fetch_rows;
         slice.is_last = ended && given_back == 0;
         if given_back > 0 {
@@ -213,38 +258,75 @@ impl Peek {
                 .execute(&format!("MOVE BACKWARD {steps} FROM peek_cursor"), &[])
                 .await?;
         }
-        self.fetch_rows = next_fetch_rows(self.fetch_rows, kept, bytes, self.slice_bytes);
+        self.fetch_rows = next_fetch_rows(slice.messages.len(), bytes, self.slice_bytes);
         Ok(slice)
     }
 }
 
-/// Aims at half the slice's bytes by the size of the rows just seen, growing fourfold at most.
-fn next_fetch_rows(asked: u32, kept: u32, bytes: usize, slice_bytes: usize) -> u32 {
-    let per_row = (bytes / (kept.max(1) as usize)).max(1);
-    let fitting = u32::try_from(slice_bytes / 2 / per_row).unwrap_or(u32::MAX);
-    fitting.clamp(1, asked.saturating_mul(4).min(MAX_FETCH_ROWS))
+/// Aims at half the slice's bytes by the size of the messages just seen, growing fourfold at most.
+fn next_fetch_rows(messages: usize, bytes: usize, slice_bytes: usize) -> u32 {
+    if messages == 0 {
+        return COMMITS_FETCH_ROWS;
+    }
+    let per_message = (bytes / messages).max(1);
+    let fitting = u32::try_from(slice_bytes / 2 / per_message).unwrap_or(u32::MAX);
+    let grown = u32::try_from(messages)
+        .unwrap_or(u32::MAX)
+        .saturating_mul(4);
+    fitting.clamp(1, grown.clamp(FIRST_FETCH_ROWS, MAX_FETCH_ROWS))
 }
 
-/// From PostgreSQL 18 on, pgoutput leaves out changes whose publication was not there when they
-/// were written, with no more than a warning. Going on would lose them silently.
-fn refuse_skipped_publication<S>(connection: &mut Connection<S>) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
-    let skipped = connection
-        .take_notices()
-        .into_iter()
-        .find(|notice| notice.sqlstate().as_str() == OBJECT_NOT_IN_PREREQUISITE_STATE);
-    match skipped {
-        None => Ok(()),
-        Some(notice) => {
-            let message = "the publication was missing when some of the changes were written";
-            Err(
-                Error::new(Category::PublicationMissing, "publication_gap", message)
-                    .with_source(notice),
-            )
+/// What the peek needs and does not find: Postgres has one SQLSTATE for both.
+#[derive(Clone, Copy)]
+struct Missing {
+    slot: bool,
+    publication: bool,
+}
+
+impl Missing {
+    fn explain(self, request: PeekRequest<'_>, cause: postgres::Error) -> Error {
+        match cause.sqlstate().as_ref().map(SqlState::as_str) {
+            Some(UNDEFINED_OBJECT) if self.slot => {
+                let message = format!("the replication slot {} does not exist", request.slot);
+                Error::new(Category::SlotMissing, "slot_missing", message).with_source(cause)
+            }
+            Some(UNDEFINED_OBJECT) => self.publication_gap(request).with_source(cause),
+            Some(OBJECT_NOT_IN_PREREQUISITE_STATE) => {
+                let message = format!(
+                    "the replication slot {} can no longer be read",
+                    request.slot
+                );
+                Error::new(Category::SlotLost, "slot_lost", message).with_source(cause)
+            }
+            _ => cause.into(),
         }
+    }
+
+    /// Also when the publication is there again: decoding sees the catalogue of the time at which
+    /// a change was written.
+    fn publication_gap(self, request: PeekRequest<'_>) -> Error {
+        let PeekRequest {
+            slot, publication, ..
+        } = request;
+        let (code, message) = if self.publication {
+            let message = format!("the publication {publication} does not exist");
+            ("publication_missing", message)
+        } else {
+            let message =
+                format!("the publication {publication} was missing when changes were written");
+            ("publication_gap", message)
+        };
+        let create = if self.publication {
+            "CREATE PUBLICATION it again; then run "
+        } else {
+            "run "
+        };
+        Error::new(Category::PublicationMissing, code, message).with_remedy(format!(
+            "what was written without the publication cannot be read any more; to go on with a \
+             new epoch, in which every client reloads, {create}SELECT \
+             pg_drop_replication_slot('{slot}'); and call POST /init with \
+             {{\"onSlotLost\":\"recover\"}}"
+        ))
     }
 }
 
@@ -254,12 +336,14 @@ mod tests {
 
     #[test]
     fn the_next_fetch_aims_at_half_a_slice_and_grows_fourfold_at_most() {
-        assert_eq!(next_fetch_rows(256, 256, 256 * 100, 1 << 20), 1024);
-        assert_eq!(next_fetch_rows(1024, 1024, 1024 * 1024, 1 << 20), 512);
-        assert_eq!(
-            next_fetch_rows(16_384, 16_384, 16_384, 1 << 30),
-            MAX_FETCH_ROWS
-        );
-        assert_eq!(next_fetch_rows(256, 1, 8 << 20, 1 << 20), 1);
+        assert_eq!(next_fetch_rows(256, 256 * 100, 1 << 20), 1024);
+        assert_eq!(next_fetch_rows(1024, 1024 * 1024, 1 << 20), 512);
+        assert_eq!(next_fetch_rows(16_384, 16_384, 1 << 30), MAX_FETCH_ROWS);
+        assert_eq!(next_fetch_rows(1, 8 << 20, 1 << 20), 1);
+    }
+
+    #[test]
+    fn commits_tell_nothing_of_the_size_of_rows() {
+        assert_eq!(next_fetch_rows(0, 0, 1 << 20), COMMITS_FETCH_ROWS);
     }
 }

@@ -1,7 +1,12 @@
-//! What integration tests share: real servers, and a socket that fails on demand.
+//! What integration tests share: real servers, a socket that fails on demand, feeds with changes
+//! to read, and what must be true of the history they leave.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod cluster;
 pub mod faulty_stream;
+pub mod feed;
+pub mod history;
+pub mod replay;
 #[macro_use]
 pub mod server;
+pub mod workload;

@@ -5,23 +5,30 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits, Param, escape_identifier};
 use tokio::net::TcpStream;
 
-/// A PostgreSQL version that every test against a server runs on.
+/// A PostgreSQL version that tests run on: the oldest and the newest always, those between them on
+/// demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// The oldest supported.
     V15,
+    /// Only on demand.
+    V16,
+    /// Only on demand.
+    V17,
     /// The newest.
     V18,
 }
 
 impl Version {
-    /// All of them.
+    /// Those of every run.
     pub const ALL: [Self; 2] = [Self::V15, Self::V18];
 
     /// Names the superuser's URL of the running server.
     pub fn url_variable(self) -> &'static str {
         match self {
             Self::V15 => "TEST_POSTGRES_15",
+            Self::V16 => "TEST_POSTGRES_16",
+            Self::V17 => "TEST_POSTGRES_17",
             Self::V18 => "TEST_POSTGRES_18",
         }
     }
@@ -30,6 +37,8 @@ impl Version {
     pub fn bin_variable(self) -> &'static str {
         match self {
             Self::V15 => "TEST_POSTGRES_BIN_15",
+            Self::V16 => "TEST_POSTGRES_BIN_16",
+            Self::V17 => "TEST_POSTGRES_BIN_17",
             Self::V18 => "TEST_POSTGRES_BIN_18",
         }
     }
@@ -125,7 +134,8 @@ pub async fn connect(url: &DatabaseUrl) -> Connection<TcpStream> {
         .unwrap()
 }
 
-/// Makes one test for each version out of an `async fn(Version)`.
+/// Makes one test for each version out of an `async fn(Version)`. Those between the oldest and the
+/// newest run on demand: `cargo test on_16 -- --ignored`, with their `TEST_POSTGRES_*` set.
 #[allow(unused_macros, reason = "each test binary uses a part of this")]
 macro_rules! on_each_version {
     ($($name:ident),* $(,)?) => {
@@ -133,6 +143,20 @@ macro_rules! on_each_version {
             $(#[tokio::test]
             async fn $name() {
                 super::$name(crate::support::server::Version::V15).await;
+            })*
+        }
+        mod on_16 {
+            $(#[tokio::test]
+            #[ignore = "on demand"]
+            async fn $name() {
+                super::$name(crate::support::server::Version::V16).await;
+            })*
+        }
+        mod on_17 {
+            $(#[tokio::test]
+            #[ignore = "on demand"]
+            async fn $name() {
+                super::$name(crate::support::server::Version::V17).await;
             })*
         }
         mod on_18 {

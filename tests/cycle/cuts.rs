@@ -1,0 +1,164 @@
+//! The connection breaks, at every point there is.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use pg_change_feed::error::Category;
+
+use crate::support::faulty_stream::{Cut, Faults, FaultyStream};
+use crate::support::feed::{Reader, TestFeed};
+use crate::support::history::read_sound_history;
+use crate::support::server::{Version, open_socket};
+
+on_each_version!(
+    cut_after_any_byte_of_a_small_cycle_nothing_is_lost_or_doubled,
+    cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_doubled,
+    a_socket_that_moves_one_byte_at_a_time_carries_a_cycle,
+    an_answer_to_commit_that_is_lost_loses_and_doubles_nothing,
+);
+
+const ITEMS: &str = "CREATE TABLE items (id bigserial PRIMARY KEY, note text)";
+
+/// What one cycle reads and writes, from after the login and the resuming.
+struct Traffic {
+    read: Range<u64>,
+    written: Range<u64>,
+}
+
+impl Traffic {
+    /// Measures one cycle over `count` new rows.
+    async fn measure(feed: &TestFeed, count: u64) -> Self {
+        write(feed, &feed.client().await, count).await;
+        let stream = FaultyStream::new(open_socket(feed.url()).await, Faults::default());
+        let traffic = stream.traffic();
+        let mut reader = Reader::resume(stream, feed).await.unwrap();
+        let before = (traffic.read(), traffic.written());
+        assert_eq!(reader.poll().await.unwrap().stored, count);
+        Self {
+            read: before.0..traffic.read(),
+            written: before.1..traffic.written(),
+        }
+    }
+
+    /// Every `step`th place where the cycle can be cut, in both directions.
+    fn cuts(&self, step: usize) -> Vec<Faults> {
+        let cut = |nth| [Cut::Close, Cut::Reset][nth % 2];
+        let reads = self.read.clone().step_by(step).enumerate();
+        let reads = reads.map(|(nth, read_limit)| Faults {
+            read_limit,
+            cut: cut(nth),
+            ..Faults::default()
+        });
+        let writes = self.written.clone().step_by(step).enumerate();
+        let writes = writes.map(|(nth, write_limit)| Faults {
+            write_limit,
+            cut: cut(nth),
+            ..Faults::default()
+        });
+        reads.chain(writes).collect()
+    }
+}
+
+async fn write(_: &TestFeed, client: &tokio_postgres::Client, count: u64) {
+    let insert =
+        format!("INSERT INTO items (note) SELECT repeat('x', 30) FROM generate_series(1, {count})");
+    client.batch_execute(&insert).await.unwrap();
+}
+
+/// Cuts a cycle at each of `cuts`, each time over `count` new rows, and then reads on.
+async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) {
+    let client = feed.client().await;
+    let mut expected = read_sound_history(feed).await.len() as u64;
+    let mut broken = 0;
+    for &faults in cuts {
+        write(feed, &client, count).await;
+        expected += count;
+        let cut = async { feed.faulty_reader(faults).await?.poll().await };
+        let error = match cut.await {
+            Err(error) => Some(error),
+            // Only the advance is left to fail without the cycle failing.
+            Ok(report) => report.advance_error,
+        };
+        if let Some(error) = error {
+            let category = error.category();
+            assert!(
+                matches!(category, Category::Connection | Category::SlotInUse),
+                "{faults:?}: {error:?}"
+            );
+            broken += 1;
+        }
+        let last_id = feed.drain_among_others().await;
+        assert_eq!(last_id.cast_unsigned(), expected, "{faults:?}");
+    }
+    assert!(
+        broken * 10 >= cuts.len() * 9,
+        "only {broken} of {} cuts broke a cycle",
+        cuts.len()
+    );
+    let history = read_sound_history(feed).await;
+    let ids: HashSet<i64> = history
+        .iter()
+        .map(|change| change.data["id"].as_i64().unwrap())
+        .collect();
+    assert_eq!(ids.len() as u64, expected, "a change is there twice");
+    assert_eq!(history.len() as u64, expected);
+}
+
+async fn cut_after_any_byte_of_a_small_cycle_nothing_is_lost_or_doubled(version: Version) {
+    let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
+    let traffic = Traffic::measure(&feed, 1).await;
+    let cuts = traffic.cuts(1);
+    println!("{} cuts", cuts.len());
+    cut_and_read_on(&feed, &cuts, 1).await;
+}
+
+async fn cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_doubled(
+    version: Version,
+) {
+    let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
+    // Some ten slices.
+    feed.feed.slice_bytes = 2 << 10;
+    let traffic = Traffic::measure(&feed, 300).await;
+    let bytes = traffic.read.end - traffic.read.start + traffic.written.end - traffic.written.start;
+    let cuts = traffic.cuts((bytes / 2_000) as usize);
+    println!("{} cuts in {bytes} bytes", cuts.len());
+    cut_and_read_on(&feed, &cuts, 300).await;
+}
+
+async fn a_socket_that_moves_one_byte_at_a_time_carries_a_cycle(version: Version) {
+    let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
+    write(&feed, &feed.client().await, 100).await;
+    let faults = Faults {
+        chunk: 1,
+        ..Faults::default()
+    };
+    let mut reader = feed.faulty_reader(faults).await.unwrap();
+    assert_eq!(reader.drain().await.unwrap(), 100);
+    assert_eq!(read_sound_history(&feed).await.len(), 100);
+}
+
+/// The one moment at which the reader cannot know what happened: it asks the database.
+async fn an_answer_to_commit_that_is_lost_loses_and_doubles_nothing(version: Version) {
+    let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
+    let traffic = Traffic::measure(&feed, 1).await;
+    let client = feed.client().await;
+    let stored = "SELECT last_id::text FROM replication_checkpoint";
+    // Backwards from the end of the cycle: past the advance's answer comes the commit's.
+    for read_limit in traffic.read.rev() {
+        let before: i64 = feed.value(stored).await.parse().unwrap();
+        write(&feed, &client, 1).await;
+        let faults = Faults {
+            read_limit,
+            ..Faults::default()
+        };
+        let failed = async { feed.faulty_reader(faults).await?.poll().await };
+        let failed = failed.await.is_err();
+        let after: i64 = feed.value(stored).await.parse().unwrap();
+        assert_eq!(feed.drain_among_others().await, before + 1);
+        if failed && after > before {
+            read_sound_history(&feed).await;
+            return;
+        }
+    }
+    panic!("no cut hit the answer to a commit");
+}

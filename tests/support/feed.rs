@@ -1,0 +1,211 @@
+//! A feed of a test's own: a database with the system's tables, a publication, a slot, and readers
+//! that run cycles on it.
+
+use std::time::{Duration, Instant};
+
+use pg_change_feed::config::{OnSlotLost, ReplicationConfig};
+use pg_change_feed::error::{Category, Error, Result};
+use pg_change_feed::polling::{self, Cycle, Feed, Report};
+use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits};
+use pg_change_feed::state;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_postgres::NoTls;
+
+use super::faulty_stream::{Faults, FaultyStream};
+use super::server::{Database, Version, connect, open_socket};
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A database with a feed. Dropping it removes both.
+pub struct TestFeed {
+    /// How readers read it; tests change it to their needs.
+    pub feed: Feed,
+    url: DatabaseUrl,
+    database: Option<Database>,
+}
+
+impl TestFeed {
+    /// Makes a feed in a new database of the running server. `tables` is the SQL that comes first;
+    /// `publication` is what follows its name: `FOR ALL TABLES`.
+    pub async fn create(version: Version, tables: &str, publication: &str) -> Self {
+        let database = Database::create(version).await;
+        let url = database.url();
+        run_sql(&url, tables).await;
+        let mut feed = Self::in_database(url, publication).await;
+        feed.database = Some(database);
+        feed
+    }
+
+    /// Makes a feed in a database that is there, and that stays.
+    pub async fn in_database(url: DatabaseUrl, publication: &str) -> Self {
+        run_sql(&url, &format!("CREATE PUBLICATION feed {publication}")).await;
+        // A slot's name is the cluster's, so it is the database's.
+        let slot = url.login.database.clone();
+        let mut connection = connect(&url).await;
+        state::initialize(&mut connection, &config(&slot))
+            .await
+            .unwrap();
+        connection.close().await;
+        Self {
+            feed: Feed {
+                slot,
+                publication: "feed".into(),
+                own_schema: "public".into(),
+                max_changes: 10_000,
+                max_row_bytes: 8 << 20,
+                slice_bytes: 2 << 20,
+            },
+            url,
+            database: None,
+        }
+    }
+
+    /// The superuser's login to the database.
+    pub fn url(&self) -> &DatabaseUrl {
+        &self.url
+    }
+
+    /// An independent client, which takes several statements at once.
+    pub async fn client(&self) -> tokio_postgres::Client {
+        client(&self.url).await
+    }
+
+    /// Runs statements, each in a transaction of its own unless they say otherwise.
+    pub async fn run(&self, sql: &str) {
+        run_sql(&self.url, sql).await;
+    }
+
+    /// The first column of the first row, as text.
+    pub async fn value(&self, sql: &str) -> String {
+        let rows = self.client().await.simple_query(sql).await.unwrap();
+        rows.iter()
+            .find_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })
+            .unwrap_or_default()
+    }
+
+    /// A reader that resumes from the database.
+    pub async fn reader(&self) -> Reader<TcpStream> {
+        let stream = open_socket(&self.url).await;
+        Reader::resume(stream, self).await.unwrap()
+    }
+
+    /// A reader whose socket has faults; its logging in counts.
+    pub async fn faulty_reader(&self, faults: Faults) -> Result<Reader<FaultyStream<TcpStream>>> {
+        let stream = FaultyStream::new(open_socket(&self.url).await, faults);
+        Reader::resume(stream, self).await
+    }
+
+    /// As [`Self::drain`], when somebody else may still read the slot: a session whose client has
+    /// just gone, or another reader. Gives the id of the last change.
+    pub async fn drain_among_others(&self) -> i64 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stream = open_socket(&self.url).await;
+            let drained = async {
+                let mut reader = Reader::resume(stream, self).await?;
+                reader.drain().await?;
+                Ok::<_, Error>(reader)
+            };
+            match drained.await {
+                Ok(reader) => {
+                    let last_id = reader.cycle.checkpoint.last_id;
+                    reader.connection.close().await;
+                    return last_id;
+                }
+                Err(error) if error.category() == Category::SlotInUse => {
+                    assert!(Instant::now() < deadline, "{error}");
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error}: {error:?}"),
+            }
+        }
+    }
+
+    /// Reads with a new reader until everything is stored; gives the number of changes stored.
+    pub async fn drain(&self) -> u64 {
+        let mut reader = self.reader().await;
+        let stored = reader.drain().await.unwrap();
+        reader.connection.close().await;
+        stored
+    }
+}
+
+/// A connection and what its cycles remember.
+pub struct Reader<S> {
+    /// Where cycles run.
+    pub connection: Connection<S>,
+    /// What they remember.
+    pub cycle: Cycle,
+    /// What they read.
+    pub feed: Feed,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
+    /// Logs in and takes the position from the database, as an object does that has just started.
+    /// A feed that lost changes fails.
+    pub async fn resume(stream: S, feed: &TestFeed) -> Result<Self> {
+        let limits = Limits::default();
+        let mut connection = Connection::connect(stream, &feed.url.login, limits).await?;
+        let slot = &feed.feed.slot;
+        let (standing, _) = state::resume(&mut connection, slot, None, OnSlotLost::Halt).await?;
+        Ok(Self {
+            connection,
+            cycle: Cycle::resume_from(standing.checkpoint),
+            feed: feed.feed.clone(),
+        })
+    }
+
+    /// Runs one cycle.
+    pub async fn poll(&mut self) -> Result<Report> {
+        polling::run(&mut self.connection, &self.feed, &mut self.cycle).await
+    }
+
+    /// Runs cycles until one comes back whole; gives the number of changes stored.
+    pub async fn drain(&mut self) -> Result<u64> {
+        let mut stored = 0;
+        loop {
+            let report = self.poll().await?;
+            stored += report.stored;
+            if let Some(error) = report.advance_error {
+                return Err(error);
+            }
+            if report.complete {
+                return Ok(stored);
+            }
+        }
+    }
+}
+
+/// The configuration of a feed on `slot`.
+pub fn config(slot: &str) -> ReplicationConfig {
+    let given = json!({ "slot": slot, "publication": "feed" });
+    let given = given.as_object().unwrap();
+    ReplicationConfig::from_fields(&serde_json::Map::new(), given).unwrap()
+}
+
+/// An independent client.
+pub async fn client(url: &DatabaseUrl) -> tokio_postgres::Client {
+    let mut settings = tokio_postgres::Config::new();
+    settings
+        .host(&url.host)
+        .port(url.port)
+        .user(&url.login.user)
+        .dbname(&url.login.database);
+    if let Some(password) = &url.login.password {
+        settings.password(password);
+    }
+    let (client, connection) = settings.connect(NoTls).await.unwrap();
+    // It ends with the client.
+    tokio::spawn(connection);
+    client
+}
+
+async fn run_sql(url: &DatabaseUrl, sql: &str) {
+    client(url).await.batch_execute(sql).await.unwrap();
+}
