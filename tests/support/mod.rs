@@ -3,4 +3,5 @@
 
 pub mod cluster;
 pub mod faulty_stream;
+pub mod feed;
 pub mod server;
