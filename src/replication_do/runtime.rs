@@ -26,9 +26,6 @@ const KEEP_CONNECTION: Duration = Duration::from_millis(250);
 /// Bytes of messages that are held at a time.
 const SLICE_BYTES: usize = 2 << 20;
 
-/// SQLSTATE of a slot or a publication that is not there.
-const UNDEFINED_OBJECT: &str = "42704";
-
 /// Everything that outlives an event.
 #[derive(Debug)]
 pub(super) struct Runtime {

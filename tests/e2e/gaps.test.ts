@@ -8,7 +8,7 @@ import { waitFor } from "./support/wait-for.ts";
 interface Status {
   state: string;
   epoch: number;
-  halted: { code: string; remedy: string } | null;
+  halted: { code: string; remedy?: string } | null;
 }
 
 async function status(scenario: Scenario): Promise<Status> {
@@ -44,7 +44,7 @@ for (const version of [18, 15] as const) {
       return now.halted?.code === "publication_missing" && now;
     });
     assert.equal(halted.state, "halted");
-    assert.match(halted.halted?.remedy ?? "", new RegExp(`CREATE PUBLICATION "${database.slot}" FOR TABLE`));
+    assert.match(halted.halted?.remedy ?? "", /CREATE PUBLICATION/);
     await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items`);
     assert.equal((await feed.message("reset")).reason, "epoch_changed");
     assert.equal((await status(scenario)).epoch, 2);
@@ -61,10 +61,9 @@ test("with onSlotLost halt a dropped slot stops the feed with the way out, which
   assert.equal(refused.status, 503);
   const halted = await waitFor("the feed halts for its slot", async () => {
     const now = await status(scenario);
-    return now.halted?.code === "slot_missing" && now;
+    return now.halted?.code === "slot_missing" && now.halted.remedy?.includes("onSlotLost") && now;
   });
   assert.deepEqual([halted.state, halted.epoch], ["halted", 1]);
-  assert.match(halted.halted?.remedy ?? "", /onSlotLost/);
   await scenario.initialise({ onSlotLost: "recover" });
   assert.equal((await status(scenario)).epoch, 2);
 });
