@@ -168,8 +168,7 @@ impl Runtime {
         let mut memory = self.memory.borrow_mut();
         memory.health.cycle_failed(error);
         // The peek of a server before 18 fails for a missing publication; from 18 on it only warns.
-        memory.publication_was_missing |=
-            error.code() == "publication_gap" || error.sqlstate() == Some(UNDEFINED_OBJECT);
+        memory.publication_was_missing |= error.category() == Category::PublicationMissing;
         // What the database holds is not known any more: it is read again.
         memory.cycle = None;
         memory.connection = None;
