@@ -126,7 +126,7 @@ async fn cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_double
     let traffic = Traffic::measure(&feed, 300).await;
     let bytes = traffic.read.end - traffic.read.start + traffic.written.end - traffic.written.start;
     let wanted = if thorough() { 2_000 } else { 200 };
-    let cuts = traffic.cuts((bytes / wanted) as usize);
+    let cuts = traffic.cuts(usize::try_from(bytes / wanted).unwrap());
     println!("{} cuts in {bytes} bytes", cuts.len());
     cut_and_read_on(&feed, &cuts, 300).await;
 }
