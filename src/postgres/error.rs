@@ -276,3 +276,63 @@ impl From<Error> for FeedError {
         feed.with_source(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(state: &str, message: &str) -> Error {
+        let fields = format!("SERROR\0C{state}\0M{message}\0Drow value\0Wrow value\0\0");
+        Error::Server(Box::new(ServerError::of_fields(fields.as_bytes()).unwrap()))
+    }
+
+    #[test]
+    fn the_sqlstate_alone_decides_the_category() {
+        for (state, category) in [
+            ("28P01", Category::Authentication),
+            ("28000", Category::Authentication),
+            ("42501", Category::Permission),
+            ("55006", Category::SlotInUse),
+            ("3D000", Category::Configuration),
+            ("57014", Category::Timeout),
+            ("55P03", Category::Timeout),
+            ("25P03", Category::Timeout),
+            ("25P04", Category::Timeout),
+            ("08006", Category::Connection),
+            ("08P01", Category::Connection),
+            ("53300", Category::Connection),
+            ("57P01", Category::Connection),
+            ("57P02", Category::Connection),
+            ("57P03", Category::Connection),
+            ("57P05", Category::Connection),
+            // What these mean depends on the statement: the caller refines them.
+            ("42704", Category::Query),
+            ("55000", Category::Query),
+            ("40001", Category::Query),
+            ("XX000", Category::Query),
+        ] {
+            for message in ["permission denied", "canceling statement", "server closed"] {
+                let error = FeedError::from(reported(state, message));
+                assert_eq!(error.category(), category, "{state}");
+                assert_eq!(error.sqlstate(), Some(state));
+                assert_eq!(error.to_string(), format!("{message} (SQLSTATE {state})"));
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_our_own_tells_its_causes() {
+        let cause = io::Error::new(io::ErrorKind::ConnectionReset, "reset by peer");
+        let error = FeedError::from(Error::Io(cause));
+        assert_eq!(error.category(), Category::Connection);
+        assert_eq!(
+            error.to_string(),
+            "the connection to Postgres failed: reset by peer"
+        );
+        assert_eq!(error.sqlstate(), None);
+        let wrong = AuthenticationError::PasswordRequired;
+        let error = FeedError::from(Error::Authentication(wrong));
+        assert_eq!(error.category(), Category::Authentication);
+        assert!(error.remedy().is_some());
+    }
+}

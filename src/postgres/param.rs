@@ -295,3 +295,45 @@ impl std::fmt::Debug for ArrayParam {
         write!(f, "ArrayParam({:?}; {})", self.element, self.len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(param: Param<'_>) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        assert!(matches!(param.encode(&mut out), Ok(IsNull::No)));
+        out.to_vec()
+    }
+
+    #[test]
+    fn an_array_is_its_dimension_and_its_elements() {
+        let mut array = ArrayParam::new(Element::Jsonb);
+        array.push_text("{}");
+        array.push_null();
+        let expected = [
+            &b"\0\0\0\x01\0\0\0\x01\0\0\x0e\xda"[..], // one dimension, has nulls, jsonb
+            b"\0\0\0\x02\0\0\0\x01",                  // two elements, the first is number 1
+            b"\0\0\0\x03\x01{}\xff\xff\xff\xff",
+        ]
+        .concat();
+        assert_eq!(encoded(Param::Array(&array)), expected);
+        assert_eq!((array.len(), array.byte_len()), (2, 11));
+    }
+
+    #[test]
+    fn a_cleared_array_is_empty_and_has_no_dimension() {
+        let mut array = ArrayParam::new(Element::Int8);
+        array.push_null();
+        array.push_i64(7);
+        array.clear();
+        assert!(array.is_empty());
+        assert_eq!(encoded(Param::Array(&array)), b"\0\0\0\0\0\0\0\0\0\0\0\x14");
+    }
+
+    #[test]
+    fn debug_shows_no_elements() {
+        let array = ArrayParam::texts(&["secret"]);
+        assert_eq!(format!("{array:?}"), "ArrayParam(Text; 1)");
+    }
+}

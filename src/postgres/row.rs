@@ -228,3 +228,88 @@ impl FromColumn<'_> for Bytes {
         Ok(column.buffer.slice(column.start..column.start + len))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use postgres_protocol::message::backend::Message;
+
+    use super::*;
+
+    /// A row of one value of the type with OID `type_oid`.
+    fn row_of(type_oid: u32, value: &[u8]) -> Row {
+        let value_len = u32::try_from(value.len()).unwrap().to_be_bytes();
+        let len = u32::try_from(value.len() + 10).unwrap().to_be_bytes();
+        let message = [b"D", &len[..], b"\0\x01", &value_len, value].concat();
+        match Message::parse(&mut BytesMut::from(&message[..])) {
+            Ok(Some(Message::DataRow(body))) => {
+                let types: ColumnTypes = Arc::new([type_oid]);
+                Row::new(&types, body).unwrap()
+            }
+            _ => panic!("no DataRow"),
+        }
+    }
+
+    fn reason<T>(value: Result<T, Error>) -> ValueError {
+        match value {
+            Err(Error::Value { column: 0, reason }) => reason,
+            _ => panic!("the value was read"),
+        }
+    }
+
+    #[test]
+    fn values_that_are_none_of_their_type_are_refused() {
+        for len in [0, 1, 3, 5, 9] {
+            let bytes = [0; 9];
+            let bytes = bytes.get(..len).unwrap();
+            let refused = ValueError::Length(len);
+            assert_eq!(reason(row_of(oid::INT4, bytes).get::<i32>(0)), refused);
+            assert_eq!(reason(row_of(oid::INT8, bytes).get::<i64>(0)), refused);
+            assert_eq!(
+                reason(row_of(oid::PG_LSN, bytes).get::<Option<Lsn>>(0)),
+                refused
+            );
+            assert_eq!(reason(row_of(oid::XID, bytes).get::<u32>(0)), refused);
+        }
+        assert_eq!(
+            reason(row_of(oid::BOOL, b"\x02").get::<bool>(0)),
+            ValueError::Content
+        );
+        assert_eq!(
+            reason(row_of(oid::BOOL, b"").get::<bool>(0)),
+            ValueError::Length(0)
+        );
+        assert_eq!(
+            reason(row_of(oid::TEXT, b"\xff").get::<&str>(0)),
+            ValueError::Encoding
+        );
+        assert_eq!(
+            reason(row_of(oid::JSONB, b"").get::<&str>(0)),
+            ValueError::Content
+        );
+        assert_eq!(
+            reason(row_of(oid::JSONB, b"\x02{}").get::<&str>(0)),
+            ValueError::Content
+        );
+        assert_eq!(row_of(oid::JSONB, b"\x01{}").get::<&str>(0).unwrap(), "{}");
+    }
+
+    #[test]
+    fn bytes_share_the_memory_of_their_row() {
+        let row = row_of(oid::BYTEA, b"shared");
+        let borrowed: &[u8] = row.get(0).unwrap();
+        let shared: Bytes = row.get(0).unwrap();
+        assert_eq!(borrowed.as_ptr(), shared.as_ptr());
+        drop(row);
+        assert_eq!(shared, b"shared"[..]);
+        assert_eq!(row_of(oid::BYTEA, b"").get::<Bytes>(0).unwrap(), b""[..]);
+    }
+
+    #[test]
+    fn debug_shows_no_values() {
+        assert_eq!(
+            format!("{:?}", row_of(oid::TEXT, b"secret")),
+            "Row(1 columns, 10 bytes)"
+        );
+    }
+}

@@ -241,3 +241,78 @@ fn bounded_text(value: &[u8]) -> String {
     let kept = value.get(..MAX_FIELD_BYTES).unwrap_or(value);
     String::from_utf8_lossy(kept).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use postgres_protocol::message::backend::Message;
+
+    use super::*;
+
+    impl ServerError {
+        /// The error of an `ErrorResponse` with these fields.
+        pub(in crate::postgres) fn of_fields(fields: &[u8]) -> Result<Self, Error> {
+            let len = u32::try_from(fields.len() + 4).unwrap();
+            let message = [b"E", &len.to_be_bytes()[..], fields].concat();
+            match Message::parse(&mut BytesMut::from(&message[..])) {
+                Ok(Some(Message::ErrorResponse(body))) => Self::parse(b'E', body.fields()),
+                _ => panic!("no ErrorResponse"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_is_read_and_unknown_ones_are_skipped() {
+        let error = ServerError::of_fields(
+            b"SFEHLER\0VERROR\0C23505\0Mm\0Dd\0Hh\0P17\0p3\0qinternal\0Ww\0ss\0tt\0cc\0dd\0nn\0\
+              Ff.c\0L1\0Rr\0Znew\0\0",
+        )
+        .unwrap();
+        assert_eq!(error.severity(), Severity::Error);
+        assert_eq!(error.sqlstate().as_str(), "23505");
+        assert_eq!(error.sqlstate().class(), "23");
+        assert_eq!((error.message(), error.position()), ("m", Some(17)));
+        assert_eq!((error.detail(), error.hint()), (Some("d"), Some("h")));
+        assert_eq!((error.context(), error.schema()), (Some("w"), Some("s")));
+        assert_eq!((error.table(), error.column()), (Some("t"), Some("c")));
+        assert_eq!(
+            (error.data_type(), error.constraint()),
+            (Some("d"), Some("n"))
+        );
+    }
+
+    #[test]
+    fn a_severity_in_another_language_is_an_error() {
+        let error = ServerError::of_fields(b"SFEHLER\0C42601\0Mm\0\0").unwrap();
+        assert_eq!(error.severity(), Severity::Error);
+        let error = ServerError::of_fields(b"SFATAL\0C57P01\0Mm\0\0").unwrap();
+        assert_eq!(error.severity(), Severity::Fatal);
+    }
+
+    #[test]
+    fn neither_display_nor_debug_shows_what_can_hold_values() {
+        let error =
+            ServerError::of_fields(b"C23505\0Mduplicate key\0Dsecret\0Wsecret\0Hsecret\0\0");
+        let error = error.unwrap();
+        assert_eq!(error.to_string(), "duplicate key (SQLSTATE 23505)");
+        assert!(!format!("{error:?}").contains("secret"));
+        let error = ServerError::of_fields(b"C22P02\0Minvalid input: secret\0\0").unwrap();
+        assert_eq!(
+            error.to_string(),
+            "Postgres refused a value (SQLSTATE 22P02)"
+        );
+        assert!(!format!("{error:?}").contains("secret"));
+        let error = ServerError::of_fields(b"C22023\0Munknown option\0\0").unwrap();
+        assert_eq!(error.to_string(), "unknown option (SQLSTATE 22023)");
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_foreign_ones_replaced() {
+        let message = "ä".repeat(MAX_FIELD_BYTES);
+        let fields = format!("C42601\0M{message}\0\0");
+        let error = ServerError::of_fields(fields.as_bytes()).unwrap();
+        assert_eq!(error.message().len(), MAX_FIELD_BYTES);
+        let error = ServerError::of_fields(b"C28P01\0Mpa\xdfwort\0\0").unwrap();
+        assert_eq!(error.message(), "pa\u{fffd}wort");
+    }
+}

@@ -19,3 +19,4 @@ mod hostile_server;
 mod scripted;
 mod server_errors;
 mod statements;
+mod tls;
