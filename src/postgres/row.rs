@@ -251,9 +251,9 @@ mod tests {
     }
 
     fn reason<T>(value: Result<T, Error>) -> ValueError {
-        match value {
-            Err(Error::Value { column: 0, reason }) => reason,
-            _ => panic!("the value was read"),
+        match value.err() {
+            Some(Error::Value { column: 0, reason }) => reason,
+            other => panic!("{other:?}"),
         }
     }
 

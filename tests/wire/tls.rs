@@ -21,21 +21,22 @@ async fn turn_tls_on(cluster: &Cluster) {
         cluster.data().join("made.key"),
         cluster.data().join("made.crt"),
     );
-    let mut make = Command::new("openssl");
-    make.args([
-        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-    ])
-    .args([
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=DNS:localhost",
-    ])
-    .arg("-keyout")
-    .arg(&key)
-    .arg("-out")
-    .arg(&certificate);
-    let made = make
+    let mut request = Command::new("openssl");
+    request
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate);
+    let made = request
         .stderr(Stdio::null())
         .status()
         .await
