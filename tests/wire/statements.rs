@@ -317,11 +317,8 @@ async fn notices_come_beside_the_rows(version: Version) {
 
 async fn reported_parameters_follow_the_session(version: Version) {
     let mut connection = connect(&superuser(version)).await;
-    let major = if version == Version::V15 {
-        "15."
-    } else {
-        "18."
-    };
+    // The variables' names end in the version.
+    let major = version.url_variable().rsplit('_').next().unwrap();
     assert!(
         connection
             .parameter("server_version")
