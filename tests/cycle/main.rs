@@ -14,5 +14,8 @@
 mod support;
 
 mod cuts;
+mod idle;
 mod order;
+mod privileges;
+mod publication;
 mod readers;

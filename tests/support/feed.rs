@@ -32,15 +32,14 @@ impl TestFeed {
     /// `publication` is what follows its name: `FOR ALL TABLES`.
     pub async fn create(version: Version, tables: &str, publication: &str) -> Self {
         let database = Database::create(version).await;
-        let url = database.url();
-        run_sql(&url, tables).await;
-        let mut feed = Self::in_database(url, publication).await;
+        let mut feed = Self::in_database(database.url(), tables, publication).await;
         feed.database = Some(database);
         feed
     }
 
     /// Makes a feed in a database that is there, and that stays.
-    pub async fn in_database(url: DatabaseUrl, publication: &str) -> Self {
+    pub async fn in_database(url: DatabaseUrl, tables: &str, publication: &str) -> Self {
+        run_sql(&url, tables).await;
         run_sql(&url, &format!("CREATE PUBLICATION feed {publication}")).await;
         // A slot's name is the cluster's, so it is the database's.
         let slot = url.login.database.clone();
@@ -66,6 +65,11 @@ impl TestFeed {
     /// The superuser's login to the database.
     pub fn url(&self) -> &DatabaseUrl {
         &self.url
+    }
+
+    /// Logs in with `url` from now on; gives the login before.
+    pub fn log_in_as(&mut self, url: DatabaseUrl) -> DatabaseUrl {
+        std::mem::replace(&mut self.url, url)
     }
 
     /// An independent client, which takes several statements at once.
