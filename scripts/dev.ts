@@ -10,6 +10,7 @@
 import { createHash } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import type { ChildProcess } from "node:child_process";
 import { buildWorker } from "./build.ts";
@@ -103,14 +104,16 @@ async function startWorker(running: Running, database: string, port: number): Pr
     },
   );
   running.wrangler = wrangler;
-  // Its start is of interest only when it fails; what it says afterwards always is.
-  let held: string | undefined = "";
-  const show = (text: Buffer) => {
-    if (held === undefined) process.stderr.write(text);
-    else held += text.toString();
+  // Its start is of interest only when it fails; what it says afterwards always is, but for its
+  // line about each request.
+  let held: string[] | undefined = [];
+  const show = (line: string) => {
+    if (held !== undefined) held.push(line);
+    else if (!line.startsWith("[wrangler:info]")) say(line);
   };
-  wrangler.stdout?.on("data", show);
-  wrangler.stderr?.on("data", show);
+  for (const stream of [wrangler.stdout, wrangler.stderr]) {
+    if (stream !== null) createInterface(stream).on("line", show);
+  }
   const answers = async () => {
     try {
       return (await fetch(`http://127.0.0.1:${port}/status`, { signal: AbortSignal.timeout(5_000) })).ok;
@@ -120,7 +123,7 @@ async function startWorker(running: Running, database: string, port: number): Pr
   };
   while (!(await answers())) {
     if (running.stopping) return;
-    if (wrangler.exitCode !== null) throw new Failure(`wrangler dev ended:\n${held}`, "Mend what it says above, then run the command again.");
+    if (wrangler.exitCode !== null) throw new Failure(`wrangler dev ended:\n${held.join("\n")}`, "Mend what it says above, then run the command again.");
     await delay(100);
   }
   held = undefined;
@@ -136,22 +139,22 @@ async function call(url: string, method: string): Promise<void> {
   const response = await fetch(url, { method });
   if (response.ok) return;
   const body = await response.text();
-  let error: { message: string; remedy?: string } = { message: body };
+  let error: { code?: string; message: string; remedy?: string } = { message: body };
   try {
-    error = (JSON.parse(body) as { error: { message: string; remedy?: string } }).error;
+    error = (JSON.parse(body) as { error: typeof error }).error;
   } catch {
-    // A proxy's page or nothing: shown as it is.
+    // The runtime's own page or nothing: shown as it is.
   }
-  throw new Failure(`${method} ${new URL(url).pathname} answered ${response.status}: ${error.message}`, error.remedy ?? "See the Worker's messages above.");
+  const here = error.code === "publication_missing" ? "\nOr let it make one: REPLICATION_TABLES=first_table,second_table npm run dev" : "";
+  throw new Failure(`${method} ${new URL(url).pathname} answered ${response.status}: ${error.message}`, `${error.remedy ?? "See the Worker's messages above."}${here}`);
 }
 
 function greet(url: string, database: string, demo: boolean): void {
   const shown = new URL(database);
   // A password of the person's own has no place on a screen; that of the local server is no secret.
   if (!demo && shown.password !== "") shown.password = "...";
-  const [first, table] = demo
-    ? ["  npm run demo                    changes to the demo tables, each shown as it arrives\n", "orders"]
-    : ["", "<your table>"];
+  const first = demo ? "  npm run demo                    writes to the demo tables, and shows each change as it arrives\n" : "";
+  const write = demo ? "INSERT INTO orders (customer, amount) VALUES ('you', 42)" : "UPDATE your_table SET ...";
   say(`
 The change feed runs. Ctrl-C ends it.
 
@@ -159,9 +162,10 @@ The change feed runs. Ctrl-C ends it.
   Database    ${shown.href}
 
 In a second terminal:
-${first}  npm run tail                    follow the feed; then change a row of ${table} with any client
+${first}  npm run tail                    follows the feed; in a third, change a row with any client:
+  psql '${shown.href}' \\
+    -c "${write}"
   curl ${url}/status
-  psql '${shown.href}' -c 'SELECT id, table_name, operation, data FROM change_history ORDER BY id DESC LIMIT 5'
 `);
 }
 

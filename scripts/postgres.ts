@@ -7,9 +7,9 @@
 // (such as root's home); both are then put where it can.
 import type { ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, chownSync, closeSync, cpSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, closeSync, cpSync, existsSync, mkdirSync, openSync, readFileSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { dirname, join } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { ended, endGuarded, spawnGuarded } from "./guarded.ts";
@@ -169,16 +169,27 @@ function packageVersion(folder: string): string | undefined {
 async function reachableBinaries(native: string, user: ServerUser): Promise<string> {
   hydrateLinks(native);
   if (await runs(native, user)) return join(native, "bin");
-  const key = createHash("sha256").update(realpathSync(native)).digest("hex").slice(0, 12);
-  const copy = join("/var/tmp", `pg-change-feed-${key}`);
+  const copy = insteadOf(realpathSync(native));
   if (!existsSync(copy)) {
-    say(`-> Copying Postgres to ${copy}: its user cannot reach the checkout`);
-    cpSync(native, `${copy}.making`, { recursive: true, verbatimSymlinks: true });
-    chmodSync(`${copy}.making`, 0o755);
-    renameSync(`${copy}.making`, copy);
+    say(`-> Copying Postgres to ${copy}: its user cannot run it in the checkout`);
+    const making = `${copy}.${process.pid}`;
+    cpSync(native, making, { recursive: true, verbatimSymlinks: true });
+    hydrateLinks(making);
+    chmodSync(making, 0o755);
+    renameSync(making, copy);
   }
   if (await runs(copy, user)) return join(copy, "bin");
   throw new Failure(`Postgres does not run, neither from ${native} nor from ${copy}.`, `See what it says: ${join(native, "bin", "postgres")} --version`);
+}
+
+/** A folder outside the checkout that takes the place of one inside; nobody else's. */
+function insteadOf(path: string): string {
+  const folder = join("/var/tmp", `pg-change-feed-${createHash("sha256").update(path).digest("hex").slice(0, 12)}`);
+  const uid = process.getuid?.();
+  if (existsSync(folder) && statSync(folder).uid !== uid) {
+    throw new Failure(`${folder} is not yours, and Postgres would have to run from it.`, "Remove it, or move the checkout to where every user may go.");
+  }
+  return folder;
 }
 
 async function runs(native: string, user: ServerUser): Promise<boolean> {
@@ -191,17 +202,18 @@ function hydrateLinks(native: string): void {
   if (!existsSync(list)) return;
   const links = JSON.parse(readFileSync(list, "utf8")) as { source: string; target: string }[];
   for (const { source, target } of links) {
-    const link = join(native, "..", target);
-    const from = join(native, "..", source);
-    if (existsSync(link) || !existsSync(from)) continue;
+    // Both are given from the package's folder, as native/lib/libpq.so.5.
+    const inNative = (path: string) => join(native, relative("native", path));
+    if (existsSync(inNative(target)) || !existsSync(inNative(source))) continue;
     try {
-      symlinkSync(from.split("/").at(-1) ?? from, link);
+      symlinkSync(basename(source), inNative(target));
     } catch (error) {
-      // Another script of ours may have made it in the meantime.
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+      const { code = "" } = error as NodeJS.ErrnoException;
+      // Another script of ours made it in the meantime; or the folder is not ours to write, and a
+      // copy of it will be.
+      if (!["EEXIST", "EACCES", "EPERM", "EROFS"].includes(code)) throw error;
     }
   }
-  for (const name of readdirSync(join(native, "bin"))) chmodSync(join(native, "bin", name), 0o755);
 }
 
 /** A data folder that is initialised and that the server's user owns and can reach. */
@@ -235,10 +247,11 @@ async function preparedDataDir(wanted: string, binDir: string, user: ServerUser)
 async function reachableFolder(wanted: string, user: ServerUser): Promise<string> {
   mkdirSync(dirname(wanted), { recursive: true });
   if (user === undefined || (await capture("test", ["-x", dirname(wanted)], { ...user, cwd: "/" })).code === 0) return wanted;
-  const key = createHash("sha256").update(wanted).digest("hex").slice(0, 12);
-  const instead = join("/var/tmp", `pg-change-feed-data-${key}`);
-  say(`   Postgres keeps its data in ${instead}: its user cannot reach ${wanted}`);
-  return instead;
+  const instead = insteadOf(dirname(wanted));
+  mkdirSync(instead, { recursive: true, mode: 0o755 });
+  const dataDir = join(instead, basename(wanted));
+  say(`   Postgres keeps its data in ${dataDir}: its user cannot reach ${wanted}`);
+  return dataDir;
 }
 
 /** Ends a server that a killed run left on this data folder. */

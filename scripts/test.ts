@@ -6,8 +6,8 @@
 //
 // The last line sums up all suites: "N passed, N failed".
 import { spawn } from "node:child_process";
-import { readdirSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { existsSync, readdirSync, rmSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { buildWorker } from "./build.ts";
 import { startPostgres, type PostgresServer, type PostgresVersion } from "./postgres.ts";
 import { Failure, lastLines, main, pathWith, root, say, step } from "./steps.ts";
@@ -43,9 +43,9 @@ interface Counts {
  * Runs one suite with its output shown, and adds up what it counted. A suite that fails without
  * saying which test (it does not compile, say) counts as one failure.
  */
-async function suite(name: string, program: string, args: string[], env: NodeJS.ProcessEnv, count: (output: string) => Counts): Promise<boolean> {
+async function suite(name: string, usually: string, program: string, args: string[], env: NodeJS.ProcessEnv, count: (output: string) => Counts): Promise<boolean> {
   const started = performance.now();
-  say(`\n=== ${name}: ${[program, ...args].join(" ")}`);
+  say(`\n=== ${name} (${usually}): ${[basename(program), ...args].join(" ")}`);
   const { code, output } = await new Promise<{ code: number; output: string }>((resolve, reject) => {
     const child = spawn(program, args, { cwd: root, env, stdio: ["ignore", "pipe", "inherit"] });
     let output = "";
@@ -66,8 +66,8 @@ async function suite(name: string, program: string, args: string[], env: NodeJS.
 /** A check without tests of its own counts as one. */
 const asOne = (): Counts => ({ passed: 0, failed: 0 });
 
-async function check(name: string, program: string, args: string[], env: NodeJS.ProcessEnv): Promise<void> {
-  if (await suite(name, program, args, env, asOne)) passed += 1;
+async function check(name: string, usually: string, program: string, args: string[], env: NodeJS.ProcessEnv): Promise<void> {
+  if (await suite(name, usually, program, args, env, asOne)) passed += 1;
 }
 
 function sum(output: string, pattern: RegExp): number {
@@ -85,9 +85,9 @@ const countNode = (output: string): Counts => ({
 });
 
 async function lint(env: NodeJS.ProcessEnv): Promise<void> {
-  await check("rustfmt", "cargo", ["fmt", "--check"], env);
-  await check("clippy", "cargo", ["clippy", "--all-targets", "--quiet", "--", "--deny", "warnings"], env);
-  await check("tsc", process.execPath, [join("node_modules", "typescript", "bin", "tsc")], env);
+  await check("rustfmt", "1 second", "cargo", ["fmt", "--check"], env);
+  await check("clippy", "2 minutes the first time", "cargo", ["clippy", "--all-targets", "--quiet", "--", "--deny", "warnings"], env);
+  await check("tsc", "2 seconds", process.execPath, [join("node_modules", "typescript", "bin", "tsc")], env);
 }
 
 async function endToEnd(env: NodeJS.ProcessEnv): Promise<void> {
@@ -101,23 +101,42 @@ async function endToEnd(env: NodeJS.ProcessEnv): Promise<void> {
   }
   rmSync(bundle, { recursive: true, force: true });
   const wrangler = join("node_modules", "wrangler", "bin", "wrangler.js");
-  await check("wrangler deploy --dry-run", process.execPath, [wrangler, "deploy", "--dry-run", "--outdir", bundle], env);
+  await check("wrangler deploy --dry-run", "3 seconds", process.execPath, [wrangler, "deploy", "--dry-run", "--outdir", bundle], env);
   const only = process.env["TEST_ONLY"];
   const files = readdirSync(join(root, "tests", "e2e"))
     .filter((name) => name.endsWith(".test.ts") && (only === undefined || name.includes(only)))
     .map((name) => join("tests", "e2e", name));
   const flags = ["--test", "--test-reporter=spec", "--test-timeout=180000"];
-  await suite("end to end", process.execPath, [...flags, ...files], { ...env, TEST_WORKER_BUNDLE: bundle }, countNode);
+  await suite("end to end", "1 minute", process.execPath, [...flags, ...files], { ...env, TEST_WORKER_BUNDLE: bundle }, countNode);
 }
 
 /** The servers that tests find by TEST_POSTGRES_<version>, or those that the environment names already. */
 async function servers(env: NodeJS.ProcessEnv, started: PostgresServer[]): Promise<void> {
+  removeLeftovers();
   for (const version of [18, 15] satisfies PostgresVersion[]) {
     if (env[`TEST_POSTGRES_${version}`] !== undefined && env[`TEST_POSTGRES_BIN_${version}`] !== undefined) continue;
     const server = await startPostgres(version, { dataDir: join(root, ".postgres", `test-${process.pid}-${version}`), settings });
     started.push(server);
     env[`TEST_POSTGRES_${version}`] = server.url;
     env[`TEST_POSTGRES_BIN_${version}`] = server.binDir;
+  }
+}
+
+/** Removes what killed runs left; their servers have ended with them. */
+function removeLeftovers(): void {
+  const folder = join(root, ".postgres");
+  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
+    const pid = name.match(/^test-(\d+)-/)?.[1];
+    if (pid !== undefined && !isAlive(Number(pid))) rmSync(join(folder, name), { recursive: true });
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -152,7 +171,7 @@ await main(async () => {
     if (wanted.has("rust") || wanted.has("e2e")) {
       await step("Starting PostgreSQL 18 and 15", "about 5 seconds", () => servers(env, started));
     }
-    if (wanted.has("rust")) await suite("cargo test", "cargo", ["test", "--no-fail-fast"], env, countCargo);
+    if (wanted.has("rust")) await suite("cargo test", "3 minutes the first time", "cargo", ["test", "--no-fail-fast"], env, countCargo);
     if (wanted.has("e2e")) await endToEnd(env);
   } finally {
     for (const server of started) {

@@ -10,6 +10,7 @@
 //! `cargo test` proves it against a real Postgres over a Tokio socket.
 
 pub mod changes;
+pub mod clients;
 pub mod clock;
 pub mod config;
 pub mod error;

@@ -371,7 +371,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             (Phase::Parse, Message::ParseComplete) => Phase::Bind,
             (Phase::Bind, Message::BindComplete) => Phase::Describe,
-            (Phase::Describe, Message::RowDescription(body)) => {
+            (Phase::Describe, Message::RowDescription(body)) if !statement.is_copy => {
                 statement.columns = column_types(&self.session, &body)?;
                 Phase::Rows
             }

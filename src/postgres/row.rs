@@ -62,7 +62,7 @@ impl Row {
         let Some(&type_oid) = self.types.get(column) else {
             return Err(ValueError::NoSuchColumn);
         };
-        // `new` has counted them.
+        // `new` has counted them: there is one for each type.
         let Ok(Some(range)) = self.body.ranges().nth(column) else {
             return Err(ValueError::NoSuchColumn);
         };

@@ -302,6 +302,8 @@ mod tests {
             user in "[^\0]{1,20}", password in any::<Vec<u8>>(), database in "[^\0]{1,20}",
         ) {
             use percent_encoding::{NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
+            // A URL cannot name these two: its standard takes them for steps within the path.
+            prop_assume!(database != "." && database != "..");
             let url = format!(
                 "postgres://{}:{}@db/{}",
                 utf8_percent_encode(&user, NON_ALPHANUMERIC),

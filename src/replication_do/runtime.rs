@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::{Fields, ReplicationConfig};
 use crate::error::{Category, Error, Result};
 use crate::polling::{self, Cycle, Feed, Next, Outcome, Pace, Phases};
-use crate::state::{self, Remembered};
+use crate::state::{self, Remembered, Resumption};
 use crate::workers::database::{self, Database};
 use crate::workers::storage::Storage;
 use crate::workers::{log, variables};
@@ -49,6 +49,8 @@ pub(super) struct Memory {
     pub(super) next_alarm_at: Option<u64>,
     pub(super) last_phases: Phases,
     pub(super) slot: Option<state::Slot>,
+    /// The last peek failed for it; whether it is back is for `resume` to see.
+    publication_was_missing: bool,
     cycle: Option<(Cycle, String)>,
     connection: Option<Database>,
     pace: Pace,
@@ -165,6 +167,8 @@ impl Runtime {
         log::error("cycle_failed", error);
         let mut memory = self.memory.borrow_mut();
         memory.health.cycle_failed(error);
+        // The peek of a server before 18 fails for a missing publication; from 18 on it only warns.
+        memory.publication_was_missing |= error.category() == Category::PublicationMissing;
         // What the database holds is not known any more: it is read again.
         memory.cycle = None;
         memory.connection = None;
@@ -247,8 +251,15 @@ impl Runtime {
                 id: known.id,
             })
         });
-        let (standing, broken) =
-            state::resume(connection, &config.slot, remembered, config.on_slot_lost).await?;
+        let resumption = Resumption {
+            slot: &config.slot,
+            publication: &config.publication,
+            remembered,
+            publication_was_missing: self.with(|memory| memory.publication_was_missing),
+            on_slot_lost: config.on_slot_lost,
+        };
+        let (standing, broken) = state::resume(connection, resumption).await?;
+        self.memory.borrow_mut().publication_was_missing = false;
         if let Some(broken) = broken {
             let context = serde_json::json!({
                 "reason": broken.code(),

@@ -20,7 +20,8 @@ mod slot;
 pub use checkpoint::Checkpoint;
 pub use initialize::initialize;
 pub use recovery::{
-    Break, Continuity, Remembered, Standing, assess, begin_new_epoch, read_standing, resume,
+    Break, Continuity, Remembered, Resumption, Standing, assess, begin_new_epoch, read_standing,
+    resume,
 };
 pub use server::Server;
 pub use slot::{Slot, advance as advance_slot, read as read_slot};

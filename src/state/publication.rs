@@ -21,12 +21,10 @@ where
     if exists(connection, publication).await? {
         return Ok(());
     }
-    let create = create_statement(publication, tables);
     if tables.is_empty() {
-        return Err(missing(publication).with_remedy(format!(
-            "run {create}; naming your tables, or call POST /init with `tables`"
-        )));
+        return Err(missing(publication, tables));
     }
+    let create = create_statement(publication, tables);
     connection.execute(&create, &[]).await.map_err(|cause| {
         let error = Error::from(cause);
         match error.sqlstate() {
@@ -58,9 +56,13 @@ where
         .get(0)?)
 }
 
-fn missing(publication: &str) -> Error {
+/// The error of a publication that is not there, with the SQL that makes it.
+pub(super) fn missing(publication: &str, tables: &[TableName]) -> Error {
     let message = format!("the publication {publication} does not exist");
-    Error::new(Category::PublicationMissing, "publication_missing", message)
+    let create = create_statement(publication, tables);
+    Error::new(Category::PublicationMissing, "publication_missing", message).with_remedy(format!(
+        "run {create}; naming your tables, or call POST /init with `tables`"
+    ))
 }
 
 fn create_statement(publication: &str, tables: &[TableName]) -> String {

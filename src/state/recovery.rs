@@ -5,6 +5,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::checkpoint::Checkpoint;
 use super::initialize::LOCK;
+use super::publication;
 use super::server::Server;
 use super::slot::{self, Slot};
 use crate::config::OnSlotLost;
@@ -49,6 +50,8 @@ pub enum Break {
     SlotLost,
     /// Somebody else consumed changes of the slot.
     ConsumedElsewhere,
+    /// Changes were written while the publication was missing.
+    PublicationGap,
 }
 
 /// A position that the object remembers from before, to notice a database that went back in time.
@@ -118,34 +121,55 @@ where
     })
 }
 
+/// What a feed brings to [`resume`].
+#[derive(Clone, Copy, Debug)]
+pub struct Resumption<'a> {
+    /// The replication slot.
+    pub slot: &'a str,
+    /// The publication.
+    pub publication: &'a str,
+    /// What the object remembers from before.
+    pub remembered: Option<Remembered>,
+    /// The last peek failed for a missing publication. It may be back by now, but what was written
+    /// without it can never be decoded.
+    pub publication_was_missing: bool,
+    /// What to do when changes may have been missed.
+    pub on_slot_lost: OnSlotLost,
+}
+
 /// Makes sure that changes can follow: consumes what was stored before a crash, or, when changes
 /// may have been missed, begins a new epoch or refuses, as `on_slot_lost` says.
 ///
-/// Gives the standing to go on from, and the break when there was one.
+/// Gives the standing to go on from, and the break when there was one. Fails with
+/// [`Category::PublicationMissing`] while the publication is not there.
 pub async fn resume<S>(
     connection: &mut Connection<S>,
-    slot: &str,
-    remembered: Option<Remembered>,
-    on_slot_lost: OnSlotLost,
+    feed: Resumption<'_>,
 ) -> Result<(Standing, Option<Break>)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let standing = read_standing(connection, slot).await?;
-    let cause = match assess(&standing, remembered) {
+    let standing = read_standing(connection, feed.slot).await?;
+    if !publication::exists(connection, feed.publication).await? {
+        return Err(publication::missing(feed.publication, &[]));
+    }
+    let cause = match assess(&standing, feed.remembered) {
+        Continuity::Intact | Continuity::Unconsumed if feed.publication_was_missing => {
+            Break::PublicationGap
+        }
         Continuity::Intact => return Ok((standing, None)),
         Continuity::Unconsumed => {
-            slot::advance(connection, slot, standing.checkpoint.lsn).await?;
+            slot::advance(connection, feed.slot, standing.checkpoint.lsn).await?;
             return Ok((standing, None));
         }
         Continuity::Broken(cause) => cause,
     };
-    if on_slot_lost == OnSlotLost::Halt {
-        return Err(cause.halt(slot));
+    if feed.on_slot_lost == OnSlotLost::Halt {
+        return Err(cause.halt(feed.slot));
     }
-    let known_epoch = remembered.map_or(0, |known| known.epoch);
-    begin_new_epoch(connection, slot, &standing.server, known_epoch).await?;
-    Ok((read_standing(connection, slot).await?, Some(cause)))
+    let known_epoch = feed.remembered.map_or(0, |known| known.epoch);
+    begin_new_epoch(connection, feed.slot, &standing.server, known_epoch).await?;
+    Ok((read_standing(connection, feed.slot).await?, Some(cause)))
 }
 
 /// Replaces the slot and ends the epoch.
@@ -184,6 +208,7 @@ impl Break {
             Self::SlotMissing => "slot_missing",
             Self::SlotLost => "slot_lost",
             Self::ConsumedElsewhere => "slot_consumed_elsewhere",
+            Self::PublicationGap => "publication_gap",
         }
     }
 
@@ -196,12 +221,14 @@ impl Break {
             Self::SlotMissing => "the replication slot is gone",
             Self::SlotLost => "the replication slot was invalidated: WAL it needed is removed",
             Self::ConsumedElsewhere => "somebody else consumed changes of the replication slot",
+            Self::PublicationGap => "changes were written while the publication was missing",
         }
     }
 
     fn halt(self, slot: &str) -> Error {
         let category = match self {
             Self::SlotMissing => Category::SlotMissing,
+            Self::PublicationGap => Category::PublicationMissing,
             _ => Category::SlotLost,
         };
         Error::new(

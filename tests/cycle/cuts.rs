@@ -59,6 +59,11 @@ impl Traffic {
     }
 }
 
+/// `CUT_EVERY_BYTE=1` cuts at every single place, which takes many minutes; without it a sample does.
+fn thorough() -> bool {
+    std::env::var("CUT_EVERY_BYTE").is_ok_and(|value| value == "1")
+}
+
 async fn write(_: &TestFeed, client: &tokio_postgres::Client, count: u64) {
     let insert =
         format!("INSERT INTO items (note) SELECT repeat('x', 30) FROM generate_series(1, {count})");
@@ -107,7 +112,7 @@ async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) {
 async fn cut_after_any_byte_of_a_small_cycle_nothing_is_lost_or_doubled(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let traffic = Traffic::measure(&feed, 1).await;
-    let cuts = traffic.cuts(1);
+    let cuts = traffic.cuts(if thorough() { 1 } else { 13 });
     println!("{} cuts", cuts.len());
     cut_and_read_on(&feed, &cuts, 1).await;
 }
@@ -120,7 +125,8 @@ async fn cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_double
     feed.feed.slice_bytes = 2 << 10;
     let traffic = Traffic::measure(&feed, 300).await;
     let bytes = traffic.read.end - traffic.read.start + traffic.written.end - traffic.written.start;
-    let cuts = traffic.cuts((bytes / 2_000) as usize);
+    let wanted = if thorough() { 2_000 } else { 200 };
+    let cuts = traffic.cuts(usize::try_from(bytes / wanted).unwrap());
     println!("{} cuts in {bytes} bytes", cuts.len());
     cut_and_read_on(&feed, &cuts, 300).await;
 }

@@ -7,7 +7,7 @@ use pg_change_feed::config::{OnSlotLost, ReplicationConfig};
 use pg_change_feed::error::{Category, Error, Result};
 use pg_change_feed::polling::{self, Cycle, Feed, Report};
 use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits};
-use pg_change_feed::state;
+use pg_change_feed::state::{self, Resumption};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -156,8 +156,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
     pub async fn resume(stream: S, feed: &TestFeed) -> Result<Self> {
         let limits = Limits::default();
         let mut connection = Connection::connect(stream, &feed.url.login, limits).await?;
-        let slot = &feed.feed.slot;
-        let (standing, _) = state::resume(&mut connection, slot, None, OnSlotLost::Halt).await?;
+        let resumption = Resumption {
+            slot: &feed.feed.slot,
+            publication: &feed.feed.publication,
+            remembered: None,
+            publication_was_missing: false,
+            on_slot_lost: OnSlotLost::Halt,
+        };
+        let (standing, _) = state::resume(&mut connection, resumption).await?;
         Ok(Self {
             connection,
             cycle: Cycle::resume_from(standing.checkpoint),

@@ -9,4 +9,5 @@ pub mod history;
 pub mod replay;
 #[macro_use]
 pub mod server;
+pub mod slot_reader;
 pub mod workload;

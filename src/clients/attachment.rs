@@ -1,0 +1,50 @@
+//! What a socket carries, so that a client outlives the object's eviction.
+
+use serde::{Deserialize, Serialize};
+
+use super::client_message::ClientId;
+use super::cursor::Cursor;
+use super::subscription::View;
+
+/// Bytes that the platform keeps with a socket (Durable Objects documentation,
+/// "`serializeAttachment`").
+pub const MAX_ATTACHMENT_BYTES: usize = 16 << 10;
+
+/// All that is known of one client. Its JSON is to be attached as bytes, not as a string: the
+/// platform counts a string with one character beyond Latin-1 twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The client's name.
+    #[serde(rename = "id")]
+    pub client: ClientId,
+    /// What it wants and may see.
+    #[serde(rename = "view")]
+    pub view: View,
+    /// Where it stands.
+    #[serde(rename = "cur")]
+    pub cursor: Cursor,
+    /// When it connected, in milliseconds since 1970.
+    #[serde(rename = "since")]
+    pub connected_at: u64,
+    /// When its ticket expires, in seconds since 1970; `None` without a ticket.
+    #[serde(rename = "exp", default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+}
+
+/// Bytes on a socket that no version of this server that can be read attached.
+#[derive(Debug, thiserror::Error)]
+#[error("the socket's attachment cannot be read")]
+pub struct AttachmentError(#[from] serde_json::Error);
+
+impl Attachment {
+    /// The bytes to attach: at most [`MAX_ATTACHMENT_BYTES`], by the limits of what is in them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Nothing here can fail: no map with other keys than strings, no failing `Serialize`.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, AttachmentError> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}

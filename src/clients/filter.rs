@@ -1,0 +1,318 @@
+//! Row filters: conditions on columns, evaluated on the JSON of a row.
+//!
+//! What a condition says of a row can be unknown: a TOASTed value that did not change, one too large
+//! to hold, and most columns of an old row that the replica identity does not cover are not in the
+//! change. So the answer has three values, and the caller decides what the third one means.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::decimal::Decimal;
+use super::frame_error::FrameError;
+
+/// Conditions of one subscription; all of them must hold.
+pub const MAX_CONDITIONS: usize = 16;
+/// Members of one list of `in`.
+pub const MAX_IN_VALUES: usize = 256;
+/// Bytes of one value, as JSON.
+pub const MAX_VALUE_BYTES: usize = 1024;
+/// Bytes of a column's name: Postgres cuts longer ones (`NAMEDATALEN`).
+pub const MAX_COLUMN_BYTES: usize = 63;
+
+/// What is known of a statement about a row. Ordered, so that "and" is the least and "or" the
+/// greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Truth {
+    /// It does not hold.
+    False,
+    /// A value it depends on is not in the change.
+    Unknown,
+    /// It holds.
+    True,
+}
+
+impl From<bool> for Truth {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
+/// How a column's value and a condition's are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operator {
+    /// Equal; null is equal to null.
+    Eq,
+    /// Not equal; null differs from everything but null (`IS DISTINCT FROM`).
+    Neq,
+    /// Less; never holds for null.
+    Lt,
+    /// Less or equal; never holds for null.
+    Lte,
+    /// Greater; never holds for null.
+    Gt,
+    /// Greater or equal; never holds for null.
+    Gte,
+    /// Equal to one of a list.
+    In,
+}
+
+/// One condition on one column.
+///
+/// Numbers compare as exact decimals, strings by their bytes, false before true; a number and a
+/// string compare as numbers when the string is one, since the feed writes numbers that a double
+/// cannot hold as strings. Values of other kinds are unequal and have no order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawCondition", into = "RawCondition")]
+pub struct Condition {
+    column: String,
+    operator: Operator,
+    /// One, but for [`Operator::In`].
+    operands: Vec<Operand>,
+    /// The column's type is a number: strings on both sides are numbers too.
+    is_number: bool,
+    /// The column is part of the replica identity: what an update does not give of the old row, it
+    /// did not change.
+    is_identity: bool,
+}
+
+/// What the catalogue says of a column that a filter names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnFacts {
+    /// Its type, or a domain's base type, is an integer, `numeric`, or a float.
+    pub is_number: bool,
+    /// Updates and deletes carry its old value: it is part of the key of the replica identity, or
+    /// the replica identity is `FULL`.
+    pub is_identity: bool,
+}
+
+/// A value to compare with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Operand {
+    Null,
+    Bool(bool),
+    /// The number's own text, so that no digit is lost.
+    Number(String),
+    Text(String),
+}
+
+/// The JSON form, as clients send it and as the attachment keeps it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCondition {
+    column: String,
+    op: Operator,
+    value: Box<RawValue>,
+    /// Only in what the server keeps.
+    #[serde(default, skip_serializing_if = "is_false")]
+    number: bool,
+    /// Only in what the server keeps.
+    #[serde(default, skip_serializing_if = "is_false")]
+    identity: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl Condition {
+    /// Reads what a client sent.
+    pub(super) fn from_client(raw: RawCondition) -> Result<Self, FrameError> {
+        if raw.number || raw.identity {
+            let field = if raw.number { "number" } else { "identity" };
+            return Err(FrameError::field(field, "unknown field"));
+        }
+        Self::try_from(raw)
+    }
+
+    /// The column's name, as it is written in the catalogue.
+    pub fn column(&self) -> &str {
+        &self.column
+    }
+
+    /// Whether updates and deletes carry the column's old value, by what [`Self::bind`] was told.
+    pub fn is_identity(&self) -> bool {
+        self.is_identity
+    }
+
+    /// Takes in what the catalogue says of the column. Fails where a column of numbers is compared
+    /// with something that is no number.
+    pub fn bind(&mut self, facts: ColumnFacts) -> Result<(), FrameError> {
+        if facts.is_number {
+            for operand in &self.operands {
+                let fits = match operand {
+                    Operand::Null | Operand::Number(_) => true,
+                    Operand::Text(text) => Decimal::parse(text).is_some(),
+                    Operand::Bool(_) => false,
+                };
+                if !fits {
+                    let problem = format!("the column {} is a number", self.column);
+                    return Err(FrameError::field("value", problem));
+                }
+            }
+        }
+        self.is_number = facts.is_number;
+        self.is_identity = facts.is_identity;
+        Ok(())
+    }
+
+    /// Whether the condition holds for a column with this JSON value; `None`: the change does not
+    /// say.
+    pub(super) fn holds(&self, value: Option<&RawValue>) -> Truth {
+        let Some(value) = value else {
+            return Truth::Unknown;
+        };
+        let value = Scalar::read(value.get());
+        let compare = |operand| value.compare(operand, self.is_number);
+        let is_equal = |operand| compare(operand) == Some(Ordering::Equal);
+        let order = || self.operands.first().and_then(compare);
+        let holds = match self.operator {
+            Operator::Eq | Operator::In => self.operands.iter().any(is_equal),
+            Operator::Neq => !self.operands.iter().any(is_equal),
+            Operator::Lt => order().is_some_and(Ordering::is_lt),
+            Operator::Lte => order().is_some_and(Ordering::is_le),
+            Operator::Gt => order().is_some_and(Ordering::is_gt),
+            Operator::Gte => order().is_some_and(Ordering::is_ge),
+        };
+        holds.into()
+    }
+}
+
+impl TryFrom<RawCondition> for Condition {
+    type Error = FrameError;
+
+    fn try_from(raw: RawCondition) -> Result<Self, FrameError> {
+        if raw.column.is_empty() {
+            return Err(FrameError::field("column", "must not be empty"));
+        }
+        FrameError::check_size("column", raw.column.len(), MAX_COLUMN_BYTES)?;
+        Ok(Self {
+            operands: read_operands(raw.op, &raw.value)?,
+            column: raw.column,
+            operator: raw.op,
+            is_number: raw.number,
+            is_identity: raw.identity,
+        })
+    }
+}
+
+fn read_operands(operator: Operator, value: &RawValue) -> Result<Vec<Operand>, FrameError> {
+    let wrong = |problem: &str| FrameError::field("value", problem);
+    match operator {
+        Operator::In => {
+            let list: Vec<Box<RawValue>> = serde_json::from_str(value.get())
+                .map_err(|_| wrong("\"in\" needs a list of strings, numbers, booleans or null"))?;
+            FrameError::check_size("value", list.len(), MAX_IN_VALUES)?;
+            list.iter().map(|value| Operand::read(value)).collect()
+        }
+        Operator::Eq | Operator::Neq => Ok(vec![Operand::read(value)?]),
+        Operator::Lt | Operator::Lte | Operator::Gt | Operator::Gte => {
+            match Operand::read(value)? {
+                Operand::Null => Err(wrong("null has no order: use \"eq\" or \"neq\"")),
+                operand => Ok(vec![operand]),
+            }
+        }
+    }
+}
+
+impl From<Condition> for RawCondition {
+    fn from(condition: Condition) -> Self {
+        let text = match (condition.operator, condition.operands.as_slice()) {
+            (Operator::In, operands) => {
+                let operands: Vec<String> = operands.iter().map(Operand::to_json).collect();
+                format!("[{}]", operands.join(","))
+            }
+            (_, operands) => operands
+                .first()
+                .map_or_else(|| "null".into(), Operand::to_json),
+        };
+        Self {
+            column: condition.column,
+            op: condition.operator,
+            value: RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned()),
+            number: condition.is_number,
+            identity: condition.is_identity,
+        }
+    }
+}
+
+impl Operand {
+    fn read(value: &RawValue) -> Result<Self, FrameError> {
+        let text = value.get();
+        FrameError::check_size("value", text.len(), MAX_VALUE_BYTES)?;
+        let wrong = || FrameError::field("value", "must be a string, a number, a boolean or null");
+        match Scalar::read(text) {
+            Scalar::Null => Ok(Self::Null),
+            Scalar::Bool(value) => Ok(Self::Bool(value)),
+            Scalar::Number(_) => Ok(Self::Number(text.to_owned())),
+            Scalar::Text(value) => Ok(Self::Text(value.into_owned())),
+            Scalar::Other => Err(wrong()),
+        }
+    }
+
+    fn to_json(&self) -> String {
+        match self {
+            Self::Null => "null".into(),
+            Self::Bool(value) => value.to_string(),
+            Self::Number(text) => text.clone(),
+            Self::Text(text) => serde_json::Value::from(text.as_str()).to_string(),
+        }
+    }
+}
+
+/// A column's value.
+enum Scalar<'a> {
+    Null,
+    Bool(bool),
+    Number(Decimal<'a>),
+    Text(Cow<'a, str>),
+    /// An object, a list, or a number beyond every type of Postgres.
+    Other,
+}
+
+/// Serde borrows inside a newtype where it does not inside a bare `Cow`.
+#[derive(Deserialize)]
+struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Scalar<'a> {
+    fn read(json: &'a str) -> Self {
+        match json {
+            "null" => Self::Null,
+            "true" => Self::Bool(true),
+            "false" => Self::Bool(false),
+            _ if json.starts_with('"') => match serde_json::from_str(json) {
+                Ok(JsonText(text)) => Self::Text(text),
+                Err(_) => Self::Other,
+            },
+            _ => Decimal::parse(json).map_or(Self::Other, Self::Number),
+        }
+    }
+
+    /// `None` where the two have no order, null and null excepted.
+    fn compare(&self, operand: &Operand, is_number: bool) -> Option<Ordering> {
+        match (self, operand) {
+            (Self::Null, Operand::Null) => Some(Ordering::Equal),
+            (Self::Bool(ours), Operand::Bool(theirs)) => Some(ours.cmp(theirs)),
+            (Self::Number(ours), Operand::Number(text) | Operand::Text(text)) => {
+                Some(ours.cmp(&Decimal::parse(text)?))
+            }
+            (Self::Text(text), Operand::Number(number)) => {
+                Some(Decimal::parse(text)?.cmp(&Decimal::parse(number)?))
+            }
+            (Self::Text(ours), Operand::Text(theirs)) if is_number => {
+                Some(Decimal::parse(ours)?.cmp(&Decimal::parse(theirs)?))
+            }
+            (Self::Text(ours), Operand::Text(theirs)) => {
+                Some(ours.as_bytes().cmp(theirs.as_bytes()))
+            }
+            _ => None,
+        }
+    }
+}

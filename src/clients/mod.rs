@@ -1,0 +1,49 @@
+//! What clients ask for and what they get, without any I/O.
+//!
+//! ```text
+//! upgrade  bearer, TicketKey -> Ticket --+
+//!          ConnectRequest ---------------+--> View (what the client may see, and wants to)
+//! frames   ClientMessage ----------------+--> Cursor (where it stands, and what is due)
+//!                                                |  both kept in the socket's Attachment
+//! feed     FeedChange --View::judge--> Visible --redact--> ChangesFrame, ServerMessage
+//! ```
+
+mod attachment;
+pub mod bearer;
+mod change;
+mod client_message;
+mod cursor;
+mod decimal;
+mod filter;
+mod frame_error;
+mod position;
+mod server_message;
+mod subscription;
+mod ticket;
+
+pub use attachment::{Attachment, AttachmentError, MAX_ATTACHMENT_BYTES};
+pub use change::{FeedChange, FeedChangeError, Visible, redact};
+pub use client_message::{
+    ClientId, ClientMessage, ConnectRequest, MAX_CLIENT_ID, MAX_MESSAGE_BYTES, MAX_QUERY_BYTES,
+    PROTOCOL_VERSION, Start,
+};
+pub use cursor::{
+    AckError, Cursor, DEFAULT_WINDOW_BYTES, Feed, NoPosition, PROGRESS_INTERVAL_MS, Step,
+};
+pub use filter::{
+    ColumnFacts, Condition, MAX_COLUMN_BYTES, MAX_CONDITIONS, MAX_IN_VALUES, MAX_VALUE_BYTES,
+    Operator,
+};
+pub use frame_error::FrameError;
+pub use position::{ParsePositionError, Position};
+pub use server_message::{ChangesFrame, MAX_CHANGES_BYTES, ResetReason, ServerMessage};
+pub use subscription::{
+    FilterWarning, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_BYTES, Subscription, Subscriptions, View,
+};
+pub use ticket::{
+    MAX_TICKET_BYTES, MAX_TICKET_LIFETIME, MIN_TICKET_SECRET_BYTES, Ticket, TicketError, TicketKey,
+    WeakSecret,
+};
+
+#[cfg(test)]
+mod tests;

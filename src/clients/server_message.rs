@@ -1,0 +1,145 @@
+//! What the server says: one JSON object a frame.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::client_message::ClientId;
+use super::frame_error::FrameError;
+use super::position::Position;
+use super::subscription::FilterWarning;
+
+/// About so many bytes go into one `changes` frame; a single change may be larger.
+pub const MAX_CHANGES_BYTES: usize = 1 << 20;
+
+/// A frame of the server, but for `changes`, which [`ChangesFrame`] writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(
+    tag = "type",
+    rename_all = "snake_case",
+    rename_all_fields = "camelCase"
+)]
+pub enum ServerMessage<'a> {
+    /// The subscription stands at its position.
+    Welcome {
+        /// The client's name.
+        client_id: &'a ClientId,
+        /// The history's epoch.
+        epoch: i32,
+        /// Before the oldest change that is kept.
+        oldest: Position,
+        /// At the newest change.
+        head: Position,
+        /// Filters that some updates and deletes cannot be judged by.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        warnings: &'a [FilterWarning],
+    },
+    /// The client has everything there is; live from here.
+    CaughtUp {
+        /// The head.
+        position: Position,
+    },
+    /// The head moved, but nothing of it was for the client.
+    Progress {
+        /// Where to resume.
+        position: Position,
+    },
+    /// Resuming is impossible: reload, then subscribe again.
+    Reset {
+        /// Why.
+        reason: ResetReason,
+    },
+    /// A message of the client was refused.
+    Error {
+        /// Stable and machine-readable.
+        code: &'a str,
+        /// For people.
+        message: &'a str,
+        /// Whether the same message may succeed later.
+        retryable: bool,
+    },
+}
+
+/// Why a client cannot go on from where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetReason {
+    /// Changes after its position are no longer kept.
+    TooOld,
+    /// Changes may have been missed since: its position means nothing any more.
+    EpochChanged,
+    /// It took what it was sent so slowly that the rest is no longer kept.
+    SlowConsumer,
+}
+
+impl ServerMessage<'_> {
+    /// The frame's text.
+    pub fn to_json(&self) -> String {
+        // Nothing here can fail: no map with other keys than strings, no failing `Serialize`.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl FrameError {
+    /// The frame that tells the client. Never retryable: the same message fails again.
+    pub fn to_json(&self) -> String {
+        ServerMessage::Error {
+            code: self.code(),
+            message: &self.to_string(),
+            retryable: false,
+        }
+        .to_json()
+    }
+}
+
+/// A `changes` frame in the making. The changes' JSON is copied once, into the frame that every
+/// client with the same view gets.
+#[derive(Clone, Debug)]
+pub struct ChangesFrame {
+    text: String,
+    from: Position,
+    is_empty: bool,
+}
+
+impl ChangesFrame {
+    /// A frame of changes after `from`.
+    pub fn new(from: Position) -> Self {
+        Self {
+            text: String::from("{\"type\":\"changes\",\"changes\":["),
+            from,
+            is_empty: true,
+        }
+    }
+
+    /// Adds a change's JSON unless the frame would be too large with it; a frame takes at least one
+    /// change. Says whether it took it.
+    #[must_use]
+    pub fn push(&mut self, change: &str) -> bool {
+        if !self.is_empty && self.text.len().saturating_add(change.len()) > MAX_CHANGES_BYTES {
+            return false;
+        }
+        if !self.is_empty {
+            self.text.push(',');
+        }
+        self.text.push_str(change);
+        self.is_empty = false;
+        true
+    }
+
+    /// Whether there is no change in it.
+    pub fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
+    /// The frame's text. `to`: where its reader stands afterwards, which may be beyond its last
+    /// change; `catch_up`: there is more that was stored before it connected, or while it lagged.
+    pub fn finish(mut self, to: Position, catch_up: bool) -> String {
+        let from = self.from;
+        // Writing into a string cannot fail.
+        let _ = write!(
+            self.text,
+            "],\"from\":\"{from}\",\"to\":\"{to}\",\"catchUp\":{catch_up}}}"
+        );
+        self.text
+    }
+}

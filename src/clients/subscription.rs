@@ -1,0 +1,385 @@
+//! What a client asked for, what its ticket lets it see, and what follows for each change.
+
+use serde::{Deserialize, Serialize};
+
+use super::change::{FeedChange, Kind, Visible};
+use super::filter::{ColumnFacts, Condition, MAX_CONDITIONS, RawCondition, Truth};
+use super::frame_error::FrameError;
+use crate::changes::RelationName;
+use crate::config::TableName;
+
+/// Subscriptions of one client, and tables of one ticket.
+pub const MAX_SUBSCRIPTIONS: usize = 64;
+/// Bytes of all subscriptions of one client as JSON, and of all tables of one ticket: both are kept
+/// in the socket's attachment of 16 KiB.
+pub const MAX_SUBSCRIPTIONS_BYTES: usize = 6 << 10;
+
+/// One table, or some of its rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawSubscription", into = "RawSubscription")]
+pub struct Subscription {
+    table: TableName,
+    /// All must hold; none: all rows.
+    filter: Vec<Condition>,
+}
+
+/// What a client wants to get. Several subscriptions of one table add up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subscriptions {
+    /// Every table of the publication, or every table of the ticket.
+    AllTables,
+    /// These.
+    Tables(Vec<Subscription>),
+}
+
+/// What a client may see of the feed, and wants to.
+///
+/// A change is for the client when
+/// - what it asked for holds, or may hold, for the new or the old row: what is unknown is sent,
+///   since a change that is not sent is lost; and
+/// - what its ticket says certainly holds for the row: what is unknown is not sent, since the ticket
+///   is there to keep rows from being seen. Of an update only the row that it holds for is sent.
+///
+/// `TRUNCATE` carries no row, so it is for every client of its table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// What the client asked for.
+    #[serde(rename = "want")]
+    wanted: Subscriptions,
+    /// What its ticket allows; `None`: everything.
+    #[serde(rename = "may", default, skip_serializing_if = "Option::is_none")]
+    allowed: Option<Vec<Subscription>>,
+}
+
+/// A filter that some updates and deletes cannot be judged by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FilterWarning {
+    /// The table, as it was subscribed to.
+    pub table: String,
+    /// The filter's columns whose old values the table's replica identity leaves out.
+    pub columns: Vec<String>,
+    /// What this means.
+    pub message: String,
+    /// What mends it.
+    pub sql: String,
+}
+
+/// The JSON form.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSubscription {
+    table: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    filter: Vec<RawCondition>,
+}
+
+impl Subscription {
+    /// All rows of a table.
+    pub fn whole_table(table: TableName) -> Self {
+        Self {
+            table,
+            filter: Vec::new(),
+        }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// The conditions, all of which must hold.
+    pub fn filter(&self) -> &[Condition] {
+        &self.filter
+    }
+
+    /// Takes in what the catalogue says of the filter's columns; `facts` answers `None` for a
+    /// column that the table does not have.
+    pub fn bind(&mut self, facts: impl Fn(&str) -> Option<ColumnFacts>) -> Result<(), FrameError> {
+        for (index, condition) in self.filter.iter_mut().enumerate() {
+            let within = |error: FrameError| error.within(&format!("filter[{index}]"));
+            let problem = || format!("the table has no column {:?}", condition.column());
+            let found = facts(condition.column())
+                .ok_or_else(|| within(FrameError::field("column", problem())))?;
+            condition.bind(found).map_err(within)?;
+        }
+        Ok(())
+    }
+
+    /// The columns whose old values updates and deletes may not carry, and the way to have them.
+    pub fn warning(&self) -> Option<FilterWarning> {
+        let uncovered = self
+            .filter
+            .iter()
+            .filter(|condition| !condition.is_identity());
+        let mut columns: Vec<String> = uncovered.map(|it| it.column().to_owned()).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        if columns.is_empty() {
+            return None;
+        }
+        let identifier = postgres_protocol::escape::escape_identifier;
+        let TableName { schema, table } = &self.table;
+        Some(FilterWarning {
+            table: self.table.to_string(),
+            message: "updates and deletes do not carry the old values of these columns, so it is \
+                      not known whether the old row matched: without a ticket they are sent all \
+                      the same, with a ticket a row that leaves the filter is not reported"
+                .into(),
+            sql: format!(
+                "ALTER TABLE {}.{} REPLICA IDENTITY FULL",
+                identifier(schema),
+                identifier(table)
+            ),
+            columns,
+        })
+    }
+
+    fn is_of(&self, change: &FeedChange<'_>) -> bool {
+        self.table.schema == change.schema() && self.table.table == change.table()
+    }
+
+    fn holds_for_new(&self, change: &FeedChange<'_>) -> Truth {
+        all(&self.filter, |it| it.holds(change.data(it.column())))
+    }
+
+    /// An update that gives no old row did not change the replica identity's columns.
+    fn holds_for_old(&self, change: &FeedChange<'_>) -> Truth {
+        all(&self.filter, |it| {
+            let old = change.old(it.column());
+            let is_same = it.is_identity() && !change.has_old();
+            it.holds(old.or_else(|| is_same.then(|| change.data(it.column())).flatten()))
+        })
+    }
+}
+
+fn all(conditions: &[Condition], holds: impl Fn(&Condition) -> Truth) -> Truth {
+    conditions.iter().map(holds).min().unwrap_or(Truth::True)
+}
+
+impl TryFrom<RawSubscription> for Subscription {
+    type Error = FrameError;
+
+    fn try_from(raw: RawSubscription) -> Result<Self, FrameError> {
+        read_subscription(raw, Condition::try_from)
+    }
+}
+
+/// Reads a list of subscriptions as a client or a ticket sends it; `field` is its name there.
+pub(super) fn read_subscriptions(
+    field: &str,
+    list: Vec<RawSubscription>,
+) -> Result<Vec<Subscription>, FrameError> {
+    if list.is_empty() {
+        return Err(FrameError::field(field, "must name at least one table"));
+    }
+    FrameError::check_size(field, list.len(), MAX_SUBSCRIPTIONS)?;
+    let read = |(index, raw)| {
+        read_subscription(raw, Condition::from_client)
+            .map_err(|error: FrameError| error.within(&format!("{field}[{index}]")))
+    };
+    let list = list.into_iter().enumerate().map(read);
+    let list = list.collect::<Result<Vec<_>, _>>()?;
+    check_bytes(field, &list)?;
+    Ok(list)
+}
+
+/// Refuses what would not fit the socket's attachment, with the flags that [`Subscription::bind`]
+/// may add.
+pub(super) fn check_bytes(field: &str, list: &[Subscription]) -> Result<(), FrameError> {
+    const FLAGS: usize = r#","number":true,"identity":true"#.len();
+    let conditions: usize = list
+        .iter()
+        .map(|subscription| subscription.filter.len())
+        .sum();
+    let bytes = serde_json::to_string(list).map_or(usize::MAX, |json| json.len());
+    let bytes = bytes.saturating_add(conditions.saturating_mul(FLAGS));
+    FrameError::check_size(field, bytes, MAX_SUBSCRIPTIONS_BYTES)
+}
+
+fn read_subscription(
+    raw: RawSubscription,
+    read: impl Fn(RawCondition) -> Result<Condition, FrameError>,
+) -> Result<Subscription, FrameError> {
+    FrameError::check_size("filter", raw.filter.len(), MAX_CONDITIONS)?;
+    let conditions = raw.filter.into_iter().enumerate();
+    let conditions = conditions.map(|(index, raw)| {
+        read(raw).map_err(|error: FrameError| error.within(&format!("filter[{index}]")))
+    });
+    Ok(Subscription {
+        table: read_table("table", &raw.table)?,
+        filter: conditions.collect::<Result<_, _>>()?,
+    })
+}
+
+pub(super) fn read_table(field: &str, text: &str) -> Result<TableName, FrameError> {
+    let problem = "must be `table` for a table in public, else `schema.table`";
+    TableName::parse(text).ok_or_else(|| FrameError::field(field, problem))
+}
+
+impl From<Subscription> for RawSubscription {
+    fn from(subscription: Subscription) -> Self {
+        Self {
+            table: subscription.table.to_string(),
+            filter: subscription.filter.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl View {
+    /// What a client wants of what its ticket allows; `allowed` is `None` for a client that may
+    /// see everything. Fails where it names a table that the ticket does not.
+    pub fn new(
+        wanted: Subscriptions,
+        allowed: Option<Vec<Subscription>>,
+    ) -> Result<Self, FrameError> {
+        if let (Subscriptions::Tables(tables), Some(allowed)) = (&wanted, &allowed) {
+            for (index, wanted) in tables.iter().enumerate() {
+                if !allowed.iter().any(|allowed| allowed.table == wanted.table) {
+                    let field = format!("subscriptions[{index}].table");
+                    return Err(FrameError::NotAllowed { field });
+                }
+            }
+        }
+        Ok(Self { wanted, allowed })
+    }
+
+    /// The same client, wanting something else.
+    pub fn resubscribe(&self, wanted: Subscriptions) -> Result<Self, FrameError> {
+        Self::new(wanted, self.allowed.clone())
+    }
+
+    /// What the client asked for.
+    pub fn wanted(&self) -> &Subscriptions {
+        &self.wanted
+    }
+
+    /// What the client's ticket allows; `None`: everything.
+    pub fn allowed(&self) -> Option<&[Subscription]> {
+        self.allowed.as_deref()
+    }
+
+    /// Takes in what the catalogue says of every filter's columns; `facts` answers `None` for a
+    /// column, or a table, that is not there. The path in an error is the client's own field.
+    pub fn bind(
+        &mut self,
+        facts: impl Fn(&TableName, &str) -> Option<ColumnFacts>,
+    ) -> Result<(), FrameError> {
+        let bind = |name: &str, list: &mut [Subscription]| {
+            list.iter_mut().enumerate().try_for_each(|(index, it)| {
+                let table = it.table.clone();
+                it.bind(|column| facts(&table, column))
+                    .map_err(|error| error.within(&format!("{name}[{index}]")))
+            })
+        };
+        if let Subscriptions::Tables(tables) = &mut self.wanted {
+            bind("subscriptions", tables)?;
+        }
+        bind(
+            "ticket.tables",
+            self.allowed.as_deref_mut().unwrap_or_default(),
+        )
+    }
+
+    /// Every filter that some updates and deletes cannot be judged by.
+    pub fn warnings(&self) -> Vec<FilterWarning> {
+        let allowed = self.allowed.iter().flatten();
+        let mut warnings = Vec::new();
+        for warning in self
+            .tables()
+            .iter()
+            .chain(allowed)
+            .filter_map(Subscription::warning)
+        {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        warnings
+    }
+
+    /// The tables that changes can come from, as `change_history.table_name` has them; empty: all.
+    pub fn table_names(&self) -> Vec<String> {
+        let tables = match (&self.wanted, &self.allowed) {
+            (Subscriptions::AllTables, Some(allowed)) => allowed,
+            (Subscriptions::AllTables, None) => return Vec::new(),
+            (Subscriptions::Tables(tables), _) => tables,
+        };
+        let name = |it: &Subscription| {
+            let name = RelationName::new(&it.table.schema, &it.table.table);
+            name.qualified().to_owned()
+        };
+        let mut names: Vec<String> = tables.iter().map(name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Whether any change can be told apart by its table alone: then [`Self::judge`] needs no rows.
+    pub fn has_filters(&self) -> bool {
+        let allowed = self.allowed.iter().flatten();
+        let mut all = self.tables().iter().chain(allowed);
+        all.any(|subscription| !subscription.filter.is_empty())
+    }
+
+    /// What of `change` the client gets.
+    pub fn judge(&self, change: &FeedChange<'_>) -> Visible {
+        let allowed_new = self.allows(|it| it.holds_for_new(change), change);
+        if change.kind() != Kind::Update {
+            let is_seen = match change.kind() {
+                Kind::Truncate => self.allows(|_| Truth::True, change) && self.is_wanted(change),
+                _ => allowed_new && self.wants(|it| it.holds_for_new(change), change),
+            };
+            return if is_seen {
+                Visible::Whole
+            } else {
+                Visible::Nothing
+            };
+        }
+        let allowed_old = self.allows(|it| it.holds_for_old(change), change);
+        let wants_new = || self.wants(|it| it.holds_for_new(change), change);
+        let wants_old = || self.wants(|it| it.holds_for_old(change), change);
+        match (allowed_new, allowed_old) {
+            (true, true) if wants_new() || wants_old() => Visible::Whole,
+            // There is no old row to hide, and the new one is the client's to see.
+            (true, false) if !change.has_old() && (wants_new() || wants_old()) => Visible::Whole,
+            (true, false) if change.has_old() && wants_new() => Visible::OnlyNew,
+            (false, true) if change.has_old() && wants_old() => Visible::OnlyOld,
+            _ => Visible::Nothing,
+        }
+    }
+
+    fn tables(&self) -> &[Subscription] {
+        match &self.wanted {
+            Subscriptions::AllTables => &[],
+            Subscriptions::Tables(tables) => tables,
+        }
+    }
+
+    fn is_wanted(&self, change: &FeedChange<'_>) -> bool {
+        self.wants(|_| Truth::True, change)
+    }
+
+    fn wants(&self, holds: impl Fn(&Subscription) -> Truth, change: &FeedChange<'_>) -> bool {
+        match &self.wanted {
+            Subscriptions::AllTables => true,
+            Subscriptions::Tables(tables) => any(tables, holds, change) != Truth::False,
+        }
+    }
+
+    fn allows(&self, holds: impl Fn(&Subscription) -> Truth, change: &FeedChange<'_>) -> bool {
+        match &self.allowed {
+            None => true,
+            Some(tables) => any(tables, holds, change) == Truth::True,
+        }
+    }
+}
+
+fn any(
+    tables: &[Subscription],
+    holds: impl Fn(&Subscription) -> Truth,
+    change: &FeedChange<'_>,
+) -> Truth {
+    let of_table = tables.iter().filter(|it| it.is_of(change));
+    of_table.map(holds).max().unwrap_or(Truth::False)
+}

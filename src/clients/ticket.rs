@@ -1,0 +1,201 @@
+//! Client tickets: what a client may see, signed by the application that lets it in.
+//!
+//! A ticket is a JSON Web Token (RFC 7519) signed with HS256 under a secret that the application and
+//! this server share. Claims:
+//!
+//! ```json
+//! {"exp": 1767225600, "tables": [
+//!     {"table": "orders", "filter": [{"column": "customer_id", "op": "eq", "value": 42}]},
+//!     {"table": "products"}]}
+//! ```
+//!
+//! `exp` and `tables` are required, `nbf` is obeyed, other claims are ignored.
+
+use std::sync::Once;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{ErrorKind, new_error};
+use jsonwebtoken::signature::{self, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::Sha256;
+
+use super::client_message::read_frame;
+use super::frame_error::FrameError;
+use super::subscription::{RawSubscription, Subscription, read_subscriptions};
+
+/// Bytes of a ticket: what fits into the headers of a request beside others.
+pub const MAX_TICKET_BYTES: usize = 12 << 10;
+/// Bytes of the shared secret at least (RFC 7518, section 3.2: as many as the hash has).
+pub const MIN_TICKET_SECRET_BYTES: usize = 32;
+/// Seconds that a ticket may be valid from now on: it cannot be taken back.
+pub const MAX_TICKET_LIFETIME: u64 = 24 * 60 * 60;
+/// Seconds by which the clocks of the signer and of this server may differ.
+const LEEWAY: u64 = 30;
+
+/// The shared secret.
+pub struct TicketKey(DecodingKey);
+
+/// A ticket that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// What its bearer may see; never empty.
+    pub allowed: Vec<Subscription>,
+    /// Seconds since 1970 from which on it is worth nothing.
+    pub expires_at: u64,
+}
+
+/// The secret is too short to sign with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the secret has {0} bytes: HS256 needs at least 32")]
+pub struct WeakSecret(pub usize);
+
+/// A ticket that is refused. Nothing of its claims is looked at before its signature is known to be
+/// good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TicketError {
+    /// It is not three parts of base64url with JSON in the first two, has the algorithm "none", or
+    /// is too long.
+    #[error("the ticket is not a JSON Web Token of an algorithm that is known here")]
+    Malformed,
+    /// It is signed otherwise than with HS256, or not at all.
+    #[error("the ticket is not signed with HS256")]
+    Algorithm,
+    /// The signature is not of the shared secret.
+    #[error("the ticket's signature is wrong")]
+    Signature,
+    /// It is worth nothing any more.
+    #[error("the ticket has expired")]
+    Expired,
+    /// It is worth nothing yet.
+    #[error("the ticket is not valid yet")]
+    NotYetValid,
+    /// It would be valid for longer than [`MAX_TICKET_LIFETIME`].
+    #[error("the ticket is valid for more than 24 hours")]
+    TooLongLived,
+    /// A claim is missing, or not as documented.
+    #[error("the ticket's claims: {0}")]
+    Claims(#[source] FrameError),
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    exp: u64,
+    nbf: Option<u64>,
+    tables: Vec<RawSubscription>,
+}
+
+impl TicketKey {
+    /// A key of the secret's bytes.
+    pub fn new(secret: &[u8]) -> Result<Self, WeakSecret> {
+        if secret.len() < MIN_TICKET_SECRET_BYTES {
+            return Err(WeakSecret(secret.len()));
+        }
+        Ok(Self(DecodingKey::from_secret(secret)))
+    }
+
+    /// Checks a ticket. `now`: seconds since 1970.
+    pub fn verify(&self, ticket: &str, now: u64) -> Result<Ticket, TicketError> {
+        if ticket.len() > MAX_TICKET_BYTES {
+            return Err(TicketError::Malformed);
+        }
+        install_hs256();
+        let mut validation = Validation::new(Algorithm::HS256);
+        // The time is checked here, by a clock that is given, and an audience is not ours to know.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        let token = jsonwebtoken::decode::<Box<RawValue>>(ticket, &self.0, &validation)
+            .map_err(|error| TicketError::from_kind(error.kind()))?;
+        if token.header.crit.is_some() {
+            // Extensions that must be understood (RFC 7515, section 4.1.11), and none is.
+            return Err(TicketError::Malformed);
+        }
+        let claims: Claims = read_frame(token.claims.get()).map_err(TicketError::Claims)?;
+        if claims.exp.saturating_add(LEEWAY) <= now {
+            return Err(TicketError::Expired);
+        }
+        if claims.exp > now.saturating_add(MAX_TICKET_LIFETIME + LEEWAY) {
+            return Err(TicketError::TooLongLived);
+        }
+        if claims
+            .nbf
+            .is_some_and(|nbf| nbf > now.saturating_add(LEEWAY))
+        {
+            return Err(TicketError::NotYetValid);
+        }
+        Ok(Ticket {
+            allowed: read_subscriptions("tables", claims.tables).map_err(TicketError::Claims)?,
+            expires_at: claims.exp,
+        })
+    }
+}
+
+impl std::fmt::Debug for TicketKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TicketKey(..)")
+    }
+}
+
+impl TicketError {
+    fn from_kind(kind: &ErrorKind) -> Self {
+        match kind {
+            ErrorKind::InvalidSignature => Self::Signature,
+            ErrorKind::InvalidAlgorithm
+            | ErrorKind::InvalidAlgorithmName
+            | ErrorKind::UnsupportedAlgorithm
+            | ErrorKind::MissingAlgorithm => Self::Algorithm,
+            _ => Self::Malformed,
+        }
+    }
+}
+
+/// Gives `jsonwebtoken` the one algorithm that tickets have. Its own set of them brings RSA and
+/// elliptic curves, which would make most of this server's WASM.
+fn install_hs256() {
+    static PROVIDER: CryptoProvider = CryptoProvider {
+        // Tickets are signed by the application, never here.
+        signer_factory: |_, _| Err(new_error(ErrorKind::UnsupportedAlgorithm)),
+        verifier_factory: |algorithm, key: &DecodingKey| {
+            let mac = Hs256::new(*algorithm, key.try_get_as_bytes()?)?;
+            Ok(Box::new(mac) as Box<dyn JwtVerifier>)
+        },
+        key_utils: KeyUtils::new_unimplemented(),
+    };
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        // Fails only where another provider is installed already, which then does the same.
+        let _ = PROVIDER.install_default();
+    });
+}
+
+struct Hs256(Hmac<Sha256>);
+
+impl Hs256 {
+    fn new(algorithm: Algorithm, key: &[u8]) -> jsonwebtoken::errors::Result<Self> {
+        if algorithm != Algorithm::HS256 {
+            return Err(new_error(ErrorKind::UnsupportedAlgorithm));
+        }
+        let mac = Hmac::new_from_slice(key);
+        mac.map(Self)
+            .map_err(|_| new_error(ErrorKind::InvalidKeyFormat))
+    }
+}
+
+impl Verifier<Vec<u8>> for Hs256 {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        // In constant time.
+        let mac = self.0.clone().chain_update(message);
+        mac.verify_slice(signature)
+            .map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtVerifier for Hs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
