@@ -313,9 +313,7 @@ impl Missing {
     /// Also when the publication is there again: decoding sees the catalogue of the time at which
     /// a change was written.
     fn publication_gap(self, request: PeekRequest<'_>) -> Error {
-        let PeekRequest {
-            slot, publication, ..
-        } = request;
+        let publication = request.publication;
         let (code, message) = if self.publication {
             let message = format!("the publication {publication} does not exist");
             ("publication_missing", message)
@@ -324,16 +322,11 @@ impl Missing {
                 format!("the publication {publication} was missing when changes were written");
             ("publication_gap", message)
         };
-        let create = if self.publication {
-            "CREATE PUBLICATION it again; then run "
-        } else {
-            "run "
-        };
         Error::new(Category::PublicationMissing, code, message).with_remedy(format!(
-            "what was written without the publication cannot be read any more; to go on with a \
-             new epoch, in which every client reloads, {create}SELECT \
-             pg_drop_replication_slot('{slot}'); and call POST /init with \
-             {{\"onSlotLost\":\"recover\"}}"
+            "run CREATE PUBLICATION {} FOR TABLE ...; if it is not there; what was written without \
+             it cannot be read any more, so that the feed goes on with a new epoch, in which every \
+             client reloads",
+            escape_identifier(publication)
         ))
     }
 }

@@ -19,3 +19,4 @@ mod order;
 mod privileges;
 mod publication;
 mod readers;
+mod values;

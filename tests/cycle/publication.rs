@@ -20,14 +20,14 @@ async fn changes_written_without_the_publication_stop_the_feed_instead_of_being_
 ) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     feed.run("INSERT INTO items VALUES (1, 'seen')").await;
-    feed.drain().await;
+    let mut reader = feed.reader().await;
+    assert_eq!(reader.drain().await.unwrap(), 1);
     feed.run("DROP PUBLICATION feed; INSERT INTO items VALUES (2, 'in the gap')")
         .await;
     let positions = "SELECT lsn || ' ' || confirmed_flush_lsn FROM replication_checkpoint, \
                      pg_replication_slots WHERE slot_name = slot";
     let before = feed.value(positions).await;
 
-    let mut reader = feed.reader().await;
     let error = reader.poll().await.unwrap_err();
     assert_eq!(error.category(), Category::PublicationMissing);
     assert_eq!(error.code(), "publication_missing");
@@ -45,9 +45,6 @@ async fn changes_written_without_the_publication_stop_the_feed_instead_of_being_
         let error = reader.poll().await.unwrap_err();
         assert_eq!(error.category(), Category::PublicationMissing);
         assert_eq!(error.code(), "publication_gap");
-        let remedy = error.remedy().unwrap();
-        let slot = &feed.feed.slot;
-        assert!(remedy.contains(&format!("pg_drop_replication_slot('{slot}')")));
     }
     assert_eq!(feed.value(positions).await, before);
     assert_eq!(read_sound_history(&feed).await.len(), 1);
