@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::changes::SESSION_SETTINGS;
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
-use crate::postgres::{self, Connection, Param, SqlState};
+use crate::postgres::{self, Connection, Param};
 
 /// Where a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,9 @@ const MAX_FETCH_ROWS: u32 = 16_384;
 // Behind the commits rows of any size may come.
 const COMMITS_FETCH_ROWS: u32 = 1_024;
 
+/// The type byte of a commit.
+const COMMIT: u8 = b'C';
+
 const UNDEFINED_OBJECT: &str = "42704";
 const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 
@@ -92,25 +95,28 @@ fn prepare() -> String {
 /// runs once: a materialised CTE that two scans read.
 ///
 /// A filter on rows by LSN would lose changes: a row's LSN is where it was written, and a
-/// transaction that wrote earlier may commit later. Whole transactions are filtered, by the end
-/// of their commit.
+/// transaction that wrote earlier may commit later. Commits come in order, so what is stored is
+/// everything up to the last commit that is. No join, which would not keep the order.
 fn declare(filtered: bool) -> String {
     let filter = if filtered {
-        " WHERE xid IN (SELECT xid FROM peek GROUP BY xid HAVING max(lsn) > $5::pg_lsn)"
+        format!(
+            "number > (SELECT COALESCE(max(number), 0) FROM peek \
+             WHERE get_byte(data, 0) = {COMMIT} AND lsn <= $5::pg_lsn)"
+        )
     } else {
-        ""
+        "true".to_owned()
     };
-    let and_commit = if filtered { "AND" } else { "WHERE" };
     format!(
         "DECLARE peek_cursor SCROLL CURSOR FOR \
          WITH peek AS MATERIALIZED (\
-         SELECT lsn, xid, data FROM pg_logical_slot_peek_binary_changes(\
-         $1::name, NULL, $2::int4, 'proto_version', '1', 'publication_names', $3::text)) \
-         SELECT lsn, xid, NULL::bytea, 0 FROM peek{filter} {and_commit} get_byte(data, 0) = {commit} \
+         SELECT lsn, xid, data, number FROM pg_logical_slot_peek_binary_changes(\
+         $1::name, NULL, $2::int4, 'proto_version', '1', 'publication_names', $3::text) \
+         WITH ORDINALITY AS message(lsn, xid, data, number)) \
+         SELECT lsn, xid, NULL::bytea, 0 FROM peek \
+         WHERE get_byte(data, 0) = {COMMIT} AND {filter} \
          UNION ALL \
          SELECT lsn, xid, CASE WHEN length(data) <= $4::int4 THEN data \
-         ELSE substr(data, 1, $4::int4) END, length(data) FROM peek{filter}",
-        commit = b'C',
+         ELSE substr(data, 1, $4::int4) END, length(data) FROM peek WHERE {filter}"
     )
 }
 
@@ -285,29 +291,29 @@ struct Missing {
 
 impl Missing {
     fn explain(self, request: PeekRequest<'_>, cause: postgres::Error) -> Error {
-        match cause.sqlstate().as_ref().map(SqlState::as_str) {
-            Some(UNDEFINED_OBJECT) if self.slot => {
-                let message = format!("the replication slot {} does not exist", request.slot);
-                Error::new(Category::SlotMissing, "slot_missing", message).with_source(cause)
+        let slot = request.slot;
+        let Some(state) = cause.sqlstate() else {
+            return cause.into();
+        };
+        let error = match state.as_str() {
+            UNDEFINED_OBJECT if self.slot => {
+                let message = format!("the replication slot {slot} does not exist");
+                Error::new(Category::SlotMissing, "slot_missing", message)
             }
-            Some(UNDEFINED_OBJECT) => self.publication_gap(request).with_source(cause),
-            Some(OBJECT_NOT_IN_PREREQUISITE_STATE) => {
-                let message = format!(
-                    "the replication slot {} can no longer be read",
-                    request.slot
-                );
-                Error::new(Category::SlotLost, "slot_lost", message).with_source(cause)
+            UNDEFINED_OBJECT => self.publication_gap(request),
+            OBJECT_NOT_IN_PREREQUISITE_STATE => {
+                let message = format!("the replication slot {slot} can no longer be read");
+                Error::new(Category::SlotLost, "slot_lost", message)
             }
-            _ => cause.into(),
-        }
+            _ => return cause.into(),
+        };
+        error.with_sqlstate(state.as_str()).with_source(cause)
     }
 
     /// Also when the publication is there again: decoding sees the catalogue of the time at which
     /// a change was written.
     fn publication_gap(self, request: PeekRequest<'_>) -> Error {
-        let PeekRequest {
-            slot, publication, ..
-        } = request;
+        let publication = request.publication;
         let (code, message) = if self.publication {
             let message = format!("the publication {publication} does not exist");
             ("publication_missing", message)
@@ -316,16 +322,11 @@ impl Missing {
                 format!("the publication {publication} was missing when changes were written");
             ("publication_gap", message)
         };
-        let create = if self.publication {
-            "CREATE PUBLICATION it again; then run "
-        } else {
-            "run "
-        };
         Error::new(Category::PublicationMissing, code, message).with_remedy(format!(
-            "what was written without the publication cannot be read any more; to go on with a \
-             new epoch, in which every client reloads, {create}SELECT \
-             pg_drop_replication_slot('{slot}'); and call POST /init with \
-             {{\"onSlotLost\":\"recover\"}}"
+            "run CREATE PUBLICATION {} FOR TABLE ...; if it is not there; what was written without \
+             it cannot be read any more, so that the feed goes on with a new epoch, in which every \
+             client reloads",
+            escape_identifier(publication)
         ))
     }
 }

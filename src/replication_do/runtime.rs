@@ -51,6 +51,8 @@ pub(super) struct Memory {
     pub(super) slot: Option<state::Slot>,
     /// The last peek failed for it; whether it is back is for `resume` to see.
     publication_was_missing: bool,
+    /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].
+    documents_as_text_from: Option<i64>,
     cycle: Option<(Cycle, String)>,
     connection: Option<Database>,
     pace: Pace,
@@ -200,7 +202,9 @@ impl Runtime {
         let feed = feed(&config, schema.clone());
         let mut changed = false;
         let outcome = loop {
-            let report = polling::run(&mut connection, &feed, &mut cycle).await?;
+            let report = polling::run(&mut connection, &feed, &mut cycle).await;
+            self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
+            let report = report?;
             changed |= report.stored > 0;
             self.note_report(&report, &cycle)?;
             let head = &cycle.checkpoint;
@@ -269,10 +273,9 @@ impl Runtime {
             log::event("epoch_began", context);
         }
         self.memory.borrow_mut().slot.clone_from(&standing.slot);
-        Ok((
-            Cycle::resume_from(standing.checkpoint),
-            standing.server.schema,
-        ))
+        let mut cycle = Cycle::resume_from(standing.checkpoint);
+        cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
+        Ok((cycle, standing.server.schema))
     }
 
     fn note_report(&self, report: &polling::Report, cycle: &Cycle) -> Result<()> {

@@ -19,7 +19,7 @@ const MIGRATIONS: [(&str, &str); 2] = [
 ];
 
 const TABLE: &str = "\
-CREATE TABLE IF NOT EXISTS replication_migration (\
+CREATE TABLE replication_migration (\
 version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
 applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW())";
 
@@ -31,10 +31,14 @@ pub(super) async fn apply<S>(connection: &mut Connection<S>) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connection
-        .execute(TABLE, &[])
-        .await
-        .map_err(explain_create)?;
+    // Without the right to create, CREATE TABLE IF NOT EXISTS fails also where the table exists.
+    let exists = "SELECT to_regclass('replication_migration') IS NOT NULL";
+    if !connection.query_one(exists, &[]).await?.get::<bool>(0)? {
+        connection
+            .execute(TABLE, &[])
+            .await
+            .map_err(explain_create)?;
+    }
     let newest = "SELECT COALESCE(max(version), 0) FROM replication_migration";
     let applied: i32 = connection.query_one(newest, &[]).await?.get(0)?;
     if usize::try_from(applied).is_ok_and(|applied| applied > MIGRATIONS.len()) {
@@ -77,8 +81,10 @@ fn explain_create(cause: crate::postgres::Error) -> Error {
     if error.category() == Category::Permission {
         error.with_remedy(
             "run GRANT USAGE, CREATE ON SCHEMA public TO the role (or give it a schema of its own \
-             and set its search_path), or apply migrations/*.sql as the owner and grant the role \
-             SELECT, INSERT, UPDATE and DELETE on the three tables and UPDATE on the sequence",
+             and set its search_path); or call POST /init once with the owner's login, and then \
+             grant this role SELECT, INSERT, UPDATE and DELETE on change_history, \
+             replication_checkpoint and replication_migration, and UPDATE on the sequence \
+             change_history_id_seq",
         )
     } else {
         error

@@ -28,7 +28,7 @@ struct Traffic {
 impl Traffic {
     /// Measures one cycle over `count` new rows.
     async fn measure(feed: &TestFeed, count: u64) -> Self {
-        write(feed, &feed.client().await, count).await;
+        write(&feed.client().await, count).await;
         let stream = FaultyStream::new(open_socket(feed.url()).await, Faults::default());
         let traffic = stream.traffic();
         let mut reader = Reader::resume(stream, feed).await.unwrap();
@@ -64,7 +64,7 @@ fn thorough() -> bool {
     std::env::var("CUT_EVERY_BYTE").is_ok_and(|value| value == "1")
 }
 
-async fn write(_: &TestFeed, client: &tokio_postgres::Client, count: u64) {
+async fn write(client: &tokio_postgres::Client, count: u64) {
     let insert =
         format!("INSERT INTO items (note) SELECT repeat('x', 30) FROM generate_series(1, {count})");
     client.batch_execute(&insert).await.unwrap();
@@ -74,9 +74,9 @@ async fn write(_: &TestFeed, client: &tokio_postgres::Client, count: u64) {
 async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) {
     let client = feed.client().await;
     let mut expected = read_sound_history(feed).await.len() as u64;
-    let mut broken = 0;
+    let (mut broken, mut whole) = (0, None);
     for &faults in cuts {
-        write(feed, &client, count).await;
+        write(&client, count).await;
         expected += count;
         let cut = async { feed.faulty_reader(faults).await?.poll().await };
         let error = match cut.await {
@@ -92,7 +92,7 @@ async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) {
             );
             broken += 1;
         }
-        let last_id = feed.drain_among_others().await;
+        let last_id = feed.drain_among_others(&mut whole).await;
         assert_eq!(last_id.cast_unsigned(), expected, "{faults:?}");
     }
     assert!(
@@ -133,7 +133,7 @@ async fn cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_double
 
 async fn a_socket_that_moves_one_byte_at_a_time_carries_a_cycle(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
-    write(&feed, &feed.client().await, 100).await;
+    write(&feed.client().await, 100).await;
     let faults = Faults {
         chunk: 1,
         ..Faults::default()
@@ -152,7 +152,7 @@ async fn an_answer_to_commit_that_is_lost_loses_and_doubles_nothing(version: Ver
     // Backwards from the end of the cycle: past the advance's answer comes the commit's.
     for read_limit in traffic.read.rev() {
         let before: i64 = feed.value(stored).await.parse().unwrap();
-        write(&feed, &client, 1).await;
+        write(&client, 1).await;
         let faults = Faults {
             read_limit,
             ..Faults::default()
@@ -160,7 +160,7 @@ async fn an_answer_to_commit_that_is_lost_loses_and_doubles_nothing(version: Ver
         let failed = async { feed.faulty_reader(faults).await?.poll().await };
         let failed = failed.await.is_err();
         let after: i64 = feed.value(stored).await.parse().unwrap();
-        assert_eq!(feed.drain_among_others().await, before + 1);
+        assert_eq!(feed.drain_among_others(&mut None).await, before + 1);
         if failed && after > before {
             read_sound_history(&feed).await;
             return;

@@ -14,5 +14,9 @@
 mod support;
 
 mod cuts;
+mod idle;
 mod order;
+mod privileges;
+mod publication;
 mod readers;
+mod values;

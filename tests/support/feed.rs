@@ -32,15 +32,14 @@ impl TestFeed {
     /// `publication` is what follows its name: `FOR ALL TABLES`.
     pub async fn create(version: Version, tables: &str, publication: &str) -> Self {
         let database = Database::create(version).await;
-        let url = database.url();
-        run_sql(&url, tables).await;
-        let mut feed = Self::in_database(url, publication).await;
+        let mut feed = Self::in_database(database.url(), tables, publication).await;
         feed.database = Some(database);
         feed
     }
 
     /// Makes a feed in a database that is there, and that stays.
-    pub async fn in_database(url: DatabaseUrl, publication: &str) -> Self {
+    pub async fn in_database(url: DatabaseUrl, tables: &str, publication: &str) -> Self {
+        run_sql(&url, tables).await;
         run_sql(&url, &format!("CREATE PUBLICATION feed {publication}")).await;
         // A slot's name is the cluster's, so it is the database's.
         let slot = url.login.database.clone();
@@ -66,6 +65,11 @@ impl TestFeed {
     /// The superuser's login to the database.
     pub fn url(&self) -> &DatabaseUrl {
         &self.url
+    }
+
+    /// Logs in with `url` from now on; gives the login before.
+    pub fn log_in_as(&mut self, url: DatabaseUrl) -> DatabaseUrl {
+        std::mem::replace(&mut self.url, url)
     }
 
     /// An independent client, which takes several statements at once.
@@ -102,25 +106,28 @@ impl TestFeed {
     }
 
     /// As [`Self::drain`], when somebody else may still read the slot: a session whose client has
-    /// just gone, or another reader. Gives the id of the last change.
-    pub async fn drain_among_others(&self) -> i64 {
+    /// just gone, or another reader. Gives the id of the last change. `kept` is the connection,
+    /// from one call to the next.
+    pub async fn drain_among_others(&self, kept: &mut Option<Connection<TcpStream>>) -> i64 {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let stream = open_socket(&self.url).await;
+            let connection = match kept.take() {
+                Some(connection) => connection,
+                None => connect(&self.url).await,
+            };
             let drained = async {
-                let mut reader = Reader::resume(stream, self).await?;
+                let mut reader = Reader::resume_on(connection, &self.feed).await?;
                 reader.drain().await?;
                 Ok::<_, Error>(reader)
             };
             match drained.await {
                 Ok(reader) => {
-                    let last_id = reader.cycle.checkpoint.last_id;
-                    reader.connection.close().await;
-                    return last_id;
+                    *kept = Some(reader.connection);
+                    return reader.cycle.checkpoint.last_id;
                 }
                 Err(error) if error.category() == Category::SlotInUse => {
                     assert!(Instant::now() < deadline, "{error}");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Err(error) => panic!("{error}: {error:?}"),
             }
@@ -151,10 +158,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
     /// A feed that lost changes fails.
     pub async fn resume(stream: S, feed: &TestFeed) -> Result<Self> {
         let limits = Limits::default();
-        let mut connection = Connection::connect(stream, &feed.url.login, limits).await?;
+        let connection = Connection::connect(stream, &feed.url.login, limits).await?;
+        Self::resume_on(connection, &feed.feed).await
+    }
+
+    /// As [`Self::resume`], on a connection that is there.
+    pub async fn resume_on(mut connection: Connection<S>, feed: &Feed) -> Result<Self> {
         let resumption = Resumption {
-            slot: &feed.feed.slot,
-            publication: &feed.feed.publication,
+            slot: &feed.slot,
+            publication: &feed.publication,
             remembered: None,
             publication_was_missing: false,
             on_slot_lost: OnSlotLost::Halt,
@@ -163,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
         Ok(Self {
             connection,
             cycle: Cycle::resume_from(standing.checkpoint),
-            feed: feed.feed.clone(),
+            feed: feed.clone(),
         })
     }
 

@@ -63,13 +63,19 @@ pub struct Database {
 impl Database {
     /// Makes an empty database.
     pub async fn create(version: Version) -> Self {
+        Self::create_with(version, "").await
+    }
+
+    /// As `create`; `options` is what follows the name in `CREATE DATABASE`.
+    pub async fn create_with(version: Version, options: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let url = superuser(version);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("wire_{}_{number}", std::process::id());
         let database = Self { url, name };
         let mut admin = connect(&database.url).await;
-        let sql = format!("CREATE DATABASE {}", escape_identifier(&database.name));
+        let name = escape_identifier(&database.name);
+        let sql = format!("CREATE DATABASE {name} {options}");
         admin.execute(&sql, &[]).await.unwrap();
         admin.close().await;
         database
