@@ -199,3 +199,6 @@ fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|&byte| byte == separator)?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
+
+#[cfg(test)]
+mod tests;
