@@ -379,3 +379,6 @@ impl<'a> ChangedRows<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

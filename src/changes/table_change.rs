@@ -121,3 +121,95 @@ fn date(days_since_2000: i64) -> (i64, i64, i64) {
     let year = era * 400 + year_of_era + i64::from(month <= 2);
     (year, month, day)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const CHANGE: TableChange<'_, &str> = TableChange {
+        id: 42,
+        lsn: Lsn(0x1_016B_3748),
+        epoch: 1,
+        xid: Some(771),
+        schema: "public",
+        table: "orders",
+        operation: "update",
+        data: br#"{"id":1}"#,
+        old: None,
+        unchanged: &["body"],
+        omitted: &[],
+        as_text: &[],
+        committed_at: Some(820_540_800_123_456),
+    };
+
+    fn written(change: &TableChange<'_, &str>) -> String {
+        let mut json = Vec::new();
+        change.write_json(&mut json);
+        String::from_utf8(json).unwrap()
+    }
+
+    #[test]
+    fn a_change_has_the_documented_keys_in_their_order() {
+        assert_eq!(
+            written(&CHANGE),
+            r#"{"id":42,"lsn":"1/16B3748","epoch":1,"xid":771,"schema":"public","table":"orders","operation":"update","data":{"id":1},"old":null,"unchanged":["body"],"omitted":[],"committedAt":"2026-01-01T00:00:00.123456Z"}"#
+        );
+    }
+
+    #[test]
+    fn columns_given_as_text_are_named_only_when_there_are_any() {
+        let change = TableChange {
+            old: Some(b"{}"),
+            omitted: &["a", "\"b\""],
+            as_text: &["c"],
+            xid: None,
+            committed_at: None,
+            ..CHANGE
+        };
+        let read: Value = serde_json::from_str(&written(&change)).unwrap();
+        assert_eq!(read["old"], json!({}));
+        assert_eq!(read["omitted"], json!(["a", "\"b\""]));
+        assert_eq!(read["asText"], json!(["c"]));
+        assert_eq!(
+            (&read["xid"], &read["committedAt"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
+
+    #[test]
+    fn moments_are_written_as_postgres_counts_them() {
+        for (micros, expected) in [
+            (0, "2000-01-01T00:00:00.000000Z"),
+            (-1, "1999-12-31T23:59:59.999999Z"),
+            (5_097_600_000_000, "2000-02-29T00:00:00.000000Z"),
+            (-3_155_673_600_000_000, "1900-01-01T00:00:00.000000Z"),
+            (-3_150_576_000_000_001, "1900-02-28T23:59:59.999999Z"),
+        ] {
+            let mut text = Vec::new();
+            write_timestamp(&mut text, micros);
+            assert_eq!(String::from_utf8(text).unwrap(), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_day_follows_the_one_before(day in -3_000_000_i64..100_000_000) {
+            let ((year, month, this), next) = (date(day), date(day + 1));
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let days = match month {
+                2 => 28 + i64::from(leap),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            let expected = match (this < days, month) {
+                (true, _) => (year, month, this + 1),
+                (false, 12) => (year + 1, 1, 1),
+                (false, _) => (year, month + 1, 1),
+            };
+            prop_assert_eq!(next, expected);
+        }
+    }
+}

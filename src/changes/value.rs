@@ -13,8 +13,8 @@ use super::shape::{Attribute, Shape};
 /// Appends the JSON of one value.
 ///
 /// Text that is not what the type's output function writes becomes a string, and the buffer is
-/// marked: a composite that was altered since, or bytes that are not UTF-8 (before PostgreSQL 16
-/// the type "char" gives any byte; these are replaced).
+/// marked: a composite that was altered since, or bytes that are not UTF-8, which are replaced (a
+/// session in UTF-8 gets none, but a value must not stop the feed).
 pub(super) fn write(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) {
     let start = json.len();
     if from_utf8(text).is_ok() && write_shaped(shape, text, json).is_ok() {
@@ -199,3 +199,6 @@ fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|&byte| byte == separator)?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,17 +6,16 @@ use pg_change_feed::changes::{
 };
 use pg_change_feed::lsn::Lsn;
 use pg_change_feed::pgoutput::{Message, decode, decode_prefix};
-use pg_change_feed::postgres::{ArrayParam, Connection, Element, Param, escape_identifier};
+use pg_change_feed::postgres::{ArrayParam, Connection, Element, Param};
 use tokio::net::TcpStream;
 
-use super::server::{Database, Version, connect, required_variable};
+use super::server::{Database, Version};
 
 const SLOT_OPTIONS: &str = "'proto_version', '1', 'publication_names', 'feed'";
 
-/// A database with the publication `feed`, and a slot that reads it.
+/// A database with the publication `feed`, and a slot that reads it. Dropping it removes both.
 pub struct SlotReader {
-    version: Version,
-    database: Option<Database>,
+    database: Database,
     slot: String,
     /// The session that reads the slot.
     pub connection: Connection<TcpStream>,
@@ -84,8 +83,7 @@ impl SlotReader {
         let sql = "SELECT lsn FROM pg_create_logical_replication_slot($1, 'pgoutput')";
         connection.query(sql, &[Param::Text(&slot)]).await.unwrap();
         Self {
-            version,
-            database: Some(database),
+            database,
             slot,
             connection,
             types: TypeCatalog::default(),
@@ -107,7 +105,7 @@ impl SlotReader {
 
     /// Another session in the same database.
     pub async fn connect(&self) -> Connection<TcpStream> {
-        self.database.as_ref().unwrap().connect().await
+        self.database.connect().await
     }
 
     /// Everything committed since the last call. The slot moves past it.
@@ -140,13 +138,12 @@ impl SlotReader {
         let mut batch = ChangeBatch::default();
         let mut xid = 0;
         for (data, _) in &messages {
-            if !matches!(data.first(), Some(b'B' | b'C')) {
-                continue;
-            }
-            match decode(data).unwrap() {
-                Message::Begin(begin) => xid = begin.xid,
-                Message::Commit(commit) => assembler.expect_commit(xid, commit.end_lsn),
-                other => panic!("{other:?} has another tag"),
+            if let Some(b'B' | b'C') = data.first() {
+                match decode(data).unwrap() {
+                    Message::Begin(begin) => xid = begin.xid,
+                    Message::Commit(commit) => assembler.expect_commit(xid, commit.end_lsn),
+                    other => panic!("{other:?} has another tag"),
+                }
             }
         }
         let mut end = Lsn::INVALID;
@@ -210,42 +207,4 @@ impl SlotReader {
         });
         self.types.learn(oids, rows);
     }
-
-    /// Removes the slot and the database.
-    pub async fn stop(mut self) {
-        self.database = None;
-        remove(self.version, &self.slot).await;
-    }
-}
-
-impl Drop for SlotReader {
-    /// A test that failed must not leave a slot behind: it would keep WAL for ever.
-    fn drop(&mut self) {
-        if self.database.is_none() {
-            return;
-        }
-        let (version, slot) = (self.version, self.slot.clone());
-        let removal = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = { runtime }.enable_all().build().unwrap();
-            runtime.block_on(remove(version, &slot));
-        });
-        // Panicking while panicking would hide the first reason.
-        let _ = removal.join();
-    }
-}
-
-/// Removes a database and the slot of the same name.
-async fn remove(version: Version, name: &str) {
-    let url = required_variable(version.url_variable()).parse().unwrap();
-    let mut admin = connect(&url).await;
-    let terminate =
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1";
-    let drop_slot = "SELECT pg_drop_replication_slot($1)";
-    for sql in [terminate, drop_slot] {
-        admin.query(sql, &[Param::Text(name)]).await.unwrap();
-    }
-    let drop_database = format!("DROP DATABASE {} WITH (FORCE)", escape_identifier(name));
-    admin.execute(&drop_database, &[]).await.unwrap();
-    admin.close().await;
 }
