@@ -11,12 +11,14 @@
 //! - A number that an IEEE double does not give back (9007199254740993) is a string, since a
 //!   JavaScript reader would round it silently. Numbers inside `json` and `jsonb` documents stay as
 //!   they are.
-//! - What is not in the message is absent and named: unchanged TOAST values in `unchanged`, values
-//!   too large to hold in `omitted`.
+//! - What is not in the message is absent and named: unchanged TOAST values in `unchanged` (also
+//!   where the old row has them: REPLICA IDENTITY FULL), values too large to hold in `omitted`.
+//!   Columns that the publication does not send, generated ones among them, are just absent.
 //! - What JSON or `jsonb` cannot hold is a string of Postgres's text, and its column is named in
 //!   `asText`: documents with `\u0000`, lone surrogates, numbers beyond `numeric` or more than
 //!   [`MAX_JSON_DEPTH`] levels; types with a cast to `json` other than `hstore`, which only the
-//!   server could run; composites whose attributes changed since; types dropped since.
+//!   server could run; composites that had another number of attributes when they were written;
+//!   types dropped since; bytes that are not UTF-8, which are replaced.
 //!
 //! No I/O here: the caller runs [`TypeCatalog::LOOKUP_SQL`] when the [`Assembler`] asks for types,
 //! and owns the session, whose output must be fixed with [`SESSION_SETTINGS`].
