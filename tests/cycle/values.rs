@@ -103,8 +103,10 @@ async fn documents_that_the_servers_encoding_cannot_hold_are_stored_as_strings_o
     let latin1 = "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
     let database = Database::create_with(version, latin1).await;
     let feed = TestFeed::in_database(database.url(), DOCUMENTS, "FOR TABLE documents").await;
-    feed.run(r#"INSERT INTO documents VALUES (1, '"\u4e2d"', NULL, E'\u00e9'), (2, '"x"', NULL, '')"#)
-        .await;
+    feed.run(
+        r#"INSERT INTO documents VALUES (1, '"\u4e2d"', NULL, E'\u00e9'), (2, '"x"', NULL, '')"#,
+    )
+    .await;
     let mut reader = feed.reader().await;
     let error = reader.poll().await.unwrap_err();
     assert_eq!(error.sqlstate(), Some("22P05"));
