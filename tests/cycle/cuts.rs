@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use pg_change_feed::error::Category;
 
+use crate::support::cluster::Cluster;
 use crate::support::faulty_stream::{Cut, Faults, FaultyStream};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::history::read_sound_history;
@@ -18,6 +19,13 @@ on_each_version!(
 );
 
 const ITEMS: &str = "CREATE TABLE items (id bigserial PRIMARY KEY, note text)";
+
+/// A feed on a cluster of its own: each peek decodes what anybody has written lately, which on a
+/// busy server is most of the time.
+async fn feed_on(cluster: &Cluster) -> TestFeed {
+    let url = cluster.url().parse().unwrap();
+    TestFeed::in_database(url, ITEMS, "FOR TABLE items").await
+}
 
 /// What one cycle reads and writes, from after the login and the resuming.
 struct Traffic {
@@ -40,26 +48,27 @@ impl Traffic {
         }
     }
 
-    /// Every `step`th place where the cycle can be cut, in both directions.
-    fn cuts(&self, step: usize) -> Vec<Faults> {
-        let cut = |nth| [Cut::Close, Cut::Reset][nth % 2];
-        let reads = self.read.clone().step_by(step).enumerate();
-        let reads = reads.map(|(nth, read_limit)| Faults {
+    /// Every `step`th place where the cycle can be cut, from the `first` on, in both directions.
+    fn cuts(&self, first: usize, step: usize) -> Vec<Faults> {
+        let places = |range: &Range<u64>| range.clone().skip(first).step_by(step).enumerate();
+        let faults = |nth| Faults {
+            cut: [Cut::Close, Cut::Reset][nth % 2],
+            ..Faults::default()
+        };
+        let reads = places(&self.read).map(|(nth, read_limit)| Faults {
             read_limit,
-            cut: cut(nth),
-            ..Faults::default()
+            ..faults(nth)
         });
-        let writes = self.written.clone().step_by(step).enumerate();
-        let writes = writes.map(|(nth, write_limit)| Faults {
+        let writes = places(&self.written).map(|(nth, write_limit)| Faults {
             write_limit,
-            cut: cut(nth),
-            ..Faults::default()
+            ..faults(nth)
         });
         reads.chain(writes).collect()
     }
 }
 
-/// `CUT_EVERY_BYTE=1` cuts at every single place, which takes many minutes; without it a sample does.
+/// `CUT_EVERY_BYTE=1` cuts at every byte of a small cycle and at thousands of a large one, which
+/// takes some ten minutes; without it a sample does.
 fn thorough() -> bool {
     std::env::var("CUT_EVERY_BYTE").is_ok_and(|value| value == "1")
 }
@@ -75,7 +84,11 @@ async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) {
     let client = feed.client().await;
     let mut expected = read_sound_history(feed).await.len() as u64;
     let (mut broken, mut whole) = (0, None);
-    for &faults in cuts {
+    for (nth, &faults) in cuts.iter().enumerate() {
+        if nth % 20 == 0 {
+            // Its snapshot of running transactions lets peeks begin later in the WAL.
+            client.batch_execute("CHECKPOINT").await.unwrap();
+        }
         write(&client, count).await;
         expected += count;
         let cut = async { feed.faulty_reader(faults).await?.poll().await };
@@ -110,25 +123,29 @@ async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) {
 }
 
 async fn cut_after_any_byte_of_a_small_cycle_nothing_is_lost_or_doubled(version: Version) {
-    let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
+    let cluster = Cluster::start(version);
+    let feed = feed_on(&cluster).await;
     let traffic = Traffic::measure(&feed, 1).await;
-    let cuts = traffic.cuts(if thorough() { 1 } else { 13 });
-    println!("{} cuts", cuts.len());
+    let step = if thorough() { 1 } else { 6 };
+    // Each run takes other bytes, so that they come to all of them.
+    let first = std::process::id() as usize % step;
+    let cuts = traffic.cuts(first, step);
+    println!("{} cuts, every {step} bytes from {first}", cuts.len());
     cut_and_read_on(&feed, &cuts, 1).await;
 }
 
 async fn cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_doubled(
     version: Version,
 ) {
-    let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
+    let cluster = Cluster::start(version);
+    let mut feed = feed_on(&cluster).await;
     // Some ten slices.
-    feed.feed.slice_bytes = 2 << 10;
-    let traffic = Traffic::measure(&feed, 300).await;
-    let bytes = traffic.read.end - traffic.read.start + traffic.written.end - traffic.written.start;
-    let wanted = if thorough() { 2_000 } else { 200 };
-    let cuts = traffic.cuts(usize::try_from(bytes / wanted).unwrap());
-    println!("{} cuts in {bytes} bytes", cuts.len());
-    cut_and_read_on(&feed, &cuts, 300).await;
+    feed.feed.slice_bytes = 512;
+    let traffic = Traffic::measure(&feed, 80).await;
+    let all = traffic.cuts(0, 1).len();
+    let cuts = traffic.cuts(0, all / if thorough() { 4_000 } else { 300 });
+    println!("{} cuts in {all} bytes", cuts.len());
+    cut_and_read_on(&feed, &cuts, 80).await;
 }
 
 async fn a_socket_that_moves_one_byte_at_a_time_carries_a_cycle(version: Version) {

@@ -18,5 +18,6 @@ mod idle;
 mod order;
 mod privileges;
 mod publication;
+mod random;
 mod readers;
 mod values;
