@@ -36,7 +36,7 @@ CREATE TABLE keyed (id bigint PRIMARY KEY, note text)";
 /// Most transactions that one writer leaves prepared.
 const MAX_PREPARED: usize = 3;
 
-/// Numbers that look random and are the same for the same seed (SplitMix64).
+/// Numbers that look random and are the same for the same seed (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
