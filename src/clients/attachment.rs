@@ -1,5 +1,7 @@
 //! What a socket carries, so that a client outlives the object's eviction.
 
+use std::rc::Rc;
+
 use serde::{Deserialize, Serialize};
 
 use super::client_message::ClientId;
@@ -19,7 +21,7 @@ pub struct Attachment {
     pub client: ClientId,
     /// What it wants and may see.
     #[serde(rename = "view")]
-    pub view: View,
+    pub view: Rc<View>,
     /// Where it stands.
     #[serde(rename = "cur")]
     pub cursor: Cursor,

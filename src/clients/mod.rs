@@ -12,14 +12,18 @@ mod attachment;
 pub mod bearer;
 mod change;
 mod client_message;
+mod column_facts;
 mod cursor;
 mod decimal;
 mod filter;
 mod frame_error;
 mod position;
+mod pump;
 mod server_message;
+mod subscriber;
 mod subscription;
 mod ticket;
+mod views;
 
 pub use attachment::{Attachment, AttachmentError, MAX_ATTACHMENT_BYTES};
 pub use change::{FeedChange, FeedChangeError, Visible, redact};
@@ -34,12 +38,16 @@ pub use filter::{
     ColumnFacts, Condition, MAX_COLUMN_BYTES, MAX_CONDITIONS, MAX_IN_VALUES, MAX_VALUE_BYTES,
     Operator,
 };
+pub use column_facts::Columns;
 pub use frame_error::FrameError;
 pub use position::{ParsePositionError, Position};
+pub use pump::{Frame, Frames, Head, Pump, read_after, recent_after};
 pub use server_message::{ChangesFrame, MAX_CHANGES_BYTES, ResetReason, ServerMessage};
+pub use subscriber::{CLOSE_TICKET_EXPIRED, Outlet, Subscriber};
 pub use subscription::{
     FilterWarning, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_BYTES, Subscription, Subscriptions, View,
 };
+pub use views::Views;
 pub use ticket::{
     MAX_TICKET_BYTES, MAX_TICKET_LIFETIME, MIN_TICKET_SECRET_BYTES, Ticket, TicketError, TicketKey,
     WeakSecret,
