@@ -19,6 +19,9 @@ pub struct Attachment {
     /// The client's name.
     #[serde(rename = "id")]
     pub client: ClientId,
+    /// Tells this connection from all others of the object.
+    #[serde(rename = "n")]
+    pub connection: u64,
     /// What it wants and may see.
     #[serde(rename = "view")]
     pub view: Rc<View>,

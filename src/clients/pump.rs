@@ -5,6 +5,7 @@
 //! them, nothing is read at all; else they get pages from the history, each group one page a turn, so
 //! that who is far behind does not hold up who is near.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
@@ -31,7 +32,7 @@ const PAGE_CHANGES: u32 = 5_000;
 pub struct Pump {
     views: Views,
     /// Whose turn it was last.
-    last: Option<Due>,
+    last: Cell<Option<Due>>,
 }
 
 /// What there is to deliver.
@@ -59,7 +60,7 @@ impl Pump {
     /// A client that cannot be sent to is left; it resumes from its own position. Fails with what
     /// reading the history fails with; what was sent before is noted.
     pub async fn deliver<O: Outlet, S>(
-        &mut self,
+        &self,
         subscribers: &[Rc<Subscriber<O>>],
         connection: &mut Connection<S>,
         head: Head<'_>,
@@ -83,7 +84,7 @@ impl Pump {
         }
         let mut groups = Groups::new();
         regroup(&mut groups, unsettled, feed);
-        while let Some((due, members)) = next(&mut groups, self.last, head.recent) {
+        while let Some((due, members)) = next(&mut groups, self.last.get(), head.recent) {
             let Some(view) = members.first().map(|it| Rc::clone(&it.attachment().view)) else {
                 continue;
             };
@@ -96,7 +97,7 @@ impl Pump {
             } else if clock::now_ms() >= head.deadline {
                 return Ok(false);
             } else {
-                self.last = Some(due);
+                self.last.set(Some(due));
                 let page = read_after(connection, &view, due.after, feed.head).await?;
                 feed.oldest = page.oldest.min(feed.head.saturating_add(1));
                 // Else some of what was to be read was pruned meanwhile, and the cursors say so.
@@ -278,21 +279,14 @@ fn next<O>(
         .copied();
     let by_turns = || {
         let behind = last.and_then(|last| groups.range((Excluded(last), Unbounded)).next());
-        behind
-            .or_else(|| groups.iter().next())
-            .map(|(due, _)| *due)
+        behind.or_else(|| groups.iter().next()).map(|(due, _)| *due)
     };
     let due = from_memory.or_else(by_turns)?;
     groups.remove_entry(&due)
 }
 
 /// Sends the frames to everyone who still stands where they begin.
-fn hand_out<O: Outlet>(
-    frames: Frames,
-    due: Due,
-    members: &[Rc<Subscriber<O>>],
-    feed: Feed,
-) {
+fn hand_out<O: Outlet>(frames: Frames, due: Due, members: &[Rc<Subscriber<O>>], feed: Feed) {
     let through = frames.through;
     let frames = frames.frames.into_iter();
     let frames: Vec<_> = frames

@@ -4,7 +4,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 
 use super::attachment::Attachment;
-use super::client_message::{ClientId, ClientMessage};
+use super::client_message::ClientMessage;
 use super::cursor::{Cursor, Feed, Step};
 use super::server_message::ServerMessage;
 use super::subscription::View;
@@ -20,6 +20,9 @@ pub trait Outlet {
 
     /// Hands a frame to the platform. False when the client is gone.
     fn send(&self, text: &Self::Text) -> bool;
+
+    /// Keeps what is known of the client over the object's eviction. False when it cannot.
+    fn attach(&self, bytes: &[u8]) -> bool;
 
     /// Ends the connection (RFC 6455, section 7.4).
     fn close(&self, code: u16, reason: &str);
@@ -85,10 +88,14 @@ impl<O: Outlet> Subscriber<O> {
         self.attachment.borrow()
     }
 
-    /// The bytes to attach, when they differ from what was attached last.
-    pub fn to_attach(&self) -> Option<Vec<u8>> {
-        let is_fresh = self.is_attached.replace(true);
-        (!is_fresh && !self.is_gone.get()).then(|| self.attachment.borrow().to_bytes())
+    /// Attaches what has changed. What a client was sent may be attached late, since it is then sent
+    /// again; but where it was welcomed and what it asked for must be there before anything is
+    /// awaited.
+    pub fn keep(&self) {
+        if !self.is_attached.replace(true) && !self.is_gone.get() {
+            let bytes = self.attachment.borrow().to_bytes();
+            self.is_attached.set(self.outlet.attach(&bytes));
+        }
     }
 
     /// The client can be sent nothing more.
@@ -137,6 +144,7 @@ impl<O: Outlet> Subscriber<O> {
             }
             Err(error) => self.tell(error.to_json()),
         }
+        self.keep();
         !self.is_settled(head)
     }
 
@@ -205,7 +213,11 @@ impl<O: Outlet> Subscriber<O> {
                         view: Rc::as_ptr(&attachment.view).addr(),
                     });
                 }
-                Step::Welcome(_) => self.welcome(feed),
+                Step::Welcome(_) => {
+                    self.is_attached.set(false);
+                    self.keep();
+                    self.welcome(feed)
+                }
                 Step::CaughtUp(position) => ServerMessage::CaughtUp { position }.to_json(),
                 Step::Progress(position) => ServerMessage::Progress { position }.to_json(),
                 Step::Reset(reason) => ServerMessage::Reset { reason }.to_json(),
