@@ -225,10 +225,10 @@ impl Cursor {
 
     /// Whether [`Self::step`] says [`Step::Wait`] now and until the head moves: a client that a
     /// cycle without changes need not look at.
-    pub fn is_settled(&self, head: i64) -> bool {
+    pub fn is_settled(&self, head: Position) -> bool {
         match (self.state, self.at) {
             (State::Stopped, _) => true,
-            (State::Live, Some(at)) => at.id == head && self.told.0 == at.id,
+            (State::Live, Some(at)) => at == head && self.told.0 == at.id,
             _ => false,
         }
     }

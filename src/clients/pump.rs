@@ -68,7 +68,7 @@ impl Pump {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let is_unsettled = |it: &&Rc<Subscriber<O>>| !it.is_settled(head.position.id);
+        let is_unsettled = |it: &&Rc<Subscriber<O>>| !it.is_settled(head.position);
         let unsettled: Vec<_> = subscribers.iter().filter(is_unsettled).cloned().collect();
         if unsettled.is_empty() {
             return Ok(true);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::attachment::Attachment;
 use super::client_message::ClientMessage;
 use super::cursor::{Cursor, Feed, Step};
+use super::position::Position;
 use super::server_message::ServerMessage;
 use super::subscription::View;
 use super::views::Views;
@@ -109,13 +110,13 @@ impl<O: Outlet> Subscriber<O> {
     }
 
     /// Whether nothing is due until the head moves.
-    pub fn is_settled(&self, head: i64) -> bool {
+    pub fn is_settled(&self, head: Position) -> bool {
         self.is_gone.get() || self.attachment.borrow().cursor.is_settled(head)
     }
 
     /// Takes in a text frame of the client, and answers it when it is refused. True when something
     /// may be due now.
-    pub fn hear(&self, text: &str, views: &Views, head: i64) -> bool {
+    pub fn hear(&self, text: &str, views: &Views, head: Option<Position>) -> bool {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ack(position)) => {
                 let acknowledged = self.change(|it| it.cursor.acknowledge(position));
@@ -145,7 +146,7 @@ impl<O: Outlet> Subscriber<O> {
             Err(error) => self.tell(error.to_json()),
         }
         self.keep();
-        !self.is_settled(head)
+        !head.is_some_and(|head| self.is_settled(head))
     }
 
     /// Tells the client why something it sent is refused.
@@ -230,7 +231,7 @@ impl<O: Outlet> Subscriber<O> {
 
     fn welcome(&self, feed: Feed) -> String {
         let attachment = self.attachment.borrow();
-        let position = |id| super::Position {
+        let position = |id| Position {
             epoch: feed.epoch,
             id,
         };

@@ -199,8 +199,7 @@ impl Hub {
         };
         match message {
             WebSocketIncomingMessage::String(text) => {
-                let head = self.head.get().map_or(i64::MAX, |head| head.id);
-                client.hear(text, self.pump.views(), head)
+                client.hear(text, self.pump.views(), self.head.get())
             }
             WebSocketIncomingMessage::Binary(_) => {
                 client.tell(FrameError::Binary.to_json());

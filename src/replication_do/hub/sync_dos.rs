@@ -340,8 +340,8 @@ impl SyncDos {
         let client = self.with(&callback.client, callback.generation, |it| {
             it.is_called = false;
             it.take(callback.kind, answer);
-            let head = head.map_or(i64::MAX, |head| head.id);
-            let is_due = it.client.failures == 0 && !it.client.cursor.is_settled(head);
+            let is_settled = head.is_some_and(|head| it.client.cursor.is_settled(head));
+            let is_due = it.client.failures == 0 && !is_settled;
             (it.client.clone(), is_due)
         });
         let Some((client, is_due)) = client else {
