@@ -209,9 +209,15 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
 
   async #call(onChanges: (batch: Batch<ChangeOf<T>>) => void | Promise<void>): Promise<void> {
     try {
-      for await (const batch of this) await consumer("onChanges", () => onChanges(batch));
-    } catch (error) {
-      this.#end({ error });
+      for await (const batch of this) {
+        await consumer("onChanges", () => onChanges(batch)).catch((error: unknown) => {
+          // Before the loop is left, which would close the feed without a word.
+          this.#end({ error });
+          throw error;
+        });
+      }
+    } catch {
+      // The end has told it.
     }
   }
 
