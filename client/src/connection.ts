@@ -78,7 +78,7 @@ export class Connection {
   #open(): void {
     if (this.#ended) return;
     this.#opened = true;
-    clearTimeout(this.#opening);
+    if (this.#opening !== undefined) clearTimeout(this.#opening);
     this.#lastTick = Date.now();
     this.#heartbeat = setInterval(() => this.#tick(), this.#watch.heartbeatMs);
   }
@@ -116,8 +116,8 @@ export class Connection {
   #end(code: number | undefined, reason: string): void {
     if (this.#ended) return;
     this.#ended = true;
-    clearTimeout(this.#opening);
-    clearInterval(this.#heartbeat);
+    if (this.#opening !== undefined) clearTimeout(this.#opening);
+    if (this.#heartbeat !== undefined) clearInterval(this.#heartbeat);
     this.#listener.end({ opened: this.#opened, code, reason });
   }
 }
