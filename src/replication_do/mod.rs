@@ -6,6 +6,9 @@
 //! websocket_message ---+
 //! ```
 
+mod body;
+mod catch_up;
+mod client_routes;
 mod flights;
 mod health;
 mod hub;
@@ -51,7 +54,9 @@ impl DurableObject for ReplicationDO {
         socket: WebSocket,
         message: WebSocketIncomingMessage,
     ) -> worker::Result<()> {
-        hub::on_message(&socket, &message);
+        if self.runtime.hub.on_message(&socket, &message) {
+            self.runtime.start_polling();
+        }
         Ok(())
     }
 
@@ -62,7 +67,7 @@ impl DurableObject for ReplicationDO {
         _reason: String,
         _was_clean: bool,
     ) -> worker::Result<()> {
-        hub::on_close(&socket);
+        self.runtime.hub.on_close(&socket);
         Ok(())
     }
 
@@ -71,7 +76,7 @@ impl DurableObject for ReplicationDO {
         socket: WebSocket,
         _error: worker::Error,
     ) -> worker::Result<()> {
-        hub::on_close(&socket);
+        self.runtime.hub.on_close(&socket);
         Ok(())
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use worker::{Method, Request, Response, ResponseBuilder};
 
-use super::hub::{Client, Cursor};
 use super::runtime::Runtime;
-use super::status;
+use super::{body, client_routes, status};
+use crate::answer;
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error};
@@ -24,14 +24,22 @@ pub(super) async fn respond(
     runtime: &Rc<Runtime>,
     mut request: Request,
 ) -> worker::Result<Response> {
+    if let Some(response) = client_routes::respond(runtime, &mut request).await? {
+        return Ok(response);
+    }
     let path = request.path();
     match (request.method(), path.as_str()) {
-        (Method::Post, "/init") => match init(runtime, &mut request).await {
-            Ok(status) => ResponseBuilder::new().from_json(&status),
-            Err(error) => failure(&error),
-        },
+        (Method::Post, "/init") => {
+            let body = match body::read(&mut request, MAX_BODY_BYTES).await? {
+                Ok(body) => body,
+                Err(refused) => return refused.answer(),
+            };
+            match init(runtime, &body).await {
+                Ok(status) => ResponseBuilder::new().from_json(&status),
+                Err(error) => failure(&error),
+            }
+        }
         (Method::Get, "/status") => ResponseBuilder::new().from_json(&status::status(runtime)),
-        (Method::Get, "/clients") => ResponseBuilder::new().from_json(&status::clients(runtime)),
         (Method::Get, "/wait-for-initial-poll") => wait_for_initial_poll(runtime, &request).await,
         (Method::Post, "/poll") => match runtime.poll().await {
             Ok(()) => {
@@ -39,44 +47,23 @@ pub(super) async fn respond(
             }
             Err(error) => failure(&error),
         },
-        (Method::Get, "/ws") => web_socket(runtime, &request),
-        (_, "/init" | "/status" | "/clients" | "/wait-for-initial-poll" | "/poll" | "/ws") => {
-            respond_error(
-                405,
-                "method_not_allowed",
-                "this endpoint takes another method",
-                false,
-                None,
-            )
-        }
-        _ => respond_error(404, "not_found", "there is no such endpoint", false, None),
+        (_, "/init" | "/status" | "/wait-for-initial-poll" | "/poll") => answer::error(
+            405,
+            "method_not_allowed",
+            "this endpoint takes another method",
+            false,
+            None,
+        ),
+        _ => answer::error(404, "not_found", "there is no such endpoint", false, None),
     }
 }
 
-async fn init(runtime: &Rc<Runtime>, request: &mut Request) -> Result<Value, Error> {
-    let body = request.text().await.map_err(|_| {
-        Error::new(
-            Category::Configuration,
-            "invalid_config",
-            "body cannot be read as text",
-        )
-    })?;
-    if body.len() > MAX_BODY_BYTES {
-        let message = "body is longer than 64 KiB";
-        return Err(Error::new(
-            Category::Configuration,
-            "invalid_config",
-            message,
-        ));
-    }
+async fn init(runtime: &Rc<Runtime>, body: &str) -> Result<Value, Error> {
     runtime
-        .initialize(ReplicationConfig::fields_of(&body)?)
+        .initialize(ReplicationConfig::fields_of(body)?)
         .await?;
     // The first poll goes on by itself; `/wait-for-initial-poll` tells when it is done.
-    let polling = Rc::clone(runtime);
-    wasm_bindgen_futures::spawn_local(async move {
-        let _ = polling.poll().await;
-    });
+    runtime.start_polling();
     Ok(status::status(runtime))
 }
 
@@ -92,7 +79,7 @@ async fn wait_for_initial_poll(
         Some(Ok(wait)) => wait.min(LONGEST_WAIT),
         Some(Err(_)) => {
             let message = "timeoutMs must be a whole number of milliseconds";
-            return respond_error(400, "invalid_request", message, false, None);
+            return answer::error(400, "invalid_request", message, false, None);
         }
     };
     let mut reason = None;
@@ -116,69 +103,12 @@ async fn wait_for_initial_poll(
                 || "the initial poll is still going on".to_owned(),
                 |error| format!("the initial poll cannot complete: {error}"),
             );
-            let remedy = reason
-                .as_ref()
-                .and_then(|error| error.remedy().map(str::to_owned));
-            let response = respond_error(503, "initial_poll_pending", &message, true, remedy)?;
+            let remedy = reason.as_ref().and_then(|error| error.remedy());
+            let response = answer::error(503, "initial_poll_pending", &message, true, remedy)?;
             response.headers().set("Retry-After", "2")?;
             Ok(response)
         }
     }
-}
-
-fn web_socket(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Response> {
-    let upgrade = request.headers().get("Upgrade")?.unwrap_or_default();
-    if !upgrade.eq_ignore_ascii_case("websocket") {
-        let message = "this endpoint is a WebSocket: send Upgrade: websocket";
-        return respond_error(426, "upgrade_required", message, false, None);
-    }
-    let query = query(request);
-    let cursor = match query.get("after").map(String::as_str) {
-        None => Cursor::Now,
-        Some("earliest") => Cursor::Earliest,
-        Some(text) => {
-            let Some((epoch, id)) = parse_position(text) else {
-                let message = "after must be a position, such as 1-42, or earliest";
-                return respond_error(400, "invalid_request", message, false, None);
-            };
-            Cursor::Asked { epoch, id }
-        }
-    };
-    let tables = query
-        .get("tables")
-        .map(|tables| {
-            tables
-                .split(',')
-                .filter(|table| !table.is_empty())
-                .map(str::to_owned)
-                .collect()
-        })
-        .unwrap_or_default();
-    let id = query.get("client").cloned().unwrap_or_else(|| {
-        format!(
-            "c{:x}{:x}",
-            clock::now_ms(),
-            js_sys::Math::random().to_bits() >> 20
-        )
-    });
-    let socket = runtime.hub.accept(&Client::arriving(id, tables, cursor))?;
-    // Any client that arrives wakes polling at once, and is welcomed by it.
-    let polling = Rc::clone(runtime);
-    wasm_bindgen_futures::spawn_local(async move {
-        let _ = polling.poll().await;
-    });
-    let mut response = Response::from_websocket(socket)?;
-    if request.headers().get("Sec-WebSocket-Protocol")?.is_some() {
-        response
-            .headers_mut()
-            .set("Sec-WebSocket-Protocol", "replication.v1")?;
-    }
-    Ok(response)
-}
-
-fn parse_position(text: &str) -> Option<(i32, i64)> {
-    let (epoch, id) = text.split_once('-')?;
-    Some((epoch.parse().ok()?, id.parse().ok()?))
 }
 
 fn query(request: &Request) -> HashMap<String, String> {
@@ -199,22 +129,11 @@ pub(super) fn failure(error: &Error) -> worker::Result<Response> {
         Category::PublicationMissing => (424, false),
         _ => (503, true),
     };
-    let remedy = error.remedy().map(str::to_owned);
-    respond_error(status, error.code(), &error.to_string(), retryable, remedy)
-}
-
-fn respond_error(
-    status: u16,
-    code: &str,
-    message: &str,
-    retryable: bool,
-    remedy: Option<String>,
-) -> worker::Result<Response> {
-    let mut error = json!({"code": code, "message": message, "retryable": retryable});
-    if let (Some(remedy), Value::Object(fields)) = (remedy, &mut error) {
-        fields.insert("remedy".into(), Value::String(remedy));
-    }
-    ResponseBuilder::new()
-        .with_status(status)
-        .from_json(&json!({"error": error}))
+    answer::error(
+        status,
+        error.code(),
+        &error.to_string(),
+        retryable,
+        error.remedy(),
+    )
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use worker::{Env, State};
 
+use super::catch_up::Readers;
 use super::flights::{Flights, Landing, arrival};
 use super::health::{Health, Position};
-use super::hub::Hub;
+use super::hub::{Callback, Hub};
 use crate::clock;
 use crate::config::{Fields, ReplicationConfig};
 use crate::error::{Category, Error, Result};
@@ -31,6 +32,7 @@ const SLICE_BYTES: usize = 2 << 20;
 pub(super) struct Runtime {
     pub(super) env: Env,
     pub(super) hub: Hub,
+    pub(super) readers: Readers,
     state: Rc<State>,
     storage: Storage,
     flights: Flights,
@@ -63,7 +65,8 @@ impl Runtime {
         let state = Rc::new(state);
         let storage = Storage::new(&state);
         let runtime = Self {
-            hub: Hub::new(Rc::clone(&state)),
+            hub: Hub::new(Rc::clone(&state), &env, storage.clone()),
+            readers: Readers::default(),
             memory: RefCell::default(),
             flights: Flights::default(),
             storage,
@@ -79,6 +82,7 @@ impl Runtime {
     /// Reads what the object knew before it was evicted.
     fn recall(&self) -> Result<()> {
         self.storage.prepare()?;
+        self.hub.recall()?;
         let mut memory = self.memory.borrow_mut();
         memory.health = self.storage.get("health")?.unwrap_or_default();
         memory.position = self.storage.get("position")?;
@@ -138,6 +142,24 @@ impl Runtime {
         arrival(booked).await
     }
 
+    /// Starts a poll that nobody waits for: its failure is counted where it happens.
+    pub(super) fn start_polling(self: &Rc<Self>) {
+        let runtime = Rc::clone(self);
+        wasm_bindgen_futures::spawn_local(async move {
+            let _ = runtime.poll().await;
+        });
+    }
+
+    /// Makes a callback beside the cycles, so that a slow client holds up nobody.
+    fn call(self: &Rc<Self>, callback: Callback) {
+        let runtime = Rc::clone(self);
+        wasm_bindgen_futures::spawn_local(async move {
+            if runtime.hub.call(callback).await {
+                let _ = runtime.poll().await;
+            }
+        });
+    }
+
     /// The alarm: polls, or, when hibernation ends and nobody listens, looks at the slot.
     pub(super) async fn on_alarm(self: &Rc<Self>) {
         // Its failure is counted and the next alarm set where it happened.
@@ -180,7 +202,7 @@ impl Runtime {
         Outcome::Failed(memory.health.consecutive_failures)
     }
 
-    async fn fly_once(&self) -> std::result::Result<Outcome, Stop> {
+    async fn fly_once(self: &Rc<Self>) -> std::result::Result<Outcome, Stop> {
         let kept = self.memory.borrow_mut().connection.take();
         let was_kept = kept.is_some();
         self.run_cycles(kept).await.map_err(|error| Stop {
@@ -189,7 +211,7 @@ impl Runtime {
         })
     }
 
-    async fn run_cycles(&self, kept: Option<Database>) -> Result<Outcome> {
+    async fn run_cycles(self: &Rc<Self>, kept: Option<Database>) -> Result<Outcome> {
         let started = clock::now_ms();
         let config = self
             .with(|memory| memory.config.clone())
@@ -208,11 +230,17 @@ impl Runtime {
             changed |= report.stored > 0;
             self.note_report(&report, &cycle)?;
             let head = &cycle.checkpoint;
-            self.hub
+            let delivered = self
+                .hub
                 .deliver(&mut connection, head, report.recent.as_ref())
                 .await?;
+            for callback in delivered.callbacks {
+                self.call(callback);
+            }
             let flown = clock::now_ms().saturating_sub(started);
-            if report.complete {
+            if report.complete && !delivered.complete {
+                break Outcome::Unfinished;
+            } else if report.complete {
                 break if changed {
                     Outcome::Changed
                 } else {
