@@ -18,6 +18,8 @@ export interface WorkerOptions {
   slot: string;
   /** Overrides of wrangler.toml's [vars]. */
   vars?: Record<string, string>;
+  /** Secrets beside the bearer token. */
+  secrets?: Record<string, string>;
   /** Workers beside it, as applications with Sync Durable Objects. */
   others?: TestHarnessOptions["workers"];
 }
@@ -65,7 +67,7 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
         configPath: "wrangler.toml",
         prebuiltWorkerDir: bundleDir(),
         vars: { REPLICATION_SLOT: options.slot, REPLICATION_PUBLICATION: options.slot, ...options.vars },
-        secrets: { REPLICATION_TOKEN: token },
+        secrets: { REPLICATION_TOKEN: token, ...options.secrets },
       },
       ...(options.others ?? []),
     ],
