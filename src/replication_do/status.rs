@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::hub::Cursor;
 use super::runtime::{Memory, Runtime};
+use crate::workers::memory::wasm_bytes;
 
 /// The body of `GET /status`.
 pub(super) fn status(runtime: &Runtime) -> Value {
@@ -44,6 +45,7 @@ pub(super) fn status(runtime: &Runtime) -> Value {
             "halted": memory.health.halted,
             "clients": {"webSockets": clients, "syncDos": 0},
             "errors": memory.health.errors,
+            "memoryBytes": wasm_bytes(),
         })
     })
 }
