@@ -114,13 +114,12 @@ impl Serialize for TableName {
 
 /// One identifier, and what follows the dot behind it.
 fn identifier(text: &str) -> Option<(String, Option<&str>)> {
-    let (name, rest) = match text.strip_prefix('"') {
-        Some(quoted) => quoted_identifier(quoted)?,
-        None => {
-            let end = text.find('.').unwrap_or(text.len());
-            let (name, rest) = text.split_at_checked(end)?;
-            (!name.contains('"')).then(|| (name.to_owned(), rest))?
-        }
+    let (name, rest) = if let Some(quoted) = text.strip_prefix('"') {
+        quoted_identifier(quoted)?
+    } else {
+        let end = text.find('.').unwrap_or(text.len());
+        let (name, rest) = text.split_at_checked(end)?;
+        (!name.contains('"')).then(|| (name.to_owned(), rest))?
     };
     let rest = if rest.is_empty() {
         None

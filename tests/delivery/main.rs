@@ -1,5 +1,5 @@
 //! Cursors and the pump on a real history: whoever comes, goes, is evicted or comes back gets what
-//! change_history holds for it, in order, without a gap.
+//! `change_history` holds for it, in order, without a gap.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

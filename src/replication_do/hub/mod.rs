@@ -169,7 +169,9 @@ impl Hub {
         self.head.set(Some(head.position));
         let clients = self.sockets.borrow().clone();
         let delivered = self.pump.deliver(&clients, connection, head).await;
-        clients.iter().for_each(|client| client.keep());
+        for client in &clients {
+            client.keep();
+        }
         self.sockets.borrow_mut().retain(|client| !client.is_gone());
         let complete = delivered?;
         let callbacks = self

@@ -13,8 +13,8 @@ use worker::Env;
 use super::callback::{self, Answer, Callback, Kind};
 use super::list;
 use crate::clients::{
-    ClientId, Columns, Feed, FrameError, Frames, Head, MAX_SYNC_CLIENTS, Position, Registration,
-    ServerMessage, Start, Step, SyncClient, View, Views, read_after, recent_after,
+    ClientId, Columns, Cursor, Feed, FrameError, Frames, Head, MAX_SYNC_CLIENTS, Position,
+    Registration, ServerMessage, Start, Step, SyncClient, View, Views, read_after, recent_after,
 };
 use crate::clock;
 use crate::error::{Category, Error, Result};
@@ -132,7 +132,7 @@ impl SyncDos {
         let registered = self.registered.borrow();
         let cursors = registered.values().map(|it| &it.client.cursor);
         cursors
-            .filter_map(|cursor| cursor.position())
+            .filter_map(Cursor::position)
             .map(|position| position.id.saturating_add(1))
             .min()
     }
@@ -334,7 +334,7 @@ impl SyncDos {
             log::error("callback_failed", error);
         }
         if matches!(answer, Ok(Answer::Gone)) {
-            self.note(self.remove(&callback.client).map(drop));
+            note(self.remove(&callback.client).map(drop));
             return false;
         }
         let client = self.with(&callback.client, callback.generation, |it| {
@@ -347,14 +347,8 @@ impl SyncDos {
         let Some((client, is_due)) = client else {
             return true;
         };
-        self.note(self.store(&client));
+        note(self.store(&client));
         is_due
-    }
-
-    fn note(&self, stored: Result<()>) {
-        if let Err(error) = stored {
-            log::error("storage_failed", &error);
-        }
     }
 
     /// Works on a registration, unless it was replaced meanwhile.
@@ -371,6 +365,12 @@ impl SyncDos {
 
     fn store(&self, client: &SyncClient) -> Result<()> {
         self.storage.put(&key(&client.id), client)
+    }
+}
+
+fn note(stored: Result<()>) {
+    if let Err(error) = stored {
+        log::error("storage_failed", &error);
     }
 }
 
