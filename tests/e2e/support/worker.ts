@@ -1,7 +1,10 @@
 // The built Worker in real workerd, on a database of the test's choice.
 import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import type { TestContext } from "node:test";
-import { createTestHarness, type TestHarnessOptions } from "wrangler";
+import { createTestHarness, experimental_readRawConfig, type TestHarnessOptions, type WorkerHandle } from "wrangler";
 import { afterwards, hasPassed } from "./afterwards.ts";
 import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
 import { requestJson, type Answer } from "./request.ts";
@@ -19,10 +22,12 @@ export interface WorkerOptions {
   slot: string;
   /** Overrides of wrangler.toml's [vars]. */
   vars?: Record<string, string>;
-  /** Secrets beside the bearer token. */
+  /** Secrets beside the token. */
   secrets?: Record<string, string>;
   /** Workers beside it, as applications with Sync Durable Objects. */
   others?: TestHarnessOptions["workers"];
+  /** Durable Objects of those that it may call, as its wrangler.toml would bind them. */
+  calls?: { name: string; class_name: string; script_name: string }[];
 }
 
 /** A running Worker. */
@@ -45,6 +50,8 @@ export interface RunningWorker {
   restart(): Promise<void>;
   /** What the Worker logged since it started. */
   logs(): string[];
+  /** One of the Workers beside it. */
+  other(name: string): WorkerHandle;
 }
 
 /**
@@ -58,7 +65,7 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
   const server = createTestHarness({
     workers: [
       {
-        configPath: "wrangler.toml",
+        configPath: options.calls === undefined ? "wrangler.toml" : configWith(t, options.calls),
         prebuiltWorkerDir: bundleDir(),
         vars: { REPLICATION_SLOT: options.slot, REPLICATION_PUBLICATION: options.slot, ...options.vars },
         secrets: { REPLICATION_TOKEN: token, ...options.secrets },
@@ -94,7 +101,20 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
     evict: async (webSockets = "hibernate") => worker.evictDurableObject(objectClass, { ...(await object()), webSockets }),
     restart: () => server.update((current) => current),
     logs: () => server.getLogs().map((log) => log.message),
+    other: (name) => server.getWorker(name),
   };
+}
+
+/** The production configuration with bindings added, in a file of its own. */
+function configWith(t: TestContext, bindings: NonNullable<WorkerOptions["calls"]>): string {
+  const { rawConfig } = experimental_readRawConfig({ config: "wrangler.toml" });
+  const folder = mkdtempSync(join(tmpdir(), "pg-change-feed-config-"));
+  afterwards(t, () => rmSync(folder, { recursive: true }));
+  const { build: _, main = "", durable_objects, ...rest } = rawConfig;
+  const config = { ...rest, main: resolve(main), durable_objects: { bindings: [...(durable_objects?.bindings ?? []), ...bindings] } };
+  const file = join(folder, "wrangler.json");
+  writeFileSync(file, JSON.stringify(config));
+  return file;
 }
 
 /** The folder with the Worker's bundle. */
