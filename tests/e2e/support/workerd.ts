@@ -26,6 +26,8 @@ export interface WorkerdOptions {
   trusted?: string[];
   /** JavaScript that runs in the Worker before it: to watch what it does with the platform. */
   before?: string;
+  /** JavaScript that exports a Durable Object class `Beside`; requests to /test/beside get to it. */
+  beside?: string;
 }
 
 /** A workerd process that serves the Worker. */
@@ -40,6 +42,7 @@ export class Workerd {
   private constructor(options: WorkerdOptions) {
     for (const file of modules()) copyFileSync(join(bundleDir(), file), join(this.#folder, file));
     writeFileSync(join(this.#folder, "before.js"), options.before ?? "");
+    writeFileSync(join(this.#folder, "beside.js"), options.beside ?? "export class Beside {}");
     writeFileSync(join(this.#folder, "main.js"), main);
     mkdirSync(join(this.#folder, "storage"));
     writeFileSync(join(this.#folder, "config.capnp"), config(options, this.#token));
@@ -125,8 +128,14 @@ export class Workerd {
 /** The Worker as it is, but for a way to end its object. */
 const main = `
 import "before.js";
-import { ReplicationDO as Original } from "index.js";
-export { default } from "index.js";
+import Feed, { ReplicationDO as Original } from "index.js";
+export { Beside } from "beside.js";
+export default class extends Feed {
+  fetch(request) {
+    if (new URL(request.url).pathname === "/test/beside") return this.env.BESIDE.getByName("default").fetch(request);
+    return super.fetch(request);
+  }
+}
 export class ReplicationDO extends Original {
   constructor(ctx, env) {
     super(ctx, env);
@@ -158,7 +167,7 @@ function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions,
     DATABASE_URL: databaseUrl,
   };
   const bindings = Object.entries(vars).flatMap(([name, value]) => (value === undefined ? [] : [`(name = ${text(name)}, text = ${text(value)})`]));
-  bindings.push('(name = "REPLICATION", durableObjectNamespace = "ReplicationDO")');
+  bindings.push('(name = "REPLICATION", durableObjectNamespace = "ReplicationDO")', '(name = "BESIDE", durableObjectNamespace = "Beside")');
   const services = [
     '(name = "feed", worker = .feed)',
     '(name = "storage", disk = (path = "storage", writable = true))',
@@ -171,7 +180,7 @@ function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions,
     bindings.push(`(name = "HYPERDRIVE", hyperdrive = (designator = "database", ${fields.join(", ")}))`);
     services.push(`(name = "database", external = (address = ${text(url.host)}, tcp = ()))`);
   }
-  const files = ["main.js", "before.js", ...modules()].map((name) =>
+  const files = ["main.js", "before.js", "beside.js", ...modules()].map((name) =>
     name.endsWith(".js") ? `(name = ${text(name)}, esModule = embed ${text(name)})` : `(name = ${text(`./${name}`)}, wasm = embed ${text(name)})`,
   );
   return `
@@ -184,7 +193,7 @@ const feed :Workerd.Worker = (
   modules = [${files.join(", ")}],
   compatibilityDate = ${text(compatibilityDate())},
   bindings = [${bindings.join(", ")}],
-  durableObjectNamespaces = [(className = "ReplicationDO", uniqueKey = "feed", enableSql = true)],
+  durableObjectNamespaces = [(className = "ReplicationDO", uniqueKey = "feed", enableSql = true), (className = "Beside", uniqueKey = "beside", enableSql = true)],
   durableObjectStorage = (localDisk = "storage"),
 );
 `;
