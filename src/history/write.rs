@@ -55,11 +55,9 @@ impl Default for Writer {
 }
 
 impl Writer {
-    /// Stores the batch under the ids from `first_id` on, in the caller's transaction.
-    ///
-    /// Fails with [`Category::Storage`] when Postgres refuses a value (SQLSTATE classes 22 and 54)
-    /// or has no room (class 53).
-    pub async fn insert<S>(
+    /// Queues what stores the batch under the ids from `first_id` on, in the caller's transaction.
+    /// [`Self::finish`] takes in the answer.
+    pub fn queue<S>(
         &mut self,
         connection: &mut Connection<S>,
         batch: &ChangeBatch,
@@ -84,8 +82,18 @@ impl Writer {
             Param::Array(&self.xid),
             Param::Array(&self.committed_at),
         ];
-        connection.execute(INSERT, &params).await.map_err(explain)?;
-        Ok(())
+        Ok(connection.queue(INSERT, &params)?)
+    }
+
+    /// Takes in the answer to what was queued.
+    ///
+    /// Fails with [`Category::Storage`] when Postgres refuses a value (SQLSTATE classes 22 and 54)
+    /// or has no room (class 53).
+    pub async fn finish<S>(connection: &mut Connection<S>) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        connection.finish().await.map(drop).map_err(explain)
     }
 
     fn fill(&mut self, batch: &ChangeBatch) {

@@ -197,13 +197,11 @@ where
 
     let started = clock::now_ms();
     let mut store = Store::new(feed, cycle);
-    while let Some(slice) = peek.next_slice(connection).await? {
-        store.transform(connection, cycle, slice).await?;
-        if store.has_unwritten() && !store.write(connection, feed, cycle).await? {
-            return race(connection, cycle).await;
-        }
-    }
+    let stored = store_slices(connection, feed, cycle, &mut peek, &mut store).await?;
     phases.store += since(started);
+    if !stored {
+        return race(connection, cycle).await;
+    }
 
     // A filtered peek shows fewer messages than it read, so it cannot tell that it was whole.
     let complete = request.stored_through.is_none() && peek.messages() < feed.max_changes.into();
@@ -216,6 +214,38 @@ where
     let attempt = commit(connection, feed, cycle, store, covered, complete).await;
     phases.commit += since(started);
     attempt
+}
+
+/// Stores the peek's slices. False when another reader has stored meanwhile.
+///
+/// While a slice is decoded here, Postgres inserts the one before and reads the one behind.
+async fn store_slices<S>(
+    connection: &mut Connection<S>,
+    feed: &Feed,
+    cycle: &mut Cycle,
+    peek: &mut Peek,
+    store: &mut Store,
+) -> Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    peek.queue_next(connection)?;
+    connection.send_queued().await?;
+    while let Some(slice) = peek.take() {
+        store.transform(connection, cycle, peek, slice).await?;
+        store.settle(connection, cycle).await?;
+        peek.receive(connection).await?;
+        if store.has_unwritten() {
+            if !store.lock(connection, feed, cycle).await? {
+                return Ok(false);
+            }
+            store.queue_write(connection)?;
+        }
+        peek.queue_next(connection)?;
+        connection.send_queued().await?;
+    }
+    store.settle(connection, cycle).await?;
+    Ok(true)
 }
 
 /// Begins the transaction and opens the peek, in one round trip.

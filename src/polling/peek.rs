@@ -50,9 +50,20 @@ pub(super) struct Peek {
     slice_bytes: usize,
     /// Rows that the next FETCH asks for.
     fetch_rows: u32,
-    /// Rows received that no slice has given out yet, and whether they are the last.
+    /// The slice that has arrived and is not yet given out.
     ahead: Option<Slice>,
+    /// Steps by which the cursor must go back before it is read on.
+    back: u32,
+    /// What was sent and not yet answered.
+    coming: Option<Coming>,
     messages: u64,
+}
+
+/// Statements under way that read the cursor on.
+#[derive(Clone, Copy, Debug)]
+struct Coming {
+    /// A MOVE goes before the FETCH.
+    has_move: bool,
 }
 
 /// Messages in the order of the slot.
@@ -146,10 +157,12 @@ impl Peek {
         params.extend(request.stored_through.map(Param::Lsn));
         connection.queue(&declare(request.stored_through.is_some()), &params)?;
 
-        let peek = Self {
+        let mut peek = Self {
             slice_bytes: request.slice_bytes,
             fetch_rows: FIRST_FETCH_ROWS,
             ahead: None,
+            back: 0,
+            coming: None,
             messages: 0,
         };
         peek.queue_fetch(connection)?;
@@ -175,7 +188,7 @@ impl Peek {
             connection.finish().await?;
             self.receive(connection).await
         };
-        let first = first
+        first
             .await
             .map_err(|cause| missing.explain(request, cause))?;
         // From PostgreSQL 18 on, pgoutput leaves out changes whose publication was not there when
@@ -186,7 +199,6 @@ impl Peek {
         if let Some(warning) = skipped {
             return Err(missing.publication_gap(request).with_source(warning));
         }
-        self.ahead = Some(first);
         Ok(())
     }
 
@@ -195,43 +207,54 @@ impl Peek {
         self.messages
     }
 
-    /// The next slice; `None` after the last.
-    pub(super) async fn next_slice<S>(
-        &mut self,
-        connection: &mut Connection<S>,
-    ) -> Result<Option<Slice>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let Some(slice) = self.ahead.take() else {
-            return Ok(None);
-        };
-        if !slice.is_last {
-            self.queue_fetch(connection)?;
-            connection.send().await?;
-            self.ahead = Some(self.receive(connection).await?);
-        }
+    /// The slice that has arrived; `None` after the last. What comes after it is to be asked for
+    /// with [`Self::queue_next`] and taken in with [`Self::receive`] before this is called again.
+    pub(super) fn take(&mut self) -> Option<Slice> {
+        let slice = self.ahead.take()?;
         self.messages += slice.messages.len() as u64;
-        Ok(Some(slice))
+        Some(slice)
     }
 
-    fn queue_fetch<S>(&self, connection: &mut Connection<S>) -> Result<()>
+    /// Queues what reads the slice behind the one that has arrived, unless that is the last.
+    pub(super) fn queue_next<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let fetch = format!("FETCH FORWARD {} FROM peek_cursor", self.fetch_rows);
-        Ok(connection.queue(&fetch, &[])?)
+        if self.ahead.as_ref().is_some_and(|slice| !slice.is_last) {
+            self.queue_fetch(connection)?;
+        }
+        Ok(())
     }
 
-    /// Receives the rows of one FETCH. Those beyond the slice's bytes are not kept but given back
-    /// to the cursor, so that memory is bounded whatever the rows' sizes are.
-    async fn receive<S>(
+    fn queue_fetch<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let back = std::mem::take(&mut self.back);
+        if back > 0 {
+            connection.queue(&format!("MOVE BACKWARD {back} FROM peek_cursor"), &[])?;
+        }
+        let fetch = format!("FETCH FORWARD {} FROM peek_cursor", self.fetch_rows);
+        connection.queue(&fetch, &[])?;
+        self.coming = Some(Coming { has_move: back > 0 });
+        Ok(())
+    }
+
+    /// Receives the slice that was asked for, if one was. Rows beyond its bytes are not kept but
+    /// given back to the cursor, so that memory is bounded whatever the rows' sizes are.
+    pub(super) async fn receive<S>(
         &mut self,
         connection: &mut Connection<S>,
-    ) -> std::result::Result<Slice, postgres::Error>
+    ) -> std::result::Result<(), postgres::Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let Some(coming) = self.coming.take() else {
+            return Ok(());
+        };
+        if coming.has_move {
+            connection.finish().await?;
+        }
         let mut slice = Slice::default();
         let (mut bytes, mut kept, mut given_back) = (0_usize, 0_u32, 0_u32);
         while let Some(row) = connection.next_row().await? {
@@ -262,13 +285,11 @@ impl Peek {
         slice.is_last = ended && given_back == 0;
         if given_back > 0 {
             // Past its end, a cursor stands one step behind its last row.
-            let steps = given_back + u32::from(ended);
-            connection
-                .execute(&format!("MOVE BACKWARD {steps} FROM peek_cursor"), &[])
-                .await?;
+            self.back = given_back + u32::from(ended);
         }
         self.fetch_rows = next_fetch_rows(slice.messages.len(), bytes, self.slice_bytes);
-        Ok(slice)
+        self.ahead = Some(slice);
+        Ok(())
     }
 }
 

@@ -1,14 +1,14 @@
 //! What one peek gave, on its way into history.
 //!
 //! ```text
-//! Slice -> decode -> Assembler -> ChangeBatch -> [ lock the checkpoint, once ] -> INSERT
+//! Slice -> decode -> Assembler -> ChangeBatch -> [ lock the checkpoint, once ] -> Writer
 //! ```
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::cycle::{Cycle, Feed};
 use super::fence;
-use super::peek::Slice;
+use super::peek::{Peek, Slice};
 use crate::changes::{Accepted, Assembler, ChangeBatch, Limits, TypeCatalog, TypeRow};
 use crate::error::Result;
 use crate::history::{self, Recent};
@@ -31,6 +31,8 @@ pub(super) struct Store {
     passed: Lsn,
     /// The checkpoint row is locked by this transaction.
     fenced: bool,
+    /// The id of the first change of the write that is under way.
+    writing: Option<i64>,
 }
 
 impl Store {
@@ -52,6 +54,7 @@ impl Store {
             stored: 0,
             passed: checkpoint.lsn,
             fenced: false,
+            writing: None,
         }
     }
 
@@ -70,11 +73,13 @@ impl Store {
         !self.batch.is_empty()
     }
 
-    /// Decodes a slice into the batch.
+    /// Decodes a slice into the batch. Asks the catalogue for types that are new, once what is under
+    /// way has been answered.
     pub(super) async fn transform<S>(
         &mut self,
         connection: &mut Connection<S>,
         cycle: &mut Cycle,
+        peek: &mut Peek,
         slice: Slice,
     ) -> Result<()>
     where
@@ -102,6 +107,9 @@ impl Store {
             let types = &mut cycle.types;
             let accepted = self.assembler.accept(&decoded, types, &mut self.batch)?;
             if let Accepted::NeedTypes(missing) = accepted {
+                self.settle(connection, cycle).await?;
+                peek.receive(connection).await?;
+                let types = &mut cycle.types;
                 look_up_types(connection, types, &missing).await?;
                 self.assembler.accept(&decoded, types, &mut self.batch)?;
             }
@@ -109,8 +117,9 @@ impl Store {
         Ok(())
     }
 
-    /// Stores the batch. False when another reader has stored since the checkpoint was looked at.
-    pub(super) async fn write<S>(
+    /// Locks the checkpoint, once. False when another reader has stored since it was looked at.
+    /// Nothing may be under way.
+    pub(super) async fn lock<S>(
         &mut self,
         connection: &mut Connection<S>,
         feed: &Feed,
@@ -120,21 +129,21 @@ impl Store {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         if !self.fenced {
-            if fence::lock(connection, &feed.slot, &mut cycle.checkpoint).await? {
-                return Ok(false);
-            }
-            self.fenced = true;
+            let has_moved = fence::lock(connection, &feed.slot, &mut cycle.checkpoint).await?;
+            self.fenced = !has_moved;
         }
+        Ok(self.fenced)
+    }
+
+    /// Queues the batch's insertion; [`Self::settle`] takes in the answer.
+    pub(super) fn queue_write<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let first_id = self.next_id();
         self.writer
-            .insert(connection, &self.batch, first_id, self.epoch)
-            .await
-            .inspect_err(|error| {
-                if error.code() == history::VALUE_REFUSED {
-                    let from = cycle.documents_as_text_from.unwrap_or(first_id);
-                    cycle.documents_as_text_from = Some(from.min(first_id));
-                }
-            })?;
+            .queue(connection, &self.batch, first_id, self.epoch)?;
+        self.writing = Some(first_id);
         if !self
             .recent
             .as_mut()
@@ -145,7 +154,29 @@ impl Store {
         let count = self.batch.len() as u64;
         self.last_id = self.last_id.saturating_add_unsigned(count);
         self.stored += count;
-        Ok(true)
+        Ok(())
+    }
+
+    /// Waits for the insertion that is under way, if there is one.
+    pub(super) async fn settle<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+        cycle: &mut Cycle,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(first_id) = self.writing.take() else {
+            return Ok(());
+        };
+        history::Writer::finish(connection)
+            .await
+            .inspect_err(|error| {
+                if error.code() == history::VALUE_REFUSED {
+                    let from = cycle.documents_as_text_from.unwrap_or(first_id);
+                    cycle.documents_as_text_from = Some(from.min(first_id));
+                }
+            })
     }
 
     /// The number of changes stored, the last id, and the changes when they are few.

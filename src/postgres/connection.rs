@@ -170,6 +170,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.end_call(sent)
     }
 
+    /// As [`send`](Self::send), where something is queued.
+    pub async fn send_queued(&mut self) -> Result<(), Error> {
+        if self.unsent == 0 {
+            return Ok(());
+        }
+        self.send().await
+    }
+
     /// The next row of the current statement: the oldest that is not finished. `None` is its end;
     /// then the next one is current.
     pub async fn next_row(&mut self) -> Result<Option<Row>, Error> {
