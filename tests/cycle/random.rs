@@ -86,7 +86,7 @@ async fn read_to_the_end(feed: &TestFeed, seed: u64) -> u64 {
         };
         let reading = async {
             let mut reader = feed.faulty_reader(faults).await?;
-            reader.feed.max_changes = random.choose(&[100, 1_000, 10_000]);
+            reader.feed.max_changes = random.choose(&[500, 2_000, 10_000]);
             reader.feed.slice_bytes = random.choose(&[2 << 10, 64 << 10, 2 << 20]);
             loop {
                 let report = reader.poll().await?;

@@ -33,8 +33,9 @@ ALTER TABLE events ALTER COLUMN body SET STORAGE EXTERNAL; \
 ALTER TABLE events REPLICA IDENTITY FULL; \
 CREATE TABLE keyed (id bigint PRIMARY KEY, note text)";
 
-/// Most transactions that one writer leaves prepared.
-const MAX_PREPARED: usize = 3;
+/// Most transactions that one writer leaves prepared. Like any open transaction they keep decoding
+/// from beginning later.
+const MAX_PREPARED: usize = 1;
 
 /// Numbers that look random and are the same for the same seed (`SplitMix64`).
 #[derive(Clone, Debug)]
@@ -130,9 +131,9 @@ impl Writer {
         while self.written.transactions < transactions {
             if self.random.once_in(40) {
                 self.copy(feed).await;
-            } else if self.random.once_in(25) {
+            } else if self.random.once_in(12) {
                 self.prepare_or_finish().await;
-            } else if self.random.once_in(300) {
+            } else if self.random.once_in(100) {
                 // Leaves a snapshot of the running transactions in the WAL, where decoding can
                 // begin; without one each peek decodes again what was read long ago.
                 self.client.batch_execute("CHECKPOINT").await.unwrap();
