@@ -11,7 +11,8 @@ use super::socket::{Socket, failed};
 use crate::clock;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{
-    Connection, DatabaseUrl, DatabaseUrlError, Limits, Login, Negotiated, SslMode, negotiate_tls,
+    Connection, DatabaseUrl, DatabaseUrlError, Limits, Login, Negotiated, ProtocolError, SslMode,
+    negotiate_tls,
 };
 
 /// A connection over the platform's socket.
@@ -84,6 +85,13 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
     match negotiate_tls(socket, url.ssl_mode, CONNECT_TIMEOUT).await? {
         Negotiated::Plain(socket) => Ok(socket),
         Negotiated::Tls(socket) => {
+            // What came unencrypted is never to be taken for the server's own, as libpq's buffer
+            // once did (CVE-2021-23222).
+            let unread = socket.unread();
+            if unread > 0 {
+                let cause = ProtocolError::BeforeTls(unread);
+                return Err(crate::postgres::Error::Protocol(cause).into());
+            }
             // startTls takes the socket over: its streams must be free again.
             socket.release();
             let secure = raw
