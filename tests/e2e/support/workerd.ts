@@ -24,6 +24,8 @@ export interface WorkerdOptions {
   slot: string;
   /** Certificates, as PEM, of the authorities that it trusts: these alone. */
   trusted?: string[];
+  /** JavaScript that runs in the Worker before it: to watch what it does with the platform. */
+  before?: string;
 }
 
 /** A workerd process that serves the Worker. */
@@ -37,6 +39,8 @@ export class Workerd {
 
   private constructor(options: WorkerdOptions) {
     for (const file of modules()) copyFileSync(join(bundleDir(), file), join(this.#folder, file));
+    writeFileSync(join(this.#folder, "before.js"), options.before ?? "");
+    writeFileSync(join(this.#folder, "main.js"), 'import "before.js"; export * from "index.js"; export { default } from "index.js";');
     mkdirSync(join(this.#folder, "storage"));
     writeFileSync(join(this.#folder, "config.capnp"), config(options, this.#token));
   }
@@ -81,6 +85,11 @@ export class Workerd {
     const ended = new Promise((resolve) => child.once("exit", resolve));
     child.kill("SIGKILL");
     await ended;
+  }
+
+  /** All that it has printed. */
+  get log(): string {
+    return this.#log;
   }
 
   /** An authorised request. */
@@ -139,7 +148,7 @@ function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions,
     bindings.push(`(name = "HYPERDRIVE", hyperdrive = (designator = "database", ${fields.join(", ")}))`);
     services.push(`(name = "database", external = (address = ${text(url.host)}, tcp = ()))`);
   }
-  const files = modules().map((name) =>
+  const files = ["main.js", "before.js", ...modules()].map((name) =>
     name.endsWith(".js") ? `(name = ${text(name)}, esModule = embed ${text(name)})` : `(name = ${text(`./${name}`)}, wasm = embed ${text(name)})`,
   );
   return `
@@ -149,7 +158,7 @@ const config :Workerd.Config = (
   sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "feed")],
 );
 const feed :Workerd.Worker = (
-  modules = [${files.sort((a) => (a.includes("esModule") ? -1 : 1)).join(", ")}],
+  modules = [${files.join(", ")}],
   compatibilityDate = ${text(compatibilityDate())},
   bindings = [${bindings.join(", ")}],
   durableObjectNamespaces = [(className = "ReplicationDO", uniqueKey = "feed", enableSql = true)],
