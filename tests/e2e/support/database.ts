@@ -28,8 +28,8 @@ export async function createDatabase(t: TestContext, on: 15 | 16 | 17 | 18 | str
   await server.query(`CREATE DATABASE ${name}`);
   const url = Object.assign(new URL(serverUrl), { pathname: `/${name}` }).href;
   const pool = new pg.Pool({ connectionString: url, max: 2 });
-  // A server that a test stops ends idle sessions; that is no error of the pool.
-  pool.on("error", () => undefined);
+  // A server that a test stops ends idle sessions; that is no error of a pool.
+  for (const idle of [server, pool]) idle.on("error", () => undefined);
   afterwards(t, async () => {
     await pool.end();
     await drop(name, server);

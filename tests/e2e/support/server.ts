@@ -9,10 +9,10 @@ import { afterwards } from "./afterwards.ts";
 import type { ServerCertificate } from "./certificates.ts";
 
 /** Starts a server that keeps nothing; it ends with the test. */
-export async function startServer(t: TestContext, settings: Record<string, string | number> = {}): Promise<PostgresServer> {
+export async function startServer(t: TestContext, version: 15 | 18 = 18): Promise<PostgresServer> {
   // `npm test` removes what it finds under the name of a run that has ended.
   const dataDir = join(root, ".postgres", `test-${process.pid}-own`);
-  const server = await startPostgres(18, { dataDir, settings: { fsync: "off", ...settings } });
+  const server = await startPostgres(version, { dataDir, settings: { fsync: "off" } });
   afterwards(t, async () => {
     await server.stop("immediate");
     rmSync(server.dataDir, { recursive: true });

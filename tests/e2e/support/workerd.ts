@@ -40,7 +40,7 @@ export class Workerd {
   private constructor(options: WorkerdOptions) {
     for (const file of modules()) copyFileSync(join(bundleDir(), file), join(this.#folder, file));
     writeFileSync(join(this.#folder, "before.js"), options.before ?? "");
-    writeFileSync(join(this.#folder, "main.js"), 'import "before.js"; export * from "index.js"; export { default } from "index.js";');
+    writeFileSync(join(this.#folder, "main.js"), main);
     mkdirSync(join(this.#folder, "storage"));
     writeFileSync(join(this.#folder, "config.capnp"), config(options, this.#token));
   }
@@ -87,6 +87,12 @@ export class Workerd {
     await ended;
   }
 
+  /** Throws the object out of memory in the middle of whatever it does; the process goes on. */
+  async abort(): Promise<void> {
+    const { status } = await this.request("POST", "/test/abort").catch(() => ({ status: 500 }));
+    if (status !== 500) throw new Error(`the object answers its own end with ${status}`);
+  }
+
   /** All that it has printed. */
   get log(): string {
     return this.#log;
@@ -115,6 +121,23 @@ export class Workerd {
     }
   }
 }
+
+/** The Worker as it is, but for a way to end its object. */
+const main = `
+import "before.js";
+import { ReplicationDO as Original } from "index.js";
+export { default } from "index.js";
+export class ReplicationDO extends Original {
+  constructor(ctx, env) {
+    super(ctx, env);
+    this.abort = () => ctx.abort("aborted by the test");
+  }
+  fetch(request) {
+    if (new URL(request.url).pathname === "/test/abort") this.abort();
+    return super.fetch(request);
+  }
+}
+`;
 
 /** The bundle's script and its WebAssembly. */
 function modules(): string[] {
