@@ -1,14 +1,17 @@
 //! The Durable Object: its event handlers, and what they share.
 //!
 //! ```text
-//! fetch ----> routes --+
-//! alarm ---------------+--> Runtime::poll -> Flights -> cycles -> Hub (WebSockets) -> alarm
-//! websocket_message ---+
+//! fetch -> routes ----+
+//! alarm --------------+--> Flights: one errand at a time --> cycles --> Hub (WebSockets)
+//! websocket_message --+                  ^                                  |
+//!                                        +---------- the one alarm <--------+
 //! ```
 
 mod flights;
 mod health;
 mod hub;
+mod initial_poll;
+mod metrics;
 mod routes;
 mod runtime;
 mod status;
@@ -37,6 +40,7 @@ impl DurableObject for ReplicationDO {
     }
 
     async fn fetch(&self, request: Request) -> worker::Result<Response> {
+        self.runtime.watch().await;
         routes::respond(&self.runtime, request).await
     }
 
@@ -52,6 +56,7 @@ impl DurableObject for ReplicationDO {
         message: WebSocketIncomingMessage,
     ) -> worker::Result<()> {
         hub::on_message(&socket, &message);
+        self.runtime.watch().await;
         Ok(())
     }
 

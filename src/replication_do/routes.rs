@@ -3,20 +3,20 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use worker::{Method, Request, Response, ResponseBuilder};
 
 use super::hub::{Client, Cursor};
+use super::initial_poll;
+use super::metrics::{self, ClientCounts};
 use super::runtime::Runtime;
 use super::status;
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error};
+use crate::polling::Outcome;
 
-const DEFAULT_WAIT: Duration = Duration::from_secs(30);
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
 const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// Answers one request.
@@ -31,29 +31,38 @@ pub(super) async fn respond(
             Err(error) => failure(&error),
         },
         (Method::Get, "/status") => ResponseBuilder::new().from_json(&status::status(runtime)),
+        (Method::Get, "/metrics") => metrics_text(runtime),
         (Method::Get, "/clients") => ResponseBuilder::new().from_json(&status::clients(runtime)),
-        (Method::Get, "/wait-for-initial-poll") => wait_for_initial_poll(runtime, &request).await,
+        (Method::Get, "/wait-for-initial-poll") => initial_poll::wait(runtime, &request).await,
         (Method::Post, "/poll") => match runtime.poll().await {
-            Ok(()) => {
-                ResponseBuilder::new().from_json(&json!({"position": status::position(runtime)}))
-            }
+            Ok(outcome) => ResponseBuilder::new().from_json(&json!({
+                "position": status::position(runtime),
+                "complete": outcome != Outcome::Unfinished,
+            })),
             Err(error) => failure(&error),
         },
         (Method::Get, "/ws") => web_socket(runtime, &request),
-        (_, "/init" | "/status" | "/clients" | "/wait-for-initial-poll" | "/poll" | "/ws") => {
-            respond_error(
-                405,
-                "method_not_allowed",
-                "this endpoint takes another method",
-                false,
-                None,
-            )
-        }
+        (
+            _,
+            "/init"
+            | "/status"
+            | "/metrics"
+            | "/clients"
+            | "/wait-for-initial-poll"
+            | "/poll"
+            | "/ws",
+        ) => respond_error(
+            405,
+            "method_not_allowed",
+            "this endpoint takes another method",
+            false,
+            None,
+        ),
         _ => respond_error(404, "not_found", "there is no such endpoint", false, None),
     }
 }
 
-async fn init(runtime: &Rc<Runtime>, request: &mut Request) -> Result<Value, Error> {
+async fn init(runtime: &Rc<Runtime>, request: &mut Request) -> Result<Value, Rc<Error>> {
     let body = request.text().await.map_err(|_| {
         Error::new(
             Category::Configuration,
@@ -63,67 +72,25 @@ async fn init(runtime: &Rc<Runtime>, request: &mut Request) -> Result<Value, Err
     })?;
     if body.len() > MAX_BODY_BYTES {
         let message = "body is longer than 64 KiB";
-        return Err(Error::new(
-            Category::Configuration,
-            "invalid_config",
-            message,
-        ));
+        return Err(Error::new(Category::Configuration, "invalid_config", message).into());
     }
-    runtime
-        .initialize(ReplicationConfig::fields_of(&body)?)
-        .await?;
-    // The first poll goes on by itself; `/wait-for-initial-poll` tells when it is done.
-    let polling = Rc::clone(runtime);
-    wasm_bindgen_futures::spawn_local(async move {
-        let _ = polling.poll().await;
-    });
+    let fields = ReplicationConfig::fields_of(&body)?;
+    // The first poll is the alarm's; `/wait-for-initial-poll` tells when it is done.
+    runtime.initialize(fields).await?;
     Ok(status::status(runtime))
 }
 
-async fn wait_for_initial_poll(
-    runtime: &Rc<Runtime>,
-    request: &Request,
-) -> worker::Result<Response> {
-    let wait = match query(request)
-        .get("timeoutMs")
-        .map(|text| text.parse().map(Duration::from_millis))
-    {
-        None => DEFAULT_WAIT,
-        Some(Ok(wait)) => wait.min(LONGEST_WAIT),
-        Some(Err(_)) => {
-            let message = "timeoutMs must be a whole number of milliseconds";
-            return respond_error(400, "invalid_request", message, false, None);
-        }
+fn metrics_text(runtime: &Runtime) -> worker::Result<Response> {
+    let clients = ClientCounts {
+        web_sockets: runtime.hub.clients().len(),
+        sync_dos: 0,
     };
-    let mut reason = None;
-    let polled = clock::timeout(wait, async {
-        while let Err(error) = runtime.poll().await {
-            if error.code() == "not_initialized" {
-                return Err(error);
-            }
-            reason = Some(error);
-            clock::sleep(Duration::from_millis(500)).await;
-        }
-        Ok(())
-    })
-    .await;
-    match polled {
-        Ok(Ok(())) => ResponseBuilder::new()
-            .from_json(&json!({"complete": true, "position": status::position(runtime)})),
-        Ok(Err(error)) => failure(&error),
-        Err(_) => {
-            let message = reason.as_ref().map_or_else(
-                || "the initial poll is still going on".to_owned(),
-                |error| format!("the initial poll cannot complete: {error}"),
-            );
-            let remedy = reason
-                .as_ref()
-                .and_then(|error| error.remedy().map(str::to_owned));
-            let response = respond_error(503, "initial_poll_pending", &message, true, remedy)?;
-            response.headers().set("Retry-After", "2")?;
-            Ok(response)
-        }
-    }
+    let text = runtime.with(|memory| metrics::render(memory, clients));
+    let response = ResponseBuilder::new().ok(text)?;
+    response
+        .headers()
+        .set("Content-Type", metrics::CONTENT_TYPE)?;
+    Ok(response)
 }
 
 fn web_socket(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Response> {
@@ -181,7 +148,7 @@ fn parse_position(text: &str) -> Option<(i32, i64)> {
     Some((epoch.parse().ok()?, id.parse().ok()?))
 }
 
-fn query(request: &Request) -> HashMap<String, String> {
+pub(super) fn query(request: &Request) -> HashMap<String, String> {
     request
         .url()
         .map(|url| url.query_pairs().into_owned().collect())
@@ -203,7 +170,7 @@ pub(super) fn failure(error: &Error) -> worker::Result<Response> {
     respond_error(status, error.code(), &error.to_string(), retryable, remedy)
 }
 
-fn respond_error(
+pub(super) fn respond_error(
     status: u16,
     code: &str,
     message: &str,
