@@ -4,7 +4,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::checkpoint::Checkpoint;
 use super::server::Server;
-use super::{migrations, publication, slot};
+use super::{access, migrations, publication, slot};
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::postgres::Connection;
@@ -26,6 +26,7 @@ where
 
     connection.execute("BEGIN", &[]).await?;
     connection.query_one(LOCK, &[]).await?;
+    access::check(connection).await?;
     migrations::apply(connection).await?;
     refuse_second_feed(connection, &config.slot).await?;
     publication::ensure(connection, &config.publication, &config.tables).await?;

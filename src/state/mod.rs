@@ -9,6 +9,7 @@
 //! Postgres is the truth. The object's storage keeps a copy for `/status` and for noticing that the
 //! database went back in time.
 
+mod access;
 mod checkpoint;
 mod initialize;
 mod migrations;

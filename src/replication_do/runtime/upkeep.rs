@@ -12,7 +12,7 @@ use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::Result;
 use crate::history::{self, Extent};
-use crate::polling::Outcome;
+use crate::polling::{Outcome, Policy, policy};
 use crate::replication_do::health::Vitals;
 use crate::state;
 use crate::workers::database::{self, Database};
@@ -31,6 +31,13 @@ impl Runtime {
             Ok(config) => self.look_with(&config).await,
             Err(_) => Err(super::not_initialized()),
         };
+        if looked
+            .as_ref()
+            .is_err_and(|error| policy(error) == Policy::Recover)
+        {
+            // What is missing is for a whole look to tell.
+            return self.drain().await;
+        }
         self.end_flight(looked).await
     }
 
