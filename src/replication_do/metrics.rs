@@ -88,7 +88,9 @@ fn cycles(text: &mut Text, memory: &Memory) {
         "Changes removed from the history by age or number.",
         health.pruned,
     );
-    text.family("errors", "counter", "", "Errors by category.");
+    if !health.errors.is_empty() {
+        text.family("errors", "counter", "", "Errors by category.");
+    }
     for (category, errors) in &health.errors {
         text.sample("errors_total", &[("category", category)], errors.count);
     }
@@ -203,10 +205,10 @@ impl Text {
         self.sample(&format!("{name}_total"), &[], value);
     }
 
-    /// A gauge whose value is not known has no sample.
+    /// A gauge whose value is not known is left out.
     fn gauge(&mut self, name: &str, unit: &str, help: &str, value: Option<impl Display>) {
-        self.family(name, "gauge", unit, help);
         if let Some(value) = value {
+            self.family(name, "gauge", unit, help);
             self.sample(name, &[], value);
         }
     }
@@ -223,5 +225,106 @@ impl Text {
         self.sample(&format!("{name}_count"), &[("phase", phase)], count);
         let sum = Seconds(histogram.sum_ms);
         self.sample(&format!("{name}_sum"), &[("phase", phase)], sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openmetrics_parser::openmetrics::parse_openmetrics;
+    use openmetrics_parser::{MetricNumber, OpenMetricsType, OpenMetricsValue};
+
+    use super::super::health::{HistoryVitals, SlotVitals, Vitals};
+    use super::*;
+    use crate::error::{Category, Error};
+
+    fn busy() -> Memory {
+        let mut memory = Memory::default();
+        memory.health.cycles = 7;
+        memory.health.changes = 1 << 60;
+        memory.next_alarm_at = Some(1_795_000_000_123);
+        for category in [Category::SlotLost, Category::Connection] {
+            memory
+                .health
+                .count(&Error::new(category, "code", "message"));
+        }
+        memory.health.times.peek.counts = [1; BUCKETS_MS.len() + 1];
+        memory.health.times.peek.sum_ms = 90_001;
+        memory.vitals = Some(Vitals {
+            checked_at: 5,
+            slot: Some(SlotVitals {
+                confirmed_flush_lsn: None,
+                restart_lsn: None,
+                retained_bytes: Some(16_777_216),
+                wal_status: Some("reserved".to_owned()),
+                safe_wal_size: None,
+                is_lost: false,
+            }),
+            history: Some(HistoryVitals {
+                oldest_id: 3,
+                newest_id: 9,
+            }),
+        });
+        memory
+    }
+
+    /// The families of one text, by name, as another's parser reads them: it refuses what is not
+    /// of the format.
+    fn families(memory: &Memory) -> Vec<(String, OpenMetricsType, Vec<OpenMetricsValue>)> {
+        let text = render(memory, ClientCounts::default());
+        let exposition = parse_openmetrics(&text).unwrap_or_else(|cause| panic!("{cause}: {text}"));
+        let families = exposition.families.into_values();
+        families
+            .map(|family| {
+                let samples = family.iter_samples();
+                let values = samples.map(|sample| sample.value.clone()).collect();
+                (
+                    family.family_name.clone(),
+                    family.family_type.clone(),
+                    values,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn another_parser_reads_the_text_of_an_object_that_knows_nothing_yet() {
+        let families = families(&Memory::default());
+        assert!(
+            families
+                .iter()
+                .all(|(name, ..)| name.starts_with("pg_change_feed_"))
+        );
+        assert!(families.len() >= 9);
+    }
+
+    #[test]
+    fn another_parser_reads_what_was_meant() {
+        let families = families(&busy());
+        let find = |name: &str| {
+            let name = format!("pg_change_feed_{name}");
+            families.iter().find(|family| family.0 == name).unwrap()
+        };
+        assert_eq!(find("errors").2.len(), 2);
+        assert_eq!(find("state").2.len(), STATES.len());
+        let (_, kind, retained) = find("slot_retained_bytes");
+        assert!(matches!(kind, OpenMetricsType::Gauge));
+        assert!(matches!(
+            retained[..],
+            [OpenMetricsValue::Gauge(MetricNumber::Int(16_777_216))]
+        ));
+        let names: Vec<&str> = families.iter().map(|family| &*family.0).collect();
+        assert!(!names.contains(&"pg_change_feed_slot_safe_wal_bytes"));
+        let (_, _, phases) = find("cycle_phase_duration_seconds");
+        assert_eq!(phases.len(), 5);
+        let peeks = phases.iter().find_map(|value| match value {
+            OpenMetricsValue::Histogram(histogram) if histogram.count == Some(15) => {
+                Some(histogram)
+            }
+            _ => None,
+        });
+        let peeks = peeks.unwrap();
+        assert_eq!(peeks.buckets.len(), BUCKETS_MS.len() + 1);
+        assert_eq!(peeks.buckets[3].count.as_f64(), 4.0);
+        assert_eq!(peeks.sum.map(|sum| sum.as_f64()), Some(90.001));
     }
 }

@@ -19,7 +19,7 @@ mod server;
 mod slot;
 
 pub use checkpoint::Checkpoint;
-pub use initialize::initialize;
+pub use initialize::{initialize, initialize_after};
 pub use recovery::{
     Break, Continuity, Remembered, Resumption, Standing, assess, begin_new_epoch, read_standing,
     resume,

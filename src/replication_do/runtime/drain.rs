@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::Runtime;
 use super::recall::{HEALTH, INITIAL_POLL_AT, POSITION};
+use super::{Memory, Runtime};
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
@@ -83,18 +83,18 @@ impl Runtime {
         if policy(&stop.error) != Policy::Recover {
             return false;
         }
-        log::error("cycle_failed", &stop.error);
         let mut memory = self.memory.borrow_mut();
         memory.health.count(&stop.error);
+        log_failure(&memory, &stop.error);
         memory.health.note_publication(&stop.error);
         self.keep(HEALTH, &memory.health);
         true
     }
 
     fn note_failure(&self, error: &Error) -> Outcome {
-        log::error("cycle_failed", error);
         let mut memory = self.memory.borrow_mut();
         memory.health.cycle_failed(error);
+        log_failure(&memory, error);
         // What the database holds is not known any more: it is read again.
         memory.cycle = None;
         memory.connection = None;
@@ -248,6 +248,17 @@ impl Runtime {
             self.keep(INITIAL_POLL_AT, &now);
         }
     }
+}
+
+fn log_failure(memory: &Memory, error: &Error) {
+    let position = memory.position.as_ref();
+    let context = json!({
+        "slot": memory.config.as_ref().map(|config| &config.slot),
+        "epoch": position.map(|position| position.epoch),
+        "id": position.map(|position| position.id),
+        "consecutiveFailures": memory.health.consecutive_failures,
+    });
+    log::failure("cycle_failed", error, context);
 }
 
 fn feed(config: &ReplicationConfig, own_schema: String) -> Feed {

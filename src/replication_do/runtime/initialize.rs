@@ -49,7 +49,8 @@ impl Runtime {
 
     async fn prepare_database(&self, config: &ReplicationConfig) -> Result<()> {
         let mut connection = database::connect(&self.env).await?;
-        let ready = state::initialize(&mut connection, config).await;
+        let known_epoch = self.with(|memory| memory.position.map_or(0, |known| known.epoch));
+        let ready = state::initialize_after(&mut connection, config, known_epoch).await;
         connection.close().await;
         ready
     }
