@@ -3,8 +3,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import pg from "pg";
+import { connect, type TableChange } from "../client/src/index.ts";
 import { demoWrites, type DemoWrite } from "./demo-tables.ts";
-import { changeLine, followFeed } from "./feed.ts";
+import { changeLine, feedFailure, soon } from "./feed.ts";
 import { runningInstance } from "./instance.ts";
 import { Failure, main, say } from "./steps.ts";
 
@@ -38,38 +39,41 @@ await main(async () => {
   }
   const stop = new AbortController();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stop.abort());
-  const welcomed = Promise.withResolvers<void>();
-  const feed = followFeed(
-    { url: instance.url, tables: "orders,todos" },
-    {
-      welcome: () => {
-        say("    id  change   table    row  (time from the commit to here)");
-        welcomed.resolve();
-      },
-      change: (change) => {
-        const sent = key(change.table, change.operation, change.data["id"]);
-        const sentAt = awaited.get(sent);
-        awaited.delete(sent);
-        const latency = sentAt === undefined ? undefined : performance.now() - sentAt;
-        if (latency !== undefined) latencies.push(latency);
-        process.stdout.write(`${changeLine(change, latency)}\n`);
-      },
-      disconnected: (reason, retryMs) => say(`Disconnected (${reason}); next try in ${retryMs / 1000} s.`),
+  const feed = connect({
+    url: instance.url,
+    tables: ["orders", "todos"],
+    signal: stop.signal,
+    onChanges: ({ changes }) => changes.forEach(show),
+    onReset: ({ reason }) => say(`Reset (${reason}): changes may be missing.`),
+    onState: (state) => {
+      if (state.status === "waiting") say(`Disconnected (${state.reason}); next try in ${soon(state.retryMs)}.`);
     },
-    stop.signal,
-  );
+  });
+  const ended = feed.done.catch((error: unknown) => {
+    throw feedFailure(error);
+  });
   const client = new pg.Client(instance.database);
   try {
-    await Promise.race([welcomed.promise, feed]);
+    await Promise.race([feed.ready, ended]);
+    say("    id  change   table    row  (time from the commit to here)");
     await client.connect();
-    await Promise.race([write(client, count, every, stop.signal), feed]);
+    await Promise.race([write(client, count, every, stop.signal), ended]);
   } finally {
     stop.abort();
     await client.end();
-    await feed;
+    await ended;
   }
   summarise();
 });
+
+function show(change: TableChange): void {
+  const sent = key(change.table, change.operation, change.data["id"]);
+  const sentAt = awaited.get(sent);
+  awaited.delete(sent);
+  const latency = sentAt === undefined ? undefined : performance.now() - sentAt;
+  if (latency !== undefined) latencies.push(latency);
+  process.stdout.write(`${changeLine(change, latency)}\n`);
+}
 
 async function write(client: pg.Client, count: number, every: number, stop: AbortSignal): Promise<void> {
   const committing = (write: DemoWrite) => awaited.set(key(write.table, write.operation, write.id), performance.now());

@@ -1,7 +1,8 @@
 // Follows the feed of a running instance: `npm run tail -- --url https://... --tables orders --json`.
 import { parseArgs } from "node:util";
+import { connect } from "../client/src/index.ts";
+import { changeLine, feedFailure, soon } from "./feed.ts";
 import { runningInstance } from "./instance.ts";
-import { changeLine, followFeed } from "./feed.ts";
 import { Failure, main, say } from "./steps.ts";
 
 const usage = `npm run tail -- [options]
@@ -37,18 +38,29 @@ await main(async () => {
   // `npm run tail | head` ends when its reader does.
   process.stdout.on("error", () => process.exit(0));
   const print = (line: string) => process.stdout.write(`${line}\n`);
-  let first = true;
-  await followFeed(
-    { ...asked, url, token: asked.token ?? process.env["REPLICATION_TOKEN"] },
-    {
-      ...(json ? { frame: print } : { change: (change) => print(changeLine(change)) }),
-      welcome: (head) => {
-        say(first ? `Following ${url}; its head is ${head}. Ctrl-C ends.` : `Connected again; the head is ${head}.`);
-        first = false;
-      },
-      reset: (reason) => say(`Reset (${reason}): changes before this point may be missing here. Reload what you derived from them.`),
-      disconnected: (reason, retryMs) => say(`Disconnected (${reason}); next try in ${retryMs / 1000} s.`),
+  const { tables, after } = asked;
+  let isFirst = true;
+  const feed = connect({
+    url,
+    token: asked.token ?? process.env["REPLICATION_TOKEN"],
+    tables: tables?.split(","),
+    after,
+    afterReset: "earliest",
+    signal: stop.signal,
+    onFrame: (frame) => json && print(frame),
+    onChanges: ({ changes }) => {
+      if (!json) for (const change of changes) print(changeLine(change));
     },
-    stop.signal,
-  );
+    onReset: ({ reason }) => say(`Reset (${reason}): changes before this point may be missing here. Reload what you derived from them.`),
+    onState: (state) => {
+      if (state.status === "waiting") say(`Disconnected (${state.reason}); next try in ${soon(state.retryMs)}.`);
+      if (state.status !== "catching_up") return;
+      const { head } = state.welcome;
+      say(isFirst ? `Following ${url}; its head is ${head}. Ctrl-C ends.` : `Connected again; the head is ${head}.`);
+      isFirst = false;
+    },
+  });
+  await feed.done.catch((error: unknown) => {
+    throw feedFailure(error);
+  });
 });

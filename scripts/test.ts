@@ -1,6 +1,8 @@
-// Runs every test there is: `npm test`, or parts of it: `npm test -- lint`, `-- rust`, `-- e2e`.
+// Runs every test there is: `npm test`, or parts of it: `npm test -- lint`, `-- client`,
+// `-- rust`, `-- e2e`.
 //
 //     lint   rustfmt, clippy, tsc
+//     client the client library by itself
 //     rust   unit and integration tests, natively, against real Postgres servers
 //     e2e    the WASM build, `wrangler deploy --dry-run`, and its bundle in real workerd
 //
@@ -9,10 +11,11 @@ import { spawn } from "node:child_process";
 import { existsSync, readdirSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { buildWorker } from "./build.ts";
+import { chromium } from "./chromium.ts";
 import { startPostgres, type PostgresServer, type PostgresVersion } from "./postgres.ts";
 import { Failure, lastLines, main, pathWith, root, say, step } from "./steps.ts";
 
-const parts = ["lint", "rust", "e2e"] as const;
+const parts = ["lint", "client", "rust", "e2e"] as const;
 type Part = (typeof parts)[number];
 
 /**
@@ -87,7 +90,10 @@ const countNode = (output: string): Counts => ({
 async function lint(env: NodeJS.ProcessEnv): Promise<void> {
   await check("rustfmt", "1 second", "cargo", ["fmt", "--check"], env);
   await check("clippy", "2 minutes the first time", "cargo", ["clippy", "--all-targets", "--quiet", "--", "--deny", "warnings"], env);
-  await check("tsc", "2 seconds", process.execPath, [join("node_modules", "typescript", "bin", "tsc")], env);
+  // One for each place that the code runs in: each has globals of its own.
+  for (const project of [".", "client", "examples/browser", "examples/sync-do"]) {
+    await check(`tsc ${project}`, "2 seconds", process.execPath, [join("node_modules", "typescript", "bin", "tsc"), "--project", project], env);
+  }
 }
 
 async function endToEnd(env: NodeJS.ProcessEnv): Promise<void> {
@@ -102,12 +108,27 @@ async function endToEnd(env: NodeJS.ProcessEnv): Promise<void> {
   rmSync(bundle, { recursive: true, force: true });
   const wrangler = join("node_modules", "wrangler", "bin", "wrangler.js");
   await check("wrangler deploy --dry-run", "3 seconds", process.execPath, [wrangler, "deploy", "--dry-run", "--outdir", bundle], env);
+  await nodeTests("end to end", "2 minutes", "e2e", { ...env, ...(await browser()), TEST_WORKER_BUNDLE: bundle });
+}
+
+/** Runs the tests in one folder of `tests`; with TEST_ONLY set, those whose file's name has it. */
+async function nodeTests(name: string, usually: string, folder: string, env: NodeJS.ProcessEnv): Promise<void> {
   const only = process.env["TEST_ONLY"];
-  const files = readdirSync(join(root, "tests", "e2e"))
+  const files = readdirSync(join(root, "tests", folder))
     .filter((name) => name.endsWith(".test.ts") && (only === undefined || name.includes(only)))
-    .map((name) => join("tests", "e2e", name));
-  const flags = ["--test", "--test-reporter=spec", "--test-timeout=180000"];
-  await suite("end to end", "1 minute", process.execPath, [...flags, ...files], { ...env, TEST_WORKER_BUNDLE: bundle }, countNode);
+    .map((name) => join("tests", folder, name));
+  if (files.length === 0) return;
+  await suite(name, usually, process.execPath, ["--test", "--test-reporter=spec", "--test-timeout=180000", ...files], env, countNode);
+}
+
+/** The tests in a browser fail where there is none, and only they. */
+async function browser(): Promise<NodeJS.ProcessEnv> {
+  try {
+    return { TEST_CHROMIUM: await chromium() };
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    return { TEST_CHROMIUM_MISSING: `${error.message}\n${error.remedy}` };
+  }
 }
 
 /** The servers that tests find by TEST_POSTGRES_<version>, or those that the environment names already. */
@@ -168,6 +189,7 @@ await main(async () => {
   }
   try {
     if (wanted.has("lint")) await lint(env);
+    if (wanted.has("client")) await nodeTests("client library", "5 seconds", "client", env);
     if (wanted.has("rust") || wanted.has("e2e")) {
       await step("Starting PostgreSQL 18 and 15", "about 5 seconds", () => servers(env, started));
     }

@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
+import { installDebianPackages } from "./debian.ts";
 import { capture, Failure, output, pathWith, run, say, step, toolsDir } from "./steps.ts";
 
 const target = "wasm32-unknown-unknown";
@@ -63,7 +64,11 @@ async function addWithRustup(): Promise<{ done: boolean; why: string }> {
 
 /** Debian's compiler with a standard library for wasm32, in a folder of its own. */
 async function debianToolchain(rustupSaid: string): Promise<string> {
-  await installDebianPackages(rustupSaid);
+  await installDebianPackages(
+    debianPackages,
+    `Rust's ${target} target is missing.\nTried: rustup target add ${target}: ${rustupSaid}`,
+    `Either \`rustup target add ${target}\` on a machine that reaches Rust's download server`,
+  );
   const version = await output(debianRustc, ["-vV"]);
   const host = version?.match(/^host: (.+)$/m)?.[1];
   if (version === undefined || host === undefined) {
@@ -76,38 +81,6 @@ async function debianToolchain(rustupSaid: string): Promise<string> {
     await step(`Building Rust's standard library for ${target}`, "once, about 40 seconds", () => buildToolchain(toolchain, host));
   }
   return toolchain;
-}
-
-async function installDebianPackages(rustupSaid: string): Promise<void> {
-  const missing: string[] = [];
-  for (const name of debianPackages) {
-    const status = await output("dpkg-query", ["--show", "--showformat=${db:Status-Status}", name]);
-    if (status !== "installed") missing.push(name);
-  }
-  if (missing.length === 0) return;
-  const tried = `Rust's ${target} target is missing.\nTried: rustup target add ${target}: ${rustupSaid}`;
-  const byHand =
-    `Either \`rustup target add ${target}\` on a machine that reaches Rust's download server, or on Debian as root:\n` +
-    `  apt-get install --no-install-recommends ${missing.join(" ")}`;
-  if ((await output("apt-get", ["--version"])) === undefined) {
-    throw new Failure(`${tried}\nDebian's packages: there is no apt-get here.`, byHand);
-  }
-  const asRoot = process.getuid?.() === 0 ? [] : ["sudo", "-n"];
-  if (asRoot.length > 0 && (await output("sudo", ["-n", "true"])) === undefined) {
-    throw new Failure(`${tried}\nDebian's packages: installing them needs root, and sudo asks for a password.`, byHand);
-  }
-  const aptGet = async (log: string, ...args: string[]) => {
-    const [program = "apt-get", ...rest] = [...asRoot, "apt-get", ...args];
-    await run(program, rest, { env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" }, log });
-  };
-  try {
-    await step(`Installing Debian's ${missing.join(", ")}`, "once, about 1 minute", async () => {
-      await aptGet("apt-update.log", "update");
-      await aptGet("apt-install.log", "install", "--yes", "--no-install-recommends", ...missing);
-    });
-  } catch (error) {
-    throw new Failure(`${tried}\nDebian's packages: ${(error as Error).message}`, byHand, { cause: error });
-  }
 }
 
 /**

@@ -76,7 +76,7 @@ pub enum OnSlotLost {
 }
 
 impl TableName {
-    /// Reads `table` or `schema.table`; a part that holds a dot stands in double quotes.
+    /// Reads `table` or `schema.table`; a part that holds a dot or a quote stands in double quotes.
     /// `None` when it is neither.
     pub fn parse(text: &str) -> Option<Self> {
         let (first, rest) = identifier(text)?;
@@ -115,24 +115,38 @@ impl Serialize for TableName {
 /// One identifier, and what follows the dot behind it.
 fn identifier(text: &str) -> Option<(String, Option<&str>)> {
     let (name, rest) = if let Some(quoted) = text.strip_prefix('"') {
-        let (name, rest) = quoted.split_once('"')?;
-        (name, rest)
+        quoted_identifier(quoted)?
     } else {
         let end = text.find('.').unwrap_or(text.len());
-        text.split_at_checked(end)?
+        let (name, rest) = text.split_at_checked(end)?;
+        (!name.contains('"')).then(|| (name.to_owned(), rest))?
     };
     let rest = if rest.is_empty() {
         None
     } else {
         Some(rest.strip_prefix('.')?)
     };
-    let fits = (1..=63).contains(&name.len()) && !name.contains(['"', '\0']);
-    fits.then(|| (name.to_owned(), rest))
+    let fits = (1..=63).contains(&name.len()) && !name.contains('\0');
+    fits.then_some((name, rest))
+}
+
+/// The name up to the closing quote; a quote inside of it stands twice.
+fn quoted_identifier(text: &str) -> Option<(String, &str)> {
+    let (mut name, mut rest) = (String::new(), text);
+    loop {
+        let (part, behind) = rest.split_once('"')?;
+        name.push_str(part);
+        let Some(more) = behind.strip_prefix('"') else {
+            return Some((name, behind));
+        };
+        name.push('"');
+        rest = more;
+    }
 }
 
 fn write_identifier(f: &mut std::fmt::Formatter<'_>, name: &str) -> std::fmt::Result {
-    if name.contains('.') {
-        write!(f, "\"{name}\"")
+    if name.contains(['.', '"']) {
+        write!(f, "\"{}\"", name.replace('"', "\"\""))
     } else {
         f.write_str(name)
     }
@@ -402,12 +416,13 @@ mod tests {
             ("shop.orders", "shop", "orders"),
             ("\"a.b\"", "public", "a.b"),
             ("\"a.b\".c", "a.b", "c"),
+            ("\"a\"\"b\"", "public", "a\"b"),
         ] {
             let name = TableName::parse(text).unwrap();
             assert_eq!((name.schema.as_str(), name.table.as_str()), (schema, table));
             assert_eq!(name.to_string(), text);
         }
-        for text in ["", ".", "a.", ".a", "a.b.c", "\"a", "\"a\"b"] {
+        for text in ["", ".", "a.", ".a", "a.b.c", "\"a", "\"a\"b", "a\"b"] {
             assert_eq!(TableName::parse(text), None, "{text}");
         }
     }

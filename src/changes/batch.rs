@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
+use crate::config::TableName;
 use crate::lsn::Lsn;
 
 use super::table_change::TableChange;
@@ -50,15 +51,12 @@ pub struct RelationName {
 impl RelationName {
     /// The names as they are in the catalogue, without quotes.
     pub fn new(schema: &str, table: &str) -> Self {
-        let qualified = if schema == "public" {
-            table.to_owned()
-        } else {
-            format!("{schema}.{table}")
-        };
+        let (schema, table) = (schema.to_owned(), table.to_owned());
+        let name = TableName { schema, table };
         Self {
-            schema: schema.to_owned(),
-            table: table.to_owned(),
-            qualified,
+            qualified: name.to_string(),
+            schema: name.schema,
+            table: name.table,
         }
     }
 
@@ -72,7 +70,8 @@ impl RelationName {
         &self.table
     }
 
-    /// As `change_history.table_name` has it: `orders` for `public.orders`, else `schema.table`.
+    /// As `change_history.table_name` has it: `orders` for `public.orders`, else `schema.table`; a
+    /// part that holds a dot or a quote stands in quotes, so that no two tables share a name.
     pub fn qualified(&self) -> &str {
         &self.qualified
     }

@@ -1,5 +1,7 @@
 //! What a socket carries, so that a client outlives the object's eviction.
 
+use std::rc::Rc;
+
 use serde::{Deserialize, Serialize};
 
 use super::client_message::ClientId;
@@ -17,9 +19,12 @@ pub struct Attachment {
     /// The client's name.
     #[serde(rename = "id")]
     pub client: ClientId,
+    /// Tells this connection from all others of the object.
+    #[serde(rename = "n")]
+    pub connection: u64,
     /// What it wants and may see.
     #[serde(rename = "view")]
-    pub view: View,
+    pub view: Rc<View>,
     /// Where it stands.
     #[serde(rename = "cur")]
     pub cursor: Cursor,

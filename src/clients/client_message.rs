@@ -36,7 +36,7 @@ pub enum Start {
 
 /// A client's name for itself, or one the server made: it tells connections apart in `/clients` and
 /// in logs, and grants nothing. 1 to 64 letters, digits and `.`, `_`, `:`, `-`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ClientId(String);
 
@@ -77,6 +77,12 @@ impl ClientId {
         fits.then(|| Self(text.to_owned()))
     }
 
+    /// A name for a client that gave none.
+    pub fn random() -> Self {
+        // Without random numbers names repeat, which they may: they grant nothing.
+        Self(format!("c{:016x}", getrandom::u64().unwrap_or_default()))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -98,7 +104,7 @@ impl fmt::Display for ClientId {
 }
 
 impl Start {
-    fn parse(field: &str, text: &str) -> Result<Self, FrameError> {
+    pub(super) fn parse(field: &str, text: &str) -> Result<Self, FrameError> {
         if text == "earliest" {
             return Ok(Self::Earliest);
         }
@@ -170,7 +176,7 @@ impl Parameters<'_> {
     }
 }
 
-fn read_tables(text: &str) -> Result<Vec<Subscription>, FrameError> {
+pub(super) fn read_tables(text: &str) -> Result<Vec<Subscription>, FrameError> {
     let names = text.split(',');
     FrameError::check_size("tables", names.clone().count(), MAX_SUBSCRIPTIONS)?;
     let tables = names.map(|name| read_table("tables", name).map(Subscription::whole_table));

@@ -143,6 +143,21 @@ impl Cursor {
         self.at
     }
 
+    /// The newest id that the client has heard of: the `from` of the next frame.
+    pub fn told(&self) -> i64 {
+        self.told.0
+    }
+
+    /// Whether the client may be sent another frame before it acknowledges.
+    pub fn has_room(&self) -> bool {
+        !self.window.as_ref().is_some_and(Window::is_full)
+    }
+
+    /// What the client asked for cannot be: nothing is due until it subscribes again.
+    pub fn refuse(&mut self) {
+        self.state = State::Stopped;
+    }
+
     /// Whether the client has caught up since it last fell behind.
     pub fn is_live(&self) -> bool {
         self.state == State::Live
@@ -210,10 +225,10 @@ impl Cursor {
 
     /// Whether [`Self::step`] says [`Step::Wait`] now and until the head moves: a client that a
     /// cycle without changes need not look at.
-    pub fn is_settled(&self, head: i64) -> bool {
+    pub fn is_settled(&self, head: Position) -> bool {
         match (self.state, self.at) {
             (State::Stopped, _) => true,
-            (State::Live, Some(at)) => at.id == head && self.told.0 == at.id,
+            (State::Live, Some(at)) => at == head && self.told.0 == at.id,
             _ => false,
         }
     }

@@ -41,7 +41,7 @@ impl From<bool> for Truth {
 }
 
 /// How a column's value and a condition's are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operator {
     /// Equal; null is equal to null.
@@ -65,7 +65,7 @@ pub enum Operator {
 /// Numbers compare as exact decimals, strings by their bytes, false before true; a number and a
 /// string compare as numbers when the string is one, since the feed writes numbers that a double
 /// cannot hold as strings. Values of other kinds are unequal and have no order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "RawCondition", into = "RawCondition")]
 pub struct Condition {
     column: String,
@@ -90,7 +90,7 @@ pub struct ColumnFacts {
 }
 
 /// A value to compare with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Operand {
     Null,
     Bool(bool),

@@ -1,4 +1,4 @@
-//! What clients ask for and what they get, without any I/O.
+//! What clients ask for, where each one stands, and moving them on.
 //!
 //! ```text
 //! upgrade  bearer, TicketKey -> Ticket --+
@@ -7,26 +7,36 @@
 //!                                                |  both kept in the socket's Attachment
 //! feed     FeedChange --View::judge--> Visible --redact--> ChangesFrame, ServerMessage
 //! ```
+//!
+//! All this is without I/O. `Pump` then reads what is due and hands it to the clients' `Outlet`s.
 
 mod attachment;
 pub mod bearer;
 mod change;
+mod changes_request;
 mod client_message;
+mod column_facts;
 mod cursor;
 mod decimal;
 mod filter;
 mod frame_error;
 mod position;
+mod pump;
 mod server_message;
+mod subscriber;
 mod subscription;
+mod sync_client;
 mod ticket;
+mod views;
 
 pub use attachment::{Attachment, AttachmentError, MAX_ATTACHMENT_BYTES};
 pub use change::{FeedChange, FeedChangeError, Visible, redact};
+pub use changes_request::ChangesRequest;
 pub use client_message::{
     ClientId, ClientMessage, ConnectRequest, MAX_CLIENT_ID, MAX_MESSAGE_BYTES, MAX_QUERY_BYTES,
     PROTOCOL_VERSION, Start,
 };
+pub use column_facts::Columns;
 pub use cursor::{
     AckError, Cursor, DEFAULT_WINDOW_BYTES, Feed, NoPosition, PROGRESS_INTERVAL_MS, Step,
 };
@@ -36,14 +46,20 @@ pub use filter::{
 };
 pub use frame_error::FrameError;
 pub use position::{ParsePositionError, Position};
+pub use pump::{Frame, Frames, Head, Pump, read_after, recent_after};
 pub use server_message::{ChangesFrame, MAX_CHANGES_BYTES, ResetReason, ServerMessage};
+pub use subscriber::{CLOSE_TICKET_EXPIRED, Outlet, Subscriber};
 pub use subscription::{
     FilterWarning, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_BYTES, Subscription, Subscriptions, View,
+};
+pub use sync_client::{
+    MAX_REGISTRATION_BYTES, MAX_SYNC_CLIENTS, ObjectName, Registration, SyncClient,
 };
 pub use ticket::{
     MAX_TICKET_BYTES, MAX_TICKET_LIFETIME, MIN_TICKET_SECRET_BYTES, Ticket, TicketError, TicketKey,
     WeakSecret,
 };
+pub use views::Views;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
 //! What a client asked for, what its ticket lets it see, and what follows for each change.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
-use super::change::{FeedChange, Kind, Visible};
+use super::change::{FeedChange, FeedChangeError, Kind, Visible, redact};
 use super::filter::{ColumnFacts, Condition, MAX_CONDITIONS, RawCondition, Truth};
 use super::frame_error::FrameError;
 use crate::changes::RelationName;
@@ -15,7 +17,7 @@ pub const MAX_SUBSCRIPTIONS: usize = 64;
 pub const MAX_SUBSCRIPTIONS_BYTES: usize = 6 << 10;
 
 /// One table, or some of its rows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "RawSubscription", into = "RawSubscription")]
 pub struct Subscription {
     table: TableName,
@@ -24,7 +26,7 @@ pub struct Subscription {
 }
 
 /// What a client wants to get. Several subscriptions of one table add up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subscriptions {
     /// Every table of the publication, or every table of the ticket.
@@ -42,7 +44,7 @@ pub enum Subscriptions {
 ///   is there to keep rows from being seen. Of an update only the row that it holds for is sent.
 ///
 /// `TRUNCATE` carries no row, so it is for every client of its table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct View {
     /// What the client asked for.
     #[serde(rename = "want")]
@@ -315,11 +317,31 @@ impl View {
         names
     }
 
+    /// The tables whose rows are filtered.
+    pub fn filtered_tables(&self) -> impl Iterator<Item = &TableName> {
+        let all = self.tables().iter().chain(self.allowed.iter().flatten());
+        all.filter(|subscription| !subscription.filter.is_empty())
+            .map(Subscription::table)
+    }
+
+    /// Whether every change is for the client.
+    pub fn is_everything(&self) -> bool {
+        self.wanted == Subscriptions::AllTables && self.allowed.is_none()
+    }
+
     /// Whether any change can be told apart by its table alone: then [`Self::judge`] needs no rows.
     pub fn has_filters(&self) -> bool {
         let allowed = self.allowed.iter().flatten();
         let mut all = self.tables().iter().chain(allowed);
         all.any(|subscription| !subscription.filter.is_empty())
+    }
+
+    /// The JSON of a change as the client gets it; `None` when it is not for the client.
+    pub fn show<'a>(&self, json: &'a str) -> Result<Option<Cow<'a, str>>, FeedChangeError> {
+        if self.is_everything() {
+            return Ok(Some(Cow::Borrowed(json)));
+        }
+        redact(json, self.judge(&FeedChange::parse(json)?))
     }
 
     /// What of `change` the client gets.

@@ -31,17 +31,28 @@ pub struct PageRequest<'a> {
 pub struct Page {
     /// In id order.
     pub changes: Vec<StoredChange>,
-    /// Where the next page goes on from: everything up to here has been read.
+    /// Where the next page goes on from: everything up to here has been read. The last change's id,
+    /// or, when there is none, all that was asked for.
     pub through: i64,
+    /// The oldest change that was still kept after the page was read: where it is beyond the page's
+    /// first id, changes may be missing from the page.
+    pub oldest: i64,
 }
 
 const PAGE: &str = "\
 SELECT id, lsn, table_name, operation, data::text, old_data::text, array_to_json(unchanged)::text, \
 array_to_json(omitted)::text, array_to_json(as_text)::text, xid, committed_at, epoch \
+FROM (SELECT *, sum(pg_column_size(data)) OVER (ORDER BY id) - pg_column_size(data) AS before \
 FROM change_history WHERE id > $1::int8 AND id <= $2::int8 \
-AND ($3::text[] IS NULL OR table_name = ANY ($3::text[])) ORDER BY id LIMIT $4::int8";
+AND ($3::text[] IS NULL OR table_name = ANY ($3::text[])) ORDER BY id LIMIT $4::int8) AS page \
+WHERE before < $5::int8 ORDER BY id";
+
+const OLDEST: &str = "SELECT min(id) FROM change_history";
 
 /// Reads one page.
+///
+/// Postgres cuts it by the stored size, which is compressed, so that large rows are not sent in
+/// vain; the bytes of the JSON are counted here.
 pub async fn read_page<S>(connection: &mut Connection<S>, request: PageRequest<'_>) -> Result<Page>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -56,8 +67,11 @@ where
             Param::Array(&tables)
         },
         Param::Int8(request.max_changes.into()),
+        Param::Int8(i64::try_from(request.max_bytes).unwrap_or(i64::MAX)),
     ];
     connection.queue(PAGE, &params)?;
+    // In a snapshot of its own, after the page's: what is pruned is pruned from the oldest on.
+    connection.queue(OLDEST, &[])?;
     connection.send().await?;
     let mut changes: Vec<StoredChange> = Vec::new();
     let (mut bytes, mut cut) = (0, false);
@@ -72,15 +86,17 @@ where
             changes.push(change);
         }
     }
-    let full = changes.len() >= request.max_changes as usize;
-    let last = changes.last().map(|change| change.id);
-    // A page that was not cut has seen all there is, also where a filter matched nothing.
-    let through = if cut || full {
-        last.unwrap_or(request.after)
-    } else {
-        request.through
+    let oldest: Option<i64> = match connection.next_row().await? {
+        Some(row) => row.get(0)?,
+        None => None,
     };
-    Ok(Page { changes, through })
+    connection.finish().await?;
+    Ok(Page {
+        // Whether there is more is not known: the next page may be empty.
+        through: changes.last().map_or(request.through, |change| change.id),
+        oldest: oldest.unwrap_or(i64::MAX),
+        changes,
+    })
 }
 
 fn stored_change(row: &Row) -> Result<StoredChange> {

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde_json::json;
 use worker::{Request, Response, ResponseBuilder};
 
-use super::routes::{failure, query, respond_error};
+use super::routes::{failure, query};
 use super::runtime::Runtime;
 use super::status;
+use crate::answer;
 use crate::clock;
 use crate::error::Error;
 use crate::polling::{Outcome, backoff};
@@ -32,7 +33,7 @@ pub(super) async fn wait(runtime: &Rc<Runtime>, request: &Request) -> worker::Re
         Some(Ok(wait)) => wait.min(LONGEST_WAIT),
         Some(Err(_)) => {
             let message = "timeoutMs must be a whole number of milliseconds";
-            return respond_error(400, "invalid_request", message, false, None);
+            return answer::error(400, "invalid_request", message, false, None);
         }
     };
     let mut reason = None;
@@ -50,8 +51,8 @@ async fn drained(runtime: &Rc<Runtime>, reason: &mut Option<Rc<Error>>) -> Resul
     let mut failures = 0;
     loop {
         match runtime.poll().await {
-            Ok(Outcome::Changed | Outcome::Idle) => return Ok(()),
-            Ok(_) => *reason = None,
+            Ok(Outcome::Unfinished) => *reason = None,
+            Ok(_) => return Ok(()),
             Err(error) if error.code() == "not_initialized" => return Err(error),
             Err(error) => {
                 *reason = Some(error);
@@ -67,8 +68,8 @@ fn pending(runtime: &Runtime, reason: Option<&Error>) -> worker::Result<Response
         || "the initial poll is still going on".to_owned(),
         |error| format!("the initial poll cannot complete: {error}"),
     );
-    let remedy = reason.and_then(|error| error.remedy().map(str::to_owned));
-    let response = respond_error(503, "initial_poll_pending", &message, true, remedy)?;
+    let remedy = reason.and_then(Error::remedy);
+    let response = answer::error(503, "initial_poll_pending", &message, true, remedy)?;
     let next = runtime.with(|memory| memory.next_alarm_at);
     let seconds = next.map_or(2, |at| at.saturating_sub(clock::now_ms()).div_ceil(1_000));
     let seconds = seconds.clamp(1, 60).to_string();

@@ -7,6 +7,9 @@
 //!                                        +---------- the one alarm <--------+
 //! ```
 
+mod body;
+mod catch_up;
+mod client_routes;
 mod flights;
 mod health;
 mod hub;
@@ -55,7 +58,9 @@ impl DurableObject for ReplicationDO {
         socket: WebSocket,
         message: WebSocketIncomingMessage,
     ) -> worker::Result<()> {
-        hub::on_message(&socket, &message);
+        if self.runtime.hub.on_message(&socket, &message) {
+            self.runtime.start_polling();
+        }
         self.runtime.watch().await;
         Ok(())
     }
@@ -67,7 +72,7 @@ impl DurableObject for ReplicationDO {
         _reason: String,
         _was_clean: bool,
     ) -> worker::Result<()> {
-        hub::on_close(&socket);
+        self.runtime.hub.on_close(&socket);
         Ok(())
     }
 
@@ -76,7 +81,7 @@ impl DurableObject for ReplicationDO {
         socket: WebSocket,
         _error: worker::Error,
     ) -> worker::Result<()> {
-        hub::on_close(&socket);
+        self.runtime.hub.on_close(&socket);
         Ok(())
     }
 }

@@ -1,15 +1,14 @@
-//! `/status` and `/clients`: what is known, without asking the database.
+//! `/status`: what is known, without asking the database.
 
 use serde_json::{Value, json};
 
 use super::health::Vitals;
-use super::hub::Cursor;
 use super::runtime::{Memory, Runtime};
 use crate::clock;
 
 /// The body of `GET /status`.
 pub(super) fn status(runtime: &Runtime) -> Value {
-    let clients = runtime.hub.clients().len();
+    let (web_sockets, sync_dos) = runtime.hub.counts();
     let now = clock::now_ms();
     runtime.with(|memory| {
         json!({
@@ -42,7 +41,7 @@ pub(super) fn status(runtime: &Runtime) -> Value {
                 },
             },
             "halted": memory.health.halted,
-            "clients": {"webSockets": clients, "syncDos": 0},
+            "clients": {"webSockets": web_sockets, "syncDos": sync_dos},
             "errors": memory.health.errors,
         })
     })
@@ -84,29 +83,4 @@ pub(super) fn position(runtime: &Runtime) -> Option<String> {
             .position
             .map(|position| format!("{}-{}", position.epoch, position.id))
     })
-}
-
-/// The body of `GET /clients`.
-pub(super) fn clients(runtime: &Runtime) -> Value {
-    let head = runtime.with(|memory| memory.position.map_or(0, |position| position.id));
-    let clients: Vec<Value> = runtime
-        .hub
-        .clients()
-        .into_iter()
-        .map(|client| {
-            let cursor = match client.cursor {
-                Cursor::At { epoch, id } => Some((epoch, id)),
-                _ => None,
-            };
-            json!({
-                "id": client.id,
-                "kind": "websocket",
-                "subscriptions": client.tables,
-                "cursor": cursor.map(|(epoch, id)| format!("{epoch}-{id}")),
-                "lag": cursor.map(|(_, id)| head.saturating_sub(id)),
-                "connectedAt": client.connected_at,
-            })
-        })
-        .collect();
-    json!({"clients": clients})
 }

@@ -6,3 +6,4 @@ pub(crate) mod log;
 pub(crate) mod socket;
 pub(crate) mod storage;
 pub(crate) mod variables;
+pub(crate) mod web_socket;

@@ -47,6 +47,25 @@ impl Storage {
             .and_then(|row| serde_json::from_str(&row.value).ok()))
     }
 
+    /// The values of all keys that begin with `prefix`, of those that read as a `T`.
+    pub(crate) fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>> {
+        let select = "SELECT value FROM feed WHERE substr(key, 1, length(?1)) = ?1 ORDER BY key";
+        let rows = self
+            .sql
+            .exec(select, vec![SqlStorageValue::from(prefix)])
+            .map_err(|cause| failed(&cause))?;
+        let rows: Vec<Stored> = rows.to_array().map_err(|cause| failed(&cause))?;
+        let values = rows.iter().map(|row| serde_json::from_str(&row.value));
+        Ok(values.filter_map(std::result::Result::ok).collect())
+    }
+
+    /// Removes `key`.
+    pub(crate) fn delete(&self, key: &str) -> Result<()> {
+        let delete = "DELETE FROM feed WHERE key = ?";
+        let deleted = self.sql.exec(delete, vec![SqlStorageValue::from(key)]);
+        deleted.map(drop).map_err(|cause| failed(&cause))
+    }
+
     /// Writes the value of `key`.
     pub(crate) fn put<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|cause| {

@@ -29,7 +29,7 @@ for (const version of [18, 15] as const) {
     for (const change of changes) {
       assert.equal(change.epoch, epoch);
       assert.match(change.lsn, /^[0-9A-F]+\/[0-9A-F]+$/);
-      assert.ok(Math.abs(Date.now() - Date.parse(change.committedAt)) < 60_000, change.committedAt);
+      assert.ok(Math.abs(Date.now() - Date.parse(change.committedAt ?? "")) < 60_000, `${change.committedAt}`);
     }
   });
 }

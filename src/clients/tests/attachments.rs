@@ -9,7 +9,8 @@ use crate::clients::{
 fn attachment(view: View) -> Attachment {
     Attachment {
         client: ClientId::parse("tab-7").unwrap(),
-        view,
+        connection: 9_007_199_254_740_991,
+        view: view.into(),
         cursor: Cursor::new(Start::Earliest, Some(8 << 20)),
         connected_at: 1_767_225_600_000,
         expires_at: Some(1_767_225_600),

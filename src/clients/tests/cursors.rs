@@ -93,7 +93,7 @@ fn catching_up_reads_to_the_head_then_says_so_then_reads_live() {
     assert_eq!(cursor.step(FEED, 0), read(70, 100, true));
     cursor.read_through(100);
     assert_eq!(cursor.step(FEED, 0), Step::CaughtUp(at(100)));
-    assert!(cursor.is_live() && cursor.is_settled(100) && !cursor.is_settled(101));
+    assert!(cursor.is_live() && cursor.is_settled(at(100)) && !cursor.is_settled(at(101)));
     assert_eq!(cursor.step(feed_to(103), 0), read(100, 103, false));
     cursor.sent(103, 10, 0);
     assert_eq!(cursor.step(feed_to(103), 0), Step::Wait);
@@ -107,12 +107,12 @@ fn a_client_that_nothing_matches_for_gets_a_fresh_position_but_not_all_the_time(
         cursor.step(feed_to(101), PROGRESS_INTERVAL_MS - 1),
         Step::Wait
     );
-    assert!(!cursor.is_settled(101));
+    assert!(!cursor.is_settled(at(101)));
     assert_eq!(
         cursor.step(feed_to(101), PROGRESS_INTERVAL_MS),
         Step::Progress(at(101))
     );
-    assert!(cursor.is_settled(101));
+    assert!(cursor.is_settled(at(101)));
     assert_eq!(cursor.step(feed_to(101), u64::MAX), Step::Wait);
 }
 
@@ -196,7 +196,7 @@ fn a_new_epoch_resets_whoever_stands_in_the_old_one() {
     let mut cursor = live(None);
     assert_eq!(cursor.step(next, 0), Step::Reset(ResetReason::EpochChanged));
     assert_eq!(cursor.step(next, 0), Step::Wait);
-    assert!(cursor.is_settled(100) && !cursor.is_live());
+    assert!(cursor.is_settled(at(100)) && !cursor.is_live());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Cycles, one after the other, until nothing is left.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,6 +12,7 @@ use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::polling::{self, Cycle, Feed, Outcome, Policy, policy};
 use crate::replication_do::health::Position;
+use crate::replication_do::hub::Callback;
 use crate::state::{self, Remembered, Resumption};
 use crate::workers::database::{self, Database};
 use crate::workers::log;
@@ -33,7 +35,7 @@ pub(super) struct Stop {
 
 impl Runtime {
     /// Stores everything that has committed, and sets the next alarm.
-    pub(super) async fn drain(&self) -> Result<Outcome> {
+    pub(super) async fn drain(self: &Rc<Self>) -> Result<Outcome> {
         let mut attempt = self.attempt().await;
         if let Err(stop) = &attempt
             && self.deserves_another_look(stop)
@@ -102,7 +104,7 @@ impl Runtime {
         Outcome::Failed(memory.health.consecutive_failures)
     }
 
-    async fn attempt(&self) -> std::result::Result<Outcome, Stop> {
+    async fn attempt(self: &Rc<Self>) -> std::result::Result<Outcome, Stop> {
         let (connection, cycle) = {
             let mut memory = self.memory.borrow_mut();
             (memory.connection.take(), memory.cycle.take())
@@ -116,7 +118,7 @@ impl Runtime {
     }
 
     async fn run_cycles(
-        &self,
+        self: &Rc<Self>,
         config: &ReplicationConfig,
         kept: Option<Database>,
         cycle: Option<(Cycle, String)>,
@@ -139,7 +141,7 @@ impl Runtime {
 
     /// Runs cycles on a connection that has resumed.
     pub(super) async fn cycle_on(
-        &self,
+        self: &Rc<Self>,
         config: &ReplicationConfig,
         connection: &mut Database,
         (mut cycle, schema): (Cycle, String),
@@ -154,15 +156,19 @@ impl Runtime {
             changed |= report.stored > 0;
             self.note_report(&report, &cycle);
             let head = &cycle.checkpoint;
-            self.hub
+            let delivered = self
+                .hub
                 .deliver(connection, head, report.recent.as_ref())
                 .await?;
+            for callback in delivered.callbacks {
+                self.call(callback);
+            }
             let flown = clock::now_ms().saturating_sub(started);
             if report.complete {
-                break if changed {
-                    Outcome::Changed
-                } else {
-                    Outcome::Idle
+                break match (delivered.complete, changed) {
+                    (false, _) => Outcome::Undelivered,
+                    (true, true) => Outcome::Changed,
+                    (true, false) => Outcome::Idle,
                 };
             }
             if u128::from(flown) > FLIGHT_LIMIT.as_millis() || self.flights.must_give_way() {
@@ -171,6 +177,16 @@ impl Runtime {
         };
         self.memory.borrow_mut().cycle = Some((cycle, schema));
         Ok(outcome)
+    }
+
+    /// Makes a callback beside the cycles, so that a slow client holds up nobody.
+    fn call(self: &Rc<Self>, callback: Callback) {
+        let runtime = Rc::clone(self);
+        wasm_bindgen_futures::spawn_local(async move {
+            if runtime.hub.call(callback).await {
+                let _ = runtime.poll().await;
+            }
+        });
     }
 
     /// Looks on a new connection whether changes can follow what is stored. The slot may have been
@@ -241,8 +257,7 @@ impl Runtime {
 
     pub(super) fn note_landing(&self, outcome: Outcome) {
         let mut memory = self.memory.borrow_mut();
-        let drained = matches!(outcome, Outcome::Changed | Outcome::Idle);
-        if drained && memory.initial_poll_at.is_none() {
+        if outcome != Outcome::Unfinished && memory.initial_poll_at.is_none() {
             let now = clock::now_ms();
             memory.initial_poll_at = Some(now);
             self.keep(INITIAL_POLL_AT, &now);

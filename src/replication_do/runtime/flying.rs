@@ -15,6 +15,14 @@ impl Runtime {
         self.ask(Errand::Poll).await
     }
 
+    /// Starts a poll that nobody waits for: its failure is counted where it happens.
+    pub(in crate::replication_do) fn start_polling(self: &Rc<Self>) {
+        let runtime = Rc::clone(self);
+        wasm_bindgen_futures::spawn_local(async move {
+            let _ = runtime.poll().await;
+        });
+    }
+
     /// Applies the configuration and makes the database ready. Idempotent; calls with the same
     /// fields share one run.
     pub(in crate::replication_do) async fn initialize(self: &Rc<Self>, given: Fields) -> Landing {

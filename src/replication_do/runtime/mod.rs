@@ -21,6 +21,7 @@ use std::rc::Rc;
 
 use worker::{Env, State};
 
+use super::catch_up::Readers;
 use super::flights::Flights;
 use super::health::{Health, Position, Vitals};
 use super::hub::Hub;
@@ -36,6 +37,7 @@ use crate::workers::storage::Storage;
 pub(super) struct Runtime {
     pub(super) env: Env,
     pub(super) hub: Hub,
+    pub(super) readers: Readers,
     state: Rc<State>,
     storage: Storage,
     flights: Flights,
@@ -71,7 +73,8 @@ impl Runtime {
         let state = Rc::new(state);
         let storage = Storage::new(&state);
         let runtime = Self {
-            hub: Hub::new(Rc::clone(&state)),
+            hub: Hub::new(Rc::clone(&state), &env, storage.clone()),
+            readers: Readers::default(),
             memory: RefCell::default(),
             flights: Flights::default(),
             storage,
@@ -102,7 +105,7 @@ impl Runtime {
     }
 }
 
-fn not_initialized() -> Error {
+pub(super) fn not_initialized() -> Error {
     Error::new(
         Category::Configuration,
         "not_initialized",

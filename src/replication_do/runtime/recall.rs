@@ -20,6 +20,7 @@ impl Runtime {
     /// Reads what the object knew before it was evicted.
     pub(super) fn recall(&self) -> Result<()> {
         self.storage.prepare()?;
+        self.hub.recall()?;
         let mut memory = self.memory.borrow_mut();
         memory.health = self.storage.get(HEALTH)?.unwrap_or_default();
         memory.position = self.storage.get(POSITION)?;

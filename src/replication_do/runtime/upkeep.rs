@@ -4,6 +4,7 @@
 //! Beside polling it is done now and then, so that a feed that always has clients, or is nudged
 //! again and again, is looked after too.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::Runtime;
@@ -26,7 +27,7 @@ const PRUNE_FOR: Duration = Duration::from_secs(20);
 impl Runtime {
     /// The hibernation alarm: looks at the slot, drains it when it holds back too much or is not
     /// what it was, prunes history, and sets the next alarm.
-    pub(super) async fn look(&self) -> Result<Outcome> {
+    pub(super) async fn look(self: &Rc<Self>) -> Result<Outcome> {
         let looked = match self.config() {
             Ok(config) => self.look_with(&config).await,
             Err(_) => Err(super::not_initialized()),
@@ -41,7 +42,7 @@ impl Runtime {
         self.end_flight(looked).await
     }
 
-    async fn look_with(&self, config: &ReplicationConfig) -> Result<Outcome> {
+    async fn look_with(self: &Rc<Self>, config: &ReplicationConfig) -> Result<Outcome> {
         let mut connection = database::connect(&self.env).await?;
         let extent = self.take_vitals(config, &mut connection).await?;
         let mut outcome = Outcome::Idle;
@@ -114,7 +115,7 @@ impl Runtime {
         extent: &mut Option<Extent>,
     ) -> Result<bool> {
         let Some(kept) = extent else { return Ok(false) };
-        let floor = self.oldest_needed();
+        let floor = self.hub.oldest_needed();
         let pruned = history::prune(connection, *kept, config.history_retention, floor).await?;
         if pruned.rows > 0 {
             kept.oldest = pruned.oldest;
@@ -126,12 +127,6 @@ impl Runtime {
             self.keep(HEALTH, &memory.health);
         }
         Ok(pruned.more)
-    }
-
-    /// The lowest id that a registered Sync Durable Object still needs.
-    #[allow(clippy::unused_self)]
-    fn oldest_needed(&self) -> Option<i64> {
-        None
     }
 }
 

@@ -1,31 +1,11 @@
-// A WebSocket client of the feed that records all it is sent, so that a test can ask for it in any order.
+// A WebSocket client of the feed that records all it is sent, so that a test can ask for it in any
+// order. Unlike the client library it neither reconnects nor leaves anything out; but it holds each
+// frame against the library's types, so that every test checks that they are true.
 import { WebSocket } from "ws";
+import { readServerMessage, type ServerMessage, type TableChange } from "../../../client/src/index.ts";
 import { waitFor } from "./wait-for.ts";
 
-/** One row change as the feed sends it. */
-export interface TableChange {
-  id: number;
-  lsn: string;
-  epoch: number;
-  xid: number;
-  schema: string;
-  table: string;
-  operation: "insert" | "update" | "delete" | "truncate";
-  data: Record<string, unknown>;
-  old: Record<string, unknown> | null;
-  unchanged: string[];
-  omitted: string[];
-  committedAt: string;
-}
-
-/** Every message that the server sends. */
-export type ServerMessage =
-  | { type: "welcome"; clientId: string; epoch: number; oldest: string; head: string }
-  | { type: "changes"; changes: TableChange[]; from: string; to: string; catchUp: boolean }
-  | { type: "caught_up"; position: string }
-  | { type: "progress"; position: string }
-  | { type: "reset"; reason: string }
-  | { type: "error"; code: string; message: string; retryable: boolean };
+export type { ServerMessage, TableChange };
 
 /** What the socket asks for in its URL. */
 export interface FeedOptions {
@@ -38,8 +18,8 @@ export interface FeedOptions {
 
 /** An open WebSocket on the feed. */
 export class FeedSocket {
-  /** All messages in the order of their arrival. */
-  readonly messages: ServerMessage[] = [];
+  readonly #messages: ServerMessage[] = [];
+  #malformed: unknown;
   /** Every frame as it came, "pong" included. */
   readonly frames: string[] = [];
   readonly #socket: WebSocket;
@@ -50,7 +30,7 @@ export class FeedSocket {
     socket.on("message", (data) => {
       const text = String(data);
       this.frames.push(text);
-      if (text !== "pong") this.messages.push(JSON.parse(text) as ServerMessage);
+      if (text !== "pong") this.#read(text);
     });
     socket.on("close", (code, reason) => (this.#closed = { code, reason: reason.toString() }));
     // The close that follows tells the test what it wants to know.
@@ -75,6 +55,12 @@ export class FeedSocket {
         response.on("end", () => reject(new Error(`upgrade refused: ${response.statusCode} ${body}`)));
       });
     });
+  }
+
+  /** All messages in the order of their arrival. Throws when one was not as the library's types say. */
+  get messages(): ServerMessage[] {
+    if (this.#malformed !== undefined) throw this.#malformed;
+    return this.#messages;
   }
 
   /** The subprotocol that the server chose. */
@@ -117,6 +103,14 @@ export class FeedSocket {
   /** Reads again. */
   resume(): void {
     this.#socket.resume();
+  }
+
+  #read(text: string): void {
+    try {
+      this.#messages.push(readServerMessage(text));
+    } catch (cause) {
+      this.#malformed = new Error(`not as the client's types say: ${text.slice(0, 500)}`, { cause });
+    }
   }
 
   /** Closes in order. */

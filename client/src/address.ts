@@ -1,0 +1,66 @@
+// Where to connect, and with which credential.
+import { FeedError } from "./errors.ts";
+import { protocolVersion, subprotocol, type Position } from "./protocol.ts";
+
+/** What the query of the upgrade says. */
+export interface ConnectQuery {
+  after: Position | "earliest" | undefined;
+  tables: readonly string[] | undefined;
+  client: string | undefined;
+  ack: boolean;
+}
+
+/** The address of `GET /ws` on a Worker whose own address is `base` (http, https, ws or wss). */
+export function feedUrl(base: string | URL, query: ConnectQuery): URL {
+  const url = new URL(base);
+  url.protocol = url.protocol.replace(/^http/, "ws");
+  url.pathname = `${url.pathname.replace(/\/$/, "")}/ws`;
+  url.search = "";
+  url.hash = "";
+  url.searchParams.set("v", protocolVersion);
+  if (query.after !== undefined) url.searchParams.set("after", query.after);
+  if (query.tables !== undefined) url.searchParams.set("tables", query.tables.join(","));
+  if (query.client !== undefined) url.searchParams.set("client", query.client);
+  if (query.ack) url.searchParams.set("ack", "1");
+  return url;
+}
+
+/**
+ * The subprotocols to offer. The credential goes there since browsers cannot set headers on a
+ * WebSocket, and a URL ends up in logs.
+ */
+export function subprotocols(credential: string | undefined): string[] {
+  return credential === undefined ? [subprotocol] : [subprotocol, `bearer.${base64url(credential)}`];
+}
+
+function base64url(text: string): string {
+  const bytes = Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte));
+  return btoa(bytes.join("")).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+}
+
+const askingMs = 5_000;
+
+/**
+ * Why the server refuses an upgrade, which a WebSocket does not tell: the same is asked for once more
+ * as a plain request. Undefined where nothing is to be learnt: the server would take it now, it cannot
+ * be reached, or a browser may not read its answer.
+ *
+ * @param renewable Whether the next try comes with a fresh credential.
+ */
+export async function askWhyRefused(url: URL, credential: string | undefined, renewable: boolean): Promise<FeedError | undefined> {
+  const plain = new URL(url);
+  plain.protocol = plain.protocol.replace(/^ws/, "http");
+  try {
+    const response = await fetch(plain, {
+      headers: credential === undefined ? {} : { authorization: `Bearer ${credential}` },
+      signal: AbortSignal.timeout(askingMs),
+    });
+    const { error } = (await response.json()) as { error?: { code?: unknown; message?: unknown; retryable?: unknown } };
+    // 426: all is well but that this is no upgrade.
+    if (response.ok || response.status === 426 || typeof error?.message !== "string") return undefined;
+    const retryable = error.retryable !== false || (renewable && [401, 403].includes(response.status));
+    return new FeedError("refused", error.message, { retryable, code: typeof error.code === "string" ? error.code : String(response.status) });
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,192 @@
+// The receiving half of a feed: one connection after the other, and what they bring put into the
+// inbox, each change once and in order.
+//
+//     pause -> credential -> Session (one connection) -> ended -> pause ...
+//                               |
+//                               +-> inbox: batch, moved, live, reset
+//
+// Reconnecting is written here and not left to a package. The one that fits best, partysocket, makes
+// its first new try at once and without jitter, so that a deploy of the server brings all clients
+// back at the same moment; its `reconnect()` forgets how often it failed, so that a server that sends
+// nonsense would be asked in a tight loop; and neither a full inbox nor the reason of a refusal can
+// hold up its next try.
+import { askWhyRefused, feedUrl, subprotocols } from "./address.ts";
+import { pause, pauseMs, type Backoff } from "./backoff.ts";
+import type { Watch, WebSocketConstructor } from "./connection.ts";
+import { FeedError } from "./errors.ts";
+import type { Inbox } from "./inbox.ts";
+import type { Credential, FeedState } from "./options.ts";
+import type { Position, ResetReason, Subscription, TableChange } from "./protocol.ts";
+import { Sequence } from "./sequence.ts";
+import { Session, type Outcome } from "./session.ts";
+
+/** What the feed's reader finds, in this order. */
+export type Arrival =
+  | { kind: "batch"; changes: TableChange[]; from: Position; to: Position; catchUp: boolean; acknowledge: Acknowledge }
+  /** Nothing to give out up to here. */
+  | { kind: "moved"; to: Position; acknowledge: Acknowledge }
+  | { kind: "live"; to: Position; acknowledge: Acknowledge }
+  /** What came before `to` may be incomplete. */
+  | { kind: "reset"; reason: ResetReason; to: Position };
+
+/** Tells the server, as long as it still waits for it. */
+export type Acknowledge = (position: Position) => void;
+
+/** What a receiver is told. */
+export interface Reception {
+  url: string | URL;
+  credential: Credential | undefined;
+  /** None: everything that the credential allows. */
+  subscriptions: readonly Subscription[] | undefined;
+  clientId: string | undefined;
+  ack: boolean;
+  afterReset: "now" | "earliest";
+  maxBuffered: number;
+  retry: Backoff;
+  watch: Watch;
+  WebSocket: WebSocketConstructor;
+  stop: AbortSignal;
+  inbox: Inbox<Arrival>;
+  onState(state: FeedState): void;
+  onError(error: FeedError): void;
+  onFrame(frame: string): void;
+}
+
+/** A change of what is subscribed to, until the server has answered it. */
+interface Resubscription {
+  /** What holds when it is refused. */
+  before: Pick<Receiver, "subscriptions" | "sequence" | "start">;
+  settle: { resolve(): void; reject(error: FeedError): void };
+}
+
+/** Keeps a feed connected, from `run` to its end. */
+export class Receiver {
+  readonly reception: Reception;
+  /** Where the feed stands; undefined before the first welcome, and after a reset. */
+  sequence: Sequence | undefined;
+  /** Where it begins while `sequence` is undefined. */
+  start: "now" | "earliest" = "now";
+  /** Why it must begin anew, until it has. */
+  reset: ResetReason | undefined;
+  subscriptions: readonly Subscription[] | undefined;
+  #resubscription: Resubscription | undefined;
+  #turn: Promise<unknown> = Promise.resolve();
+  #session: Session | undefined;
+  #failures = 0;
+
+  constructor(reception: Reception) {
+    this.reception = reception;
+    this.subscriptions = reception.subscriptions;
+  }
+
+  /** Receives until it is stopped. Throws the {@link FeedError} that makes going on vain. */
+  async run(after: Position | "earliest" | undefined): Promise<void> {
+    const { stop, inbox, retry } = this.reception;
+    if (after === "earliest") this.start = after;
+    else if (after !== undefined) this.sequence = new Sequence(after);
+    const end = () => this.#session?.end("closed by this side");
+    stop.addEventListener("abort", end);
+    try {
+      while (!stop.aborted) {
+        this.reception.onState({ status: "connecting" });
+        const outcome = await this.#connection();
+        if (stop.aborted) return;
+        if (outcome.kind === "full") {
+          this.reception.onState({ status: "paused" });
+          await inbox.drained();
+          continue;
+        }
+        const retryMs = pauseMs(retry, this.#failures);
+        this.#failures += 1;
+        // A reset is told in its place among the changes.
+        if (outcome.error.kind !== "reset") this.reception.onError(outcome.error);
+        this.reception.onState({ status: "waiting", reason: outcome.error.message, retryMs });
+        await pause(retryMs, stop);
+      }
+    } finally {
+      stop.removeEventListener("abort", end);
+      this.#resubscription?.settle.reject(new FeedError("connection", "the feed has ended", { retryable: false }));
+    }
+  }
+
+  /** Wants other tables or rows from here on, or from `after`. Resolves when the server has agreed. */
+  subscribe(subscriptions: readonly Subscription[], after: Position | "earliest" | undefined): Promise<void> {
+    const ask = () =>
+      new Promise<void>((resolve, reject) => {
+        if (this.reception.stop.aborted) return reject(new FeedError("connection", "the feed has ended", { retryable: false }));
+        const { subscriptions: before, sequence, start } = this;
+        this.#resubscription = { before: { subscriptions: before, sequence, start }, settle: { resolve, reject } };
+        this.subscriptions = subscriptions;
+        if (after === "earliest") {
+          this.sequence = undefined;
+          this.start = after;
+        } else if (after !== undefined) {
+          this.sequence = new Sequence(after);
+        }
+        this.#session?.resubscribe();
+      });
+    // One at a time: the answers do not say what they answer.
+    const done = this.#turn.then(ask);
+    this.#turn = done.catch(() => undefined);
+    return done;
+  }
+
+  /** The server has agreed to what is subscribed to. */
+  agreed(): void {
+    this.#resubscription?.settle.resolve();
+    this.#resubscription = undefined;
+  }
+
+  /** The server has refused it; false when nothing else was agreed to before. */
+  refused(error: FeedError): boolean {
+    const refused = this.#resubscription;
+    if (refused === undefined) return false;
+    this.#resubscription = undefined;
+    Object.assign(this, refused.before);
+    refused.settle.reject(error);
+    return true;
+  }
+
+  /** Something came in order: the connection is worth keeping. */
+  prosper(): void {
+    this.#failures = 0;
+  }
+
+  /** One connection to its end. */
+  async #connection(): Promise<Outcome> {
+    const { reception } = this;
+    let credential: string | undefined;
+    try {
+      credential = typeof reception.credential === "function" ? await reception.credential() : reception.credential;
+    } catch (cause) {
+      return { kind: "lost", error: new FeedError("credential", `the credential could not be had: ${String(cause)}`, { retryable: true, cause }) };
+    }
+    if (reception.stop.aborted) return { kind: "lost", error: new FeedError("connection", "closed", { retryable: false }) };
+    const url = feedUrl(reception.url, {
+      // With filters, which the query cannot carry, the feed begins with a `subscribe`.
+      after: this.isFiltered ? undefined : (this.sequence?.position ?? (this.start === "earliest" ? this.start : undefined)),
+      tables: this.subscriptions === undefined ? undefined : [...new Set(this.subscriptions.map(({ table }) => table))],
+      client: reception.clientId,
+      ack: reception.ack,
+    });
+    const { opened, outcome } = await new Promise<{ opened: boolean; outcome: Outcome }>((resolve, reject) => {
+      try {
+        this.#session = new Session(this, url, subprotocols(credential), (opened, outcome) => resolve({ opened, outcome }));
+      } catch (cause) {
+        reject(new FeedError("connection", `${url.origin} cannot be connected to: ${String(cause)}`, { retryable: false, cause }));
+      }
+    });
+    this.#session = undefined;
+    if (outcome.kind === "failed") throw outcome.error;
+    if (opened || reception.stop.aborted) return outcome;
+    const refusal = await askWhyRefused(url, credential, typeof reception.credential === "function");
+    if (refusal === undefined) return outcome;
+    if (!refusal.retryable) throw refusal;
+    return { kind: "lost", error: refusal };
+  }
+
+  /** Whether what is subscribed to needs a `subscribe`. */
+  get isFiltered(): boolean {
+    return this.subscriptions?.some(({ filter }) => filter !== undefined && filter.length > 0) ?? false;
+  }
+}

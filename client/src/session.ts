@@ -1,0 +1,213 @@
+// What is said over one connection.
+//
+//     greeting ---welcome---> following <---welcome--- subscribing
+//         |                      |                         ^
+//         +---welcome, filters---+----- resubscribe -------+
+//
+// The server answers both the upgrade and a `subscribe` with `welcome`. Between a `subscribe`, which
+// always says where to begin, and its welcome, what comes still belongs to the subscription before,
+// and is dropped: all of it that matters comes again.
+import { Connection, type End } from "./connection.ts";
+import { FeedError } from "./errors.ts";
+import { MalformedFrame, readServerMessage, UnknownFrame } from "./guards.ts";
+import type { ChangesMessage, ClientMessage, ErrorMessage, Position, ResetMessage, ServerMessage, WelcomeMessage } from "./protocol.ts";
+import type { Acknowledge, Receiver } from "./receiver.ts";
+import { Sequence, type Step } from "./sequence.ts";
+
+/** How a session ended. */
+export type Outcome =
+  /** The inbox is full. */
+  | { kind: "full" }
+  /** Another one can go on. */
+  | { kind: "lost"; error: FeedError }
+  /** No other one will fare better. */
+  | { kind: "failed"; error: FeedError };
+
+/** One connection of a receiver. */
+export class Session {
+  readonly #receiver: Receiver;
+  readonly #connection: Connection;
+  readonly #ended: (opened: boolean, outcome: Outcome) => void;
+  #phase: "greeting" | "subscribing" | "following" = "greeting";
+  /** Where the last `subscribe` asked to begin; undefined for the earliest. */
+  #asked: Position | undefined;
+  /** Why this side ended it; else the connection says. */
+  #outcome: Outcome | undefined;
+  /** Counts the welcomes: what came before one is not acknowledged after it. */
+  #generation = 0;
+
+  constructor(receiver: Receiver, url: URL, protocols: string[], ended: (opened: boolean, outcome: Outcome) => void) {
+    this.#receiver = receiver;
+    this.#ended = ended;
+    const { watch, WebSocket } = receiver.reception;
+    const listener = {
+      text: (frame: string) => this.#text(frame),
+      binary: () => this.#lose("protocol", "the server sent a binary frame"),
+      end: (end: End) => this.#end(end),
+    };
+    this.#connection = new Connection(url, protocols, listener, watch, WebSocket);
+  }
+
+  /** Ends it from this side. */
+  end(reason: string): void {
+    this.#lose("connection", reason);
+  }
+
+  /** What is subscribed to has changed. */
+  resubscribe(): void {
+    // Before the first welcome a second one could be for either: it is asked for after that.
+    if (this.#phase === "following") this.#subscribe();
+  }
+
+  #text(frame: string): void {
+    this.#receiver.reception.onFrame(frame);
+    let message: ServerMessage;
+    try {
+      message = readServerMessage(frame);
+    } catch (error) {
+      if (!(error instanceof MalformedFrame)) throw error;
+      if (!(error instanceof UnknownFrame)) return this.#lose("protocol", `a frame is not of this protocol: ${error.message}`, error);
+      // A later server may tell more; the positions of the frames that are known show whether anything is missing.
+      return this.#receiver.reception.onError(new FeedError("protocol", `a frame is not known here: ${error.message}`, { retryable: true, cause: error }));
+    }
+    switch (message.type) {
+      case "welcome":
+        return this.#welcome(message);
+      case "changes":
+        return this.#changes(message, frame.length);
+      case "caught_up":
+        return this.#moved(message.position, "live");
+      case "progress":
+        return this.#moved(message.position, "moved");
+      case "reset":
+        return this.#reset(message);
+      case "error":
+        return this.#error(message);
+      default:
+        return unreachable(message);
+    }
+  }
+
+  #welcome(welcome: WelcomeMessage): void {
+    const receiver = this.#receiver;
+    if (this.#phase === "following") return;
+    if (this.#phase === "greeting" && receiver.isFiltered) return this.#subscribe(welcome.head);
+    this.#phase = "following";
+    this.#generation += 1;
+    if (receiver.sequence === undefined) {
+      const to = this.#asked ?? (receiver.start === "earliest" ? welcome.oldest : welcome.head);
+      receiver.sequence = new Sequence(to);
+      const { reset } = receiver;
+      receiver.reset = undefined;
+      receiver.reception.inbox.push(reset === undefined ? { kind: "moved", to, acknowledge: () => undefined } : { kind: "reset", reason: reset, to }, 0);
+    }
+    receiver.reception.onState({ status: "catching_up", welcome });
+    receiver.agreed();
+  }
+
+  /** `now`: the head when we came, which the answer's own may be ahead of. */
+  #subscribe(now?: Position): void {
+    const { sequence, start, subscriptions = [] } = this.#receiver;
+    this.#phase = "subscribing";
+    this.#asked = sequence?.position ?? (start === "now" ? now : undefined);
+    this.#say({ type: "subscribe", subscriptions, after: this.#asked ?? "earliest" });
+  }
+
+  #changes({ changes, from, to, catchUp }: ChangesMessage, size: number): void {
+    if (this.#phase !== "following") return;
+    const step = this.#receiver.sequence?.take({ changes, from, to });
+    const { inbox } = this.#receiver.reception;
+    const acknowledge = this.#acknowledge();
+    if (!this.#follows(step)) return;
+    switch (step.kind) {
+      case "changes":
+        inbox.push({ kind: "batch", changes: step.changes, from, to, catchUp, acknowledge }, size);
+        break;
+      case "moved":
+      case "known":
+        // Nothing new, but the server counts it as sent.
+        inbox.push({ kind: "moved", to: this.#position(to), acknowledge }, 0);
+        break;
+      default:
+        return unreachable(step);
+    }
+    if (inbox.size > this.#receiver.reception.maxBuffered) this.#finish({ kind: "full" });
+  }
+
+  #moved(to: Position, kind: "moved" | "live"): void {
+    if (this.#phase !== "following") return;
+    const step = this.#receiver.sequence?.moveTo(to);
+    if (!this.#follows(step)) return;
+    if (kind === "live" || step.kind === "moved") {
+      this.#receiver.reception.inbox.push({ kind, to: this.#position(to), acknowledge: this.#acknowledge() }, 0);
+    }
+  }
+
+  #position(otherwise: Position): Position {
+    return this.#receiver.sequence?.position ?? otherwise;
+  }
+
+  /** Whether a step leads on; else the connection is given up, and the next one begins where we stand. */
+  #follows(step: Step | undefined): step is Exclude<Step, { kind: "gap" }> {
+    if (step === undefined) return false;
+    if (step.kind === "gap") {
+      this.#lose("gap", step.message);
+      return false;
+    }
+    this.#receiver.prosper();
+    return true;
+  }
+
+  #acknowledge(): Acknowledge {
+    const generation = this.#generation;
+    return (position) => {
+      if (this.#receiver.reception.ack && this.#phase === "following" && generation === this.#generation) this.#say({ type: "ack", position });
+    };
+  }
+
+  #reset({ reason }: ResetMessage): void {
+    const receiver = this.#receiver;
+    receiver.sequence = undefined;
+    receiver.reset = reason;
+    receiver.start = receiver.reception.afterReset;
+    this.#lose("reset", `the feed was reset: ${reason}`);
+  }
+
+  #error({ code, message, retryable }: ErrorMessage): void {
+    const error = new FeedError("server", `${code}: ${message}`, { retryable, code });
+    // An expired ticket is followed by a new one, or by a refusal that tells.
+    const isTemporary = retryable || code === "ticket_expired";
+    if (this.#phase === "following" || isTemporary) {
+      if (this.#phase !== "following") return this.#finish({ kind: "lost", error: asRetryable(error) });
+      return this.#receiver.reception.onError(asRetryable(error));
+    }
+    if (this.#receiver.refused(error)) this.#finish({ kind: "lost", error: asRetryable(error) });
+    else this.#finish({ kind: "failed", error });
+  }
+
+  #say(message: ClientMessage): void {
+    this.#connection.send(JSON.stringify(message));
+  }
+
+  #lose(kind: "connection" | "protocol" | "gap" | "reset", message: string, cause?: unknown): void {
+    this.#finish({ kind: "lost", error: new FeedError(kind, message, { retryable: true, cause }) });
+  }
+
+  #finish(outcome: Outcome): void {
+    this.#outcome ??= outcome;
+    this.#connection.close("ended by this side");
+  }
+
+  #end({ opened, reason }: End): void {
+    this.#ended(opened, this.#outcome ?? { kind: "lost", error: new FeedError("connection", reason, { retryable: true }) });
+  }
+}
+
+/** What the server will not take again, the feed goes on without. */
+function asRetryable({ kind, message, code }: FeedError): FeedError {
+  return new FeedError(kind, message, { retryable: true, code });
+}
+
+function unreachable(value: never): never {
+  throw new TypeError(`not of this protocol: ${JSON.stringify(value)}`);
+}

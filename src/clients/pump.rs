@@ -1,0 +1,313 @@
+//! Moving every client's cursor to the head: the one way in which changes reach clients.
+//!
+//! Clients that stand at the same place with the same view are served together: what they get is
+//! read once, judged once and serialised once. Where the recent changes in memory begin at or before
+//! them, nothing is read at all; else they get pages from the history, each group one page a turn, so
+//! that who is far behind does not hold up who is near.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::rc::Rc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::column_facts::Columns;
+use super::cursor::Feed;
+use super::position::Position;
+use super::server_message::{ChangesFrame, MAX_CHANGES_BYTES};
+use super::subscriber::{Due, Outlet, Subscriber};
+use super::subscription::View;
+use super::views::Views;
+use crate::clock;
+use crate::error::{Category, Error, Result};
+use crate::history::{self, PageRequest, Recent, StoredChange};
+use crate::postgres::Connection;
+
+/// Changes of one page at most; its bytes are those of one frame.
+const PAGE_CHANGES: u32 = 5_000;
+
+/// What the pump knows beside the clients.
+#[derive(Debug, Default)]
+pub struct Pump {
+    views: Views,
+    /// Whose turn it was last.
+    last: Cell<Option<Due>>,
+}
+
+/// What there is to deliver.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The newest change that is stored.
+    pub position: Position,
+    /// The newest changes, when they are in memory.
+    pub recent: Option<&'a Recent>,
+    /// When to stop reading pages, in milliseconds since 1970.
+    pub deadline: u64,
+}
+
+type Groups<O> = BTreeMap<Due, Vec<Rc<Subscriber<O>>>>;
+
+impl Pump {
+    /// The views of its clients.
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// Moves the cursors towards the head. False when the deadline came before all stood there, or
+    /// wait for an acknowledgement.
+    ///
+    /// A client that cannot be sent to is left; it resumes from its own position. Fails with what
+    /// reading the history fails with; what was sent before is noted.
+    pub async fn deliver<O: Outlet, S>(
+        &self,
+        subscribers: &[Rc<Subscriber<O>>],
+        connection: &mut Connection<S>,
+        head: Head<'_>,
+    ) -> Result<bool>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let is_unsettled = |it: &&Rc<Subscriber<O>>| !it.is_settled(head.position);
+        let unsettled: Vec<_> = subscribers.iter().filter(is_unsettled).cloned().collect();
+        if unsettled.is_empty() {
+            return Ok(true);
+        }
+        bind(&self.views, &unsettled, connection).await?;
+        let mut feed = Feed {
+            epoch: head.position.epoch,
+            oldest: 0,
+            head: head.position.id,
+        };
+        if !unsettled.iter().all(|it| is_served_from_memory(it, head)) {
+            feed.oldest = oldest(connection, head.position.id).await?;
+        }
+        let mut groups = Groups::new();
+        regroup(&mut groups, unsettled, feed);
+        while let Some((due, members)) = next(&mut groups, self.last.get(), head.recent) {
+            let Some(view) = members.first().map(|it| Rc::clone(&it.attachment().view)) else {
+                continue;
+            };
+            let show = |changes, through| {
+                let from = (feed.epoch, due.told);
+                Frames::of(&view, from, (changes, through), due.catch_up)
+            };
+            if let Some((changes, through)) = recent_after(head.recent, due.after) {
+                hand_out(show(changes, through)?, due, &members, feed);
+            } else if clock::now_ms() >= head.deadline {
+                return Ok(false);
+            } else {
+                self.last.set(Some(due));
+                let page = read_after(connection, &view, due.after, feed.head).await?;
+                feed.oldest = page.oldest.min(feed.head.saturating_add(1));
+                // Else some of what was to be read was pruned meanwhile, and the cursors say so.
+                if page.oldest <= due.after.saturating_add(1) {
+                    hand_out(show(&page.changes, page.through)?, due, &members, feed);
+                }
+            }
+            regroup(&mut groups, members, feed);
+        }
+        Ok(true)
+    }
+}
+
+/// The changes in memory behind `after`, and how far they go.
+pub fn recent_after(recent: Option<&Recent>, after: i64) -> Option<(&[StoredChange], i64)> {
+    let recent = recent.filter(|recent| recent.after <= after)?;
+    let known = recent.changes.partition_point(|change| change.id <= after);
+    let (_, changes) = recent.changes.split_at_checked(known)?;
+    Some((changes, recent.through()))
+}
+
+/// Reads the page behind `after` that a view needs.
+pub async fn read_after<S>(
+    connection: &mut Connection<S>,
+    view: &View,
+    after: i64,
+    through: i64,
+) -> Result<history::Page>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let request = PageRequest {
+        after,
+        through,
+        tables: &view.table_names(),
+        max_changes: PAGE_CHANGES,
+        max_bytes: MAX_CHANGES_BYTES,
+    };
+    history::read_page(connection, request).await
+}
+
+/// A `changes` frame, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Its JSON.
+    pub text: String,
+    /// Where its reader stands afterwards.
+    pub to: i64,
+}
+
+/// What of a stretch of the feed a view gets.
+#[derive(Clone, Debug)]
+pub struct Frames {
+    /// In order; the last one's `to` is `through`.
+    pub frames: Vec<Frame>,
+    /// Everything up to here was looked at: without a frame, nothing of it is for the view.
+    pub through: i64,
+}
+
+impl Frames {
+    /// Puts those of `changes` that `view` may see into frames of about a mebibyte.
+    ///
+    /// `told`: the `from` of the first frame; `through`: how far `changes` go. Fails with
+    /// [`Category::Decode`] where a stored change is not JSON that this system wrote.
+    pub fn of(
+        view: &View,
+        (epoch, told): (i32, i64),
+        (changes, through): (&[StoredChange], i64),
+        catch_up: bool,
+    ) -> Result<Self> {
+        let position = |id| Position { epoch, id };
+        let mut frames = Vec::new();
+        let (mut open, mut last) = (ChangesFrame::new(position(told)), told);
+        for change in changes {
+            let Some(json) = view.show(&change.json).map_err(unreadable)? else {
+                continue;
+            };
+            if !open.push(&json) {
+                let next = ChangesFrame::new(position(last));
+                let full = std::mem::replace(&mut open, next);
+                frames.push(Frame {
+                    text: full.finish(position(last), catch_up),
+                    to: last,
+                });
+                // An empty frame takes any change.
+                let _ = open.push(&json);
+            }
+            last = change.id;
+        }
+        if !open.is_empty() {
+            frames.push(Frame {
+                text: open.finish(position(through), catch_up),
+                to: through,
+            });
+        }
+        Ok(Self { frames, through })
+    }
+}
+
+fn unreadable(cause: super::FeedChangeError) -> Error {
+    let message = "a stored change cannot be read";
+    Error::new(Category::Decode, "change_unreadable", message).with_source(cause)
+}
+
+/// Looks up what the filters of those who come name.
+async fn bind<O: Outlet, S>(
+    views: &Views,
+    subscribers: &[Rc<Subscriber<O>>],
+    connection: &mut Connection<S>,
+) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let unbound: Vec<_> = subscribers
+        .iter()
+        .filter_map(|it| it.unbound().map(|view| (it, view)))
+        .collect();
+    if unbound.is_empty() {
+        return Ok(());
+    }
+    let tables: BTreeSet<_> = unbound
+        .iter()
+        .flat_map(|(_, view)| view.filtered_tables().cloned())
+        .collect();
+    let columns = Columns::read(connection, &tables).await?;
+    for (subscriber, view) in unbound {
+        let is_same = Rc::ptr_eq(&view, &subscriber.attachment().view);
+        if !is_same {
+            // It has subscribed otherwise meanwhile, and is bound the next time.
+            continue;
+        }
+        let mut bound = View::clone(&view);
+        let result = bound.bind(|table, column| columns.facts(table, column));
+        subscriber.bind(result.map(|()| views.shared(Rc::new(bound))));
+    }
+    Ok(())
+}
+
+/// Then whether something was pruned does not matter.
+fn is_served_from_memory<O: Outlet>(subscriber: &Subscriber<O>, head: Head<'_>) -> bool {
+    let attachment = subscriber.attachment();
+    let (Some(at), true) = (attachment.cursor.position(), attachment.cursor.is_live()) else {
+        return false;
+    };
+    at.epoch == head.position.epoch
+        && (at.id == head.position.id || recent_after(head.recent, at.id).is_some())
+}
+
+async fn oldest<S>(connection: &mut Connection<S>, head: i64) -> Result<i64>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let bounds = history::bounds(connection).await?;
+    Ok(bounds.map_or(head.saturating_add(1), |(oldest, _)| oldest))
+}
+
+fn regroup<O: Outlet>(groups: &mut Groups<O>, members: Vec<Rc<Subscriber<O>>>, feed: Feed) {
+    let now = clock::now_ms();
+    for member in members {
+        if member.unbound().is_some() {
+            continue;
+        }
+        if let Some(due) = member.due(feed, now) {
+            groups.entry(due).or_default().push(member);
+        }
+    }
+}
+
+/// Who is served from memory, and then the others by turns.
+fn next<O>(
+    groups: &mut Groups<O>,
+    last: Option<Due>,
+    recent: Option<&Recent>,
+) -> Option<(Due, Vec<Rc<Subscriber<O>>>)> {
+    let from_memory = groups.keys().rev();
+    let from_memory = from_memory
+        .take(1)
+        .find(|due| recent.is_some_and(|it| it.after <= due.after))
+        .copied();
+    let by_turns = || {
+        let behind = last.and_then(|last| groups.range((Excluded(last), Unbounded)).next());
+        behind.or_else(|| groups.iter().next()).map(|(due, _)| *due)
+    };
+    let due = from_memory.or_else(by_turns)?;
+    groups.remove_entry(&due)
+}
+
+/// Sends the frames to everyone who still stands where they begin.
+fn hand_out<O: Outlet>(frames: Frames, due: Due, members: &[Rc<Subscriber<O>>], feed: Feed) {
+    let through = frames.through;
+    let frames = frames.frames.into_iter();
+    let frames: Vec<_> = frames
+        .map(|frame| (frame.to, frame.text.len(), O::text(frame.text)))
+        .collect();
+    let now = clock::now_ms();
+    for member in members {
+        // A message of the client may have come while the page was read.
+        if member.due(feed, now) != Some(due) {
+            continue;
+        }
+        let mut is_through = true;
+        for (to, bytes, text) in &frames {
+            is_through = member.has_room() && member.send(text);
+            if !is_through {
+                break;
+            }
+            member.move_cursor(|cursor| cursor.sent(*to, *bytes, now));
+        }
+        if is_through {
+            member.move_cursor(|cursor| cursor.read_through(through));
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! One client while the object lives: its way out, its view and its cursor.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::rc::Rc;
+
+use super::attachment::Attachment;
+use super::client_message::ClientMessage;
+use super::cursor::{Cursor, Feed, Step};
+use super::position::Position;
+use super::server_message::ServerMessage;
+use super::subscription::View;
+use super::views::Views;
+
+/// The way out to a client.
+pub trait Outlet {
+    /// A frame as the platform sends it: made once for all clients that get it.
+    type Text;
+
+    /// Makes the platform's form of a frame.
+    fn text(frame: String) -> Self::Text;
+
+    /// Hands a frame to the platform. False when the client is gone.
+    fn send(&self, text: &Self::Text) -> bool;
+
+    /// Keeps what is known of the client over the object's eviction. False when it cannot.
+    fn attach(&self, bytes: &[u8]) -> bool;
+
+    /// Ends the connection (RFC 6455, section 7.4).
+    fn close(&self, code: u16, reason: &str);
+}
+
+/// The close code of a client whose ticket has expired.
+pub const CLOSE_TICKET_EXPIRED: u16 = 4001;
+
+/// A client. Its methods never await, so what a pump and a message do to it never interleaves.
+#[derive(Debug)]
+pub struct Subscriber<O> {
+    outlet: O,
+    is_gone: Cell<bool>,
+    attachment: RefCell<Attachment>,
+    is_attached: Cell<bool>,
+    /// The filters' columns have been looked up in the catalogue.
+    is_bound: Cell<bool>,
+}
+
+/// What a client is due, as far as it can share it with others: all with the same key get the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Due {
+    /// Reading goes on behind this id.
+    pub(super) after: i64,
+    /// The frame's `from`.
+    pub(super) told: i64,
+    pub(super) catch_up: bool,
+    /// The address of the view that all of them share.
+    view: usize,
+}
+
+impl<O: Outlet> Subscriber<O> {
+    /// A client that has just come, and is not yet welcome.
+    pub fn arriving(outlet: O, attachment: Attachment, views: &Views) -> Self {
+        Self::with(outlet, attachment, views, false)
+    }
+
+    /// A client that outlived the object's eviction.
+    pub fn resuming(outlet: O, attachment: Attachment, views: &Views) -> Self {
+        Self::with(outlet, attachment, views, true)
+    }
+
+    fn with(outlet: O, mut attachment: Attachment, views: &Views, is_attached: bool) -> Self {
+        attachment.view = views.shared(attachment.view);
+        // What waits to be welcomed is looked up before it is.
+        let is_bound = attachment.cursor.position().is_some();
+        Self {
+            outlet,
+            is_gone: Cell::new(false),
+            attachment: RefCell::new(attachment),
+            is_attached: Cell::new(is_attached),
+            is_bound: Cell::new(is_bound),
+        }
+    }
+
+    /// The way out.
+    pub fn outlet(&self) -> &O {
+        &self.outlet
+    }
+
+    /// What is known of the client. Not to be held over an await.
+    pub fn attachment(&self) -> Ref<'_, Attachment> {
+        self.attachment.borrow()
+    }
+
+    /// Attaches what has changed. What a client was sent may be attached late, since it is then sent
+    /// again; but where it was welcomed and what it asked for must be there before anything is
+    /// awaited.
+    pub fn keep(&self) {
+        if !self.is_attached.replace(true) && !self.is_gone.get() {
+            let bytes = self.attachment.borrow().to_bytes();
+            self.is_attached.set(self.outlet.attach(&bytes));
+        }
+    }
+
+    /// The client can be sent nothing more.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+
+    /// The connection has ended.
+    pub fn leave(&self) {
+        self.is_gone.set(true);
+    }
+
+    /// Whether nothing is due until the head moves.
+    pub fn is_settled(&self, head: Position) -> bool {
+        self.is_gone.get() || self.attachment.borrow().cursor.is_settled(head)
+    }
+
+    /// Takes in a text frame of the client, and answers it when it is refused. True when something
+    /// may be due now.
+    pub fn hear(&self, text: &str, views: &Views, head: Option<Position>) -> bool {
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Ack(position)) => {
+                let acknowledged = self.change(|it| it.cursor.acknowledge(position));
+                if let Err(error) = acknowledged {
+                    self.refuse("bad_position", &error.to_string());
+                }
+            }
+            Ok(ClientMessage::Subscribe { wanted, start }) => {
+                let view = self.attachment.borrow().view.resubscribe(wanted);
+                let view = match view {
+                    Ok(view) => views.shared(Rc::new(view)),
+                    Err(error) => {
+                        self.tell(error.to_json());
+                        return false;
+                    }
+                };
+                let restarted = self.change(|it| {
+                    it.cursor.restart(start)?;
+                    it.view = view;
+                    Ok::<(), super::NoPosition>(())
+                });
+                match restarted {
+                    Ok(()) => self.is_bound.set(false),
+                    Err(error) => self.refuse("bad_position", &error.to_string()),
+                }
+            }
+            Err(error) => self.tell(error.to_json()),
+        }
+        self.keep();
+        !head.is_some_and(|head| self.is_settled(head))
+    }
+
+    /// Tells the client why something it sent is refused.
+    pub fn refuse(&self, code: &str, message: &str) {
+        let error = ServerMessage::Error {
+            code,
+            message,
+            retryable: false,
+        };
+        self.tell(error.to_json());
+    }
+
+    /// Sends one frame to this client alone.
+    pub fn tell(&self, frame: String) {
+        let bytes = O::text(frame);
+        self.send(&bytes);
+    }
+
+    pub(super) fn send(&self, text: &O::Text) -> bool {
+        let is_sent = !self.is_gone.get() && self.outlet.send(text);
+        self.is_gone.set(!is_sent);
+        is_sent
+    }
+
+    /// The view, when its filters' columns are still to be looked up.
+    pub(super) fn unbound(&self) -> Option<Rc<View>> {
+        let view = Rc::clone(&self.attachment.borrow().view);
+        let is_open = !self.is_gone.get() && !self.is_bound.get();
+        (is_open && view.has_filters()).then_some(view)
+    }
+
+    /// Takes over the view with what the catalogue says of it, or the client's mistake.
+    pub(super) fn bind(&self, bound: Result<Rc<View>, super::FrameError>) {
+        match bound {
+            Ok(view) => self.change(|it| it.view = view),
+            Err(error) => {
+                self.change(|it| it.cursor.refuse());
+                self.tell(error.to_json());
+            }
+        }
+        self.is_bound.set(true);
+    }
+
+    /// Sends what is due to this client alone, until there are changes to read or nothing is due.
+    pub(super) fn due(&self, feed: Feed, now: u64) -> Option<Due> {
+        while !self.is_gone.get() {
+            if self.has_expired(now) {
+                self.refuse("ticket_expired", "the ticket has expired");
+                self.outlet
+                    .close(CLOSE_TICKET_EXPIRED, "the ticket has expired");
+                self.leave();
+                break;
+            }
+            let step = self.attachment.borrow_mut().cursor.step(feed, now);
+            let frame = match step {
+                Step::Wait | Step::WaitForAck => break,
+                Step::Read {
+                    after, catch_up, ..
+                } => {
+                    let attachment = self.attachment.borrow();
+                    return Some(Due {
+                        after,
+                        told: attachment.cursor.told(),
+                        catch_up,
+                        view: Rc::as_ptr(&attachment.view).addr(),
+                    });
+                }
+                Step::Welcome(_) => {
+                    self.is_attached.set(false);
+                    self.keep();
+                    self.welcome(feed)
+                }
+                Step::CaughtUp(position) => ServerMessage::CaughtUp { position }.to_json(),
+                Step::Progress(position) => ServerMessage::Progress { position }.to_json(),
+                Step::Reset(reason) => ServerMessage::Reset { reason }.to_json(),
+            };
+            self.is_attached.set(false);
+            self.tell(frame);
+        }
+        None
+    }
+
+    fn welcome(&self, feed: Feed) -> String {
+        let attachment = self.attachment.borrow();
+        let position = |id| Position {
+            epoch: feed.epoch,
+            id,
+        };
+        ServerMessage::Welcome {
+            client_id: &attachment.client,
+            epoch: feed.epoch,
+            oldest: position(feed.oldest.saturating_sub(1)),
+            head: position(feed.head),
+            warnings: &attachment.view.warnings(),
+        }
+        .to_json()
+    }
+
+    fn has_expired(&self, now: u64) -> bool {
+        let expires_at = self.attachment.borrow().expires_at;
+        expires_at.is_some_and(|seconds| seconds.saturating_mul(1_000) <= now)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.attachment.borrow().cursor.has_room()
+    }
+
+    /// Moves the cursor.
+    pub(super) fn move_cursor<T>(&self, moved: impl FnOnce(&mut Cursor) -> T) -> T {
+        self.change(|it| moved(&mut it.cursor))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Attachment) -> T) -> T {
+        self.is_attached.set(false);
+        change(&mut self.attachment.borrow_mut())
+    }
+}

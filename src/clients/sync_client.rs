@@ -1,0 +1,253 @@
+//! A Durable Object of an application that gets changes by callback: how it registers, and how it
+//! fares. Pure; the callbacks are made elsewhere.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::client_message::{ClientId, Start, read_frame};
+use super::cursor::Cursor;
+use super::frame_error::FrameError;
+use super::server_message::ResetReason;
+use super::subscription::{
+    RawSubscription, Subscription, Subscriptions, View, check_bytes, read_subscriptions, read_table,
+};
+
+/// Bytes of the body of a registration.
+pub const MAX_REGISTRATION_BYTES: usize = 16 << 10;
+/// Sync Durable Objects of one feed.
+pub const MAX_SYNC_CLIENTS: usize = 1_000;
+/// Seconds that a registration lasts unless it says otherwise, or at most.
+const DEFAULT_TTL: u64 = 24 * 60 * 60;
+const MAX_TTL: u64 = 30 * 24 * 60 * 60;
+const MIN_TTL: u64 = 10;
+/// Characters of a binding's, and of an object's name.
+const MAX_NAME: usize = 256;
+
+/// Which object is called: of the namespace that is bound as `binding`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ObjectName {
+    /// `idFromName` (Durable Objects documentation, "Durable Object Namespace").
+    Name(String),
+    /// `idFromString`.
+    ObjectId(String),
+}
+
+/// The body of `POST /clients`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The client's name; to register it again replaces what was registered.
+    pub id: ClientId,
+    /// The Durable Object binding of this Worker.
+    pub binding: String,
+    /// The object.
+    pub object: ObjectName,
+    /// What it wants.
+    pub view: View,
+    /// Where to begin; `None`: where it stands, or from now on.
+    pub start: Option<Start>,
+    /// How long the registration lasts, unless it is renewed.
+    pub ttl: Duration,
+}
+
+/// A registered client, as the object's storage keeps it. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncClient {
+    /// The client's name.
+    pub id: ClientId,
+    /// The Durable Object binding of this Worker.
+    pub binding: String,
+    /// The object.
+    pub object: ObjectName,
+    /// What it wants.
+    pub view: Rc<View>,
+    /// Where it stands: what it answered with 2xx.
+    pub cursor: Cursor,
+    /// A reset that it has not yet answered for.
+    pub owed_reset: Option<ResetReason>,
+    /// When it registered first.
+    pub registered_at: u64,
+    /// When it last answered with 2xx.
+    pub last_seen_at: Option<u64>,
+    /// When the registration ends unless it is renewed.
+    pub expires_at: u64,
+    /// Callbacks that failed since the last one that did not.
+    pub failures: u32,
+    /// No callback before.
+    pub retry_at: u64,
+    /// How the last callback failed.
+    pub last_error: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Body {
+    id: String,
+    binding: String,
+    name: Option<String>,
+    object_id: Option<String>,
+    tables: Option<Vec<String>>,
+    subscriptions: Option<Vec<RawSubscription>>,
+    after: Option<String>,
+    ttl_seconds: Option<u64>,
+}
+
+impl Registration {
+    /// Reads the body. An error names the field.
+    pub fn parse(body: &str) -> Result<Self, FrameError> {
+        FrameError::check_size("body", body.len(), MAX_REGISTRATION_BYTES)?;
+        let body: Body = read_frame(body)?;
+        let ttl = body.ttl_seconds.unwrap_or(DEFAULT_TTL);
+        if !(MIN_TTL..=MAX_TTL).contains(&ttl) {
+            let problem = format!("must be {MIN_TTL} to {MAX_TTL}");
+            return Err(FrameError::field("ttlSeconds", problem));
+        }
+        let start = body.after.map(|text| Start::parse("after", &text));
+        Ok(Self {
+            id: ClientId::parse(&body.id).ok_or_else(|| {
+                FrameError::field("id", "must be 1 to 64 letters, digits and . _ : -")
+            })?,
+            binding: short("binding", body.binding)?,
+            object: match (body.name, body.object_id) {
+                (Some(name), None) => ObjectName::Name(short("name", name)?),
+                (None, Some(id)) => ObjectName::ObjectId(short("objectId", id)?),
+                _ => {
+                    let problem = "give either name or objectId of the object to call";
+                    return Err(FrameError::field("name", problem));
+                }
+            },
+            view: View::new(wanted(body.tables, body.subscriptions)?, None)?,
+            start: start.transpose()?,
+            ttl: Duration::from_secs(ttl),
+        })
+    }
+}
+
+fn short(field: &str, text: String) -> Result<String, FrameError> {
+    if (1..=MAX_NAME).contains(&text.len()) {
+        return Ok(text);
+    }
+    let problem = format!("must be 1 to {MAX_NAME} bytes");
+    Err(FrameError::field(field, problem))
+}
+
+fn wanted(
+    tables: Option<Vec<String>>,
+    subscriptions: Option<Vec<RawSubscription>>,
+) -> Result<Subscriptions, FrameError> {
+    let tables = match (tables, subscriptions) {
+        (None, None) => return Ok(Subscriptions::AllTables),
+        (None, Some(list)) => read_subscriptions("subscriptions", list)?,
+        (Some(names), None) => {
+            let read = |name: &String| read_table("tables", name).map(Subscription::whole_table);
+            let tables = names.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+            if tables.is_empty() {
+                return Err(FrameError::field("tables", "must name at least one table"));
+            }
+            check_bytes("tables", &tables)?;
+            tables
+        }
+        (Some(_), Some(_)) => {
+            let problem = "give either tables or subscriptions";
+            return Err(FrameError::field("tables", problem));
+        }
+    };
+    Ok(Subscriptions::Tables(tables))
+}
+
+impl SyncClient {
+    /// A client that registers, for the first time or again.
+    pub fn registered(registration: Registration, known: Option<Self>, now: u64) -> Self {
+        let ttl = u64::try_from(registration.ttl.as_millis()).unwrap_or(u64::MAX);
+        let same_place = known
+            .as_ref()
+            .filter(|_| registration.start.is_none())
+            .map(|known| known.cursor.clone());
+        let start = registration.start.unwrap_or(Start::Now);
+        Self {
+            id: registration.id,
+            binding: registration.binding,
+            object: registration.object,
+            view: Rc::new(registration.view),
+            cursor: same_place.unwrap_or_else(|| Cursor::new(start, None)),
+            owed_reset: known
+                .as_ref()
+                .filter(|_| registration.start.is_none())
+                .and_then(|known| known.owed_reset),
+            registered_at: known.as_ref().map_or(now, |known| known.registered_at),
+            last_seen_at: known.and_then(|known| known.last_seen_at),
+            expires_at: now.saturating_add(ttl),
+            failures: 0,
+            retry_at: 0,
+            last_error: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<Registration, String> {
+        Registration::parse(body).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_registration_names_its_object_and_begins_where_it_says() {
+        let body = r#"{"id":"a","binding":"SYNC","name":"room","after":"1-42","ttlSeconds":60}"#;
+        let registration = parse(body).unwrap();
+        assert_eq!(registration.object, ObjectName::Name("room".into()));
+        assert!(matches!(registration.start, Some(Start::After(at)) if at.id == 42));
+        assert_eq!(registration.ttl, Duration::from_mins(1));
+    }
+
+    #[test]
+    fn a_wrong_registration_names_the_field() {
+        for (field, body) in [
+            ("id", r#"{"id":"","binding":"S","name":"n"}"#),
+            ("binding", r#"{"id":"a","binding":"","name":"n"}"#),
+            ("name", r#"{"id":"a","binding":"S"}"#),
+            (
+                "name",
+                r#"{"id":"a","binding":"S","name":"n","objectId":"o"}"#,
+            ),
+            (
+                "after",
+                r#"{"id":"a","binding":"S","name":"n","after":"x"}"#,
+            ),
+            (
+                "ttlSeconds",
+                r#"{"id":"a","binding":"S","name":"n","ttlSeconds":1}"#,
+            ),
+            (
+                "tables",
+                r#"{"id":"a","binding":"S","name":"n","tables":[]}"#,
+            ),
+            (
+                "subscriptions",
+                r#"{"id":"a","binding":"S","name":"n","subscriptions":[{"table":""}]}"#,
+            ),
+            ("message", "[]"),
+            ("extra", r#"{"id":"a","binding":"S","name":"n","extra":1}"#),
+        ] {
+            let error = parse(body).unwrap_err();
+            assert!(error.contains(field), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn who_registers_again_goes_on_where_it_stands_unless_it_says_otherwise() {
+        let first = r#"{"id":"a","binding":"S","name":"n","after":"1-7"}"#;
+        let first = SyncClient::registered(parse(first).unwrap(), None, 0);
+        let again = r#"{"id":"a","binding":"S","name":"n"}"#;
+        let again = SyncClient::registered(parse(again).unwrap(), Some(first.clone()), 5);
+        assert_eq!(again.cursor, first.cursor);
+        assert_eq!(again.registered_at, 0);
+        let moved = r#"{"id":"a","binding":"S","name":"n","after":"1-9"}"#;
+        let moved = SyncClient::registered(parse(moved).unwrap(), Some(first.clone()), 5);
+        assert_ne!(moved.cursor, first.cursor);
+    }
+}

@@ -1,0 +1,239 @@
+//! The clients of one object: the WebSockets that the platform keeps for it, and the Sync Durable
+//! Objects in its storage.
+
+mod callback;
+mod list;
+mod sync_dos;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::Value;
+use worker::{Env, State, WebSocket, WebSocketIncomingMessage};
+
+pub(super) use self::callback::Callback;
+use self::sync_dos::SyncDos;
+use crate::clients::{
+    Attachment, ClientId, ConnectRequest, Cursor, DEFAULT_WINDOW_BYTES, FrameError, Head, Outlet,
+    Position, Pump, Registration, Subscriber, SyncClient, Ticket, View,
+};
+use crate::clock;
+use crate::error::Result;
+use crate::history::Recent;
+use crate::state::Checkpoint;
+use crate::workers::database::Database;
+use crate::workers::storage::Storage;
+use crate::workers::web_socket::ClientSocket;
+
+/// Clients that are behind are read pages for, from one cycle to the next.
+const PAGES_BUDGET: Duration = Duration::from_millis(250);
+/// Sockets of one object; the platform takes 32,768.
+pub(super) const MAX_SOCKETS: usize = 30_000;
+/// The close code of a socket whose client this version does not know how to serve: it comes back
+/// (RFC 6455, section 7.4.2, "service restart").
+const CLOSE_COME_BACK: u16 = 1012;
+
+type Client = Rc<Subscriber<ClientSocket>>;
+
+/// The clients.
+pub(super) struct Hub {
+    state: Rc<State>,
+    pump: Pump,
+    sockets: RefCell<Vec<Client>>,
+    sync_dos: SyncDos,
+    head: Cell<Option<Position>>,
+    connections: Cell<u64>,
+}
+
+/// How a delivery ended.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    /// Whether every client got all that it can take now.
+    pub(super) complete: bool,
+    /// Callbacks that are due.
+    pub(super) callbacks: Vec<Callback>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// The clients that outlived the object's last life.
+    pub(super) fn new(state: Rc<State>, env: &Env, storage: Storage) -> Self {
+        // A ping is answered by the platform, without waking the object.
+        if let Ok(pair) = worker::WebSocketRequestResponsePair::new("ping", "pong") {
+            state.set_websocket_auto_response(&pair);
+        }
+        let pump = Pump::default();
+        let (mut sockets, mut connections) = (Vec::new(), 0);
+        for socket in state.as_raw().get_websockets().unwrap_or_default() {
+            let socket = ClientSocket::of(&socket.into());
+            let Some(attachment) = socket.attachment() else {
+                socket.close(CLOSE_COME_BACK, "the server was updated");
+                continue;
+            };
+            connections = attachment.connection.max(connections);
+            sockets.push(Rc::new(Subscriber::resuming(
+                socket,
+                attachment,
+                pump.views(),
+            )));
+        }
+        Self {
+            state,
+            pump,
+            sockets: RefCell::new(sockets),
+            sync_dos: SyncDos::new(env.clone(), storage),
+            head: Cell::new(None),
+            connections: Cell::new(connections),
+        }
+    }
+
+    /// Makes what is registered known. Called once, when the storage is ready.
+    pub(super) fn recall(&self) -> Result<()> {
+        self.sync_dos.recall(self.pump.views())
+    }
+
+    pub(super) fn has_clients(&self) -> bool {
+        !self.sockets.borrow().is_empty() || self.sync_dos.count() > 0
+    }
+
+    /// How many WebSockets and how many Sync Durable Objects there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.sockets.borrow().len(), self.sync_dos.count())
+    }
+
+    /// The lowest id behind which a registered Sync Durable Object still needs changes.
+    pub(super) fn oldest_needed(&self) -> Option<i64> {
+        self.sync_dos.oldest_needed()
+    }
+
+    /// Takes a client in; the response carries its end of the socket.
+    pub(super) fn accept(
+        &self,
+        request: ConnectRequest,
+        view: View,
+        ticket: Option<&Ticket>,
+    ) -> worker::Result<WebSocket> {
+        let connection = self.connections.get().saturating_add(1);
+        self.connections.set(connection);
+        let window = request.acknowledges.then_some(DEFAULT_WINDOW_BYTES);
+        let attachment = Attachment {
+            client: request.client.unwrap_or_else(ClientId::random),
+            connection,
+            view: Rc::new(view),
+            cursor: Cursor::new(request.start, window),
+            connected_at: clock::now_ms(),
+            expires_at: ticket.map(|ticket| ticket.expires_at),
+        };
+        let (socket, client_end) = ClientSocket::accept(&self.state)?;
+        let client = Subscriber::arriving(socket, attachment, self.pump.views());
+        client.keep();
+        self.sockets.borrow_mut().push(Rc::new(client));
+        Ok(client_end)
+    }
+
+    /// Registers a Sync Durable Object, or renews it. A mistake names its field.
+    pub(super) fn register(
+        &self,
+        registration: Registration,
+    ) -> Result<std::result::Result<SyncClient, FrameError>> {
+        self.sync_dos.register(registration, self.pump.views())
+    }
+
+    /// Removes a Sync Durable Object. False when there is none of that name.
+    pub(super) fn deregister(&self, id: &ClientId) -> Result<bool> {
+        self.sync_dos.remove(id)
+    }
+
+    /// Moves every cursor towards the head.
+    pub(super) async fn deliver(
+        &self,
+        connection: &mut Database,
+        head: &Checkpoint,
+        recent: Option<&Recent>,
+    ) -> Result<Delivered> {
+        let budget = u64::try_from(PAGES_BUDGET.as_millis()).unwrap_or(u64::MAX);
+        let head = Head {
+            position: Position {
+                epoch: head.epoch,
+                id: head.last_id,
+            },
+            recent: recent.filter(|recent| recent.epoch == head.epoch),
+            deadline: clock::now_ms().saturating_add(budget),
+        };
+        self.head.set(Some(head.position));
+        let clients = self.sockets.borrow().clone();
+        let delivered = self.pump.deliver(&clients, connection, head).await;
+        for client in &clients {
+            client.keep();
+        }
+        self.sockets.borrow_mut().retain(|client| !client.is_gone());
+        let complete = delivered?;
+        let callbacks = self
+            .sync_dos
+            .due(connection, head, self.pump.views())
+            .await?;
+        Ok(Delivered {
+            complete,
+            callbacks,
+        })
+    }
+
+    /// Makes one callback. True when the client is due another.
+    pub(super) async fn call(&self, callback: Callback) -> bool {
+        self.sync_dos.call(callback, self.head.get()).await
+    }
+
+    /// A message of a client. True when something may be due to it now.
+    pub(super) fn on_message(
+        &self,
+        socket: &WebSocket,
+        message: &WebSocketIncomingMessage,
+    ) -> bool {
+        let Some(client) = self.client_of(socket) else {
+            ClientSocket::of(socket).close(CLOSE_COME_BACK, "the server was updated");
+            return false;
+        };
+        match message {
+            WebSocketIncomingMessage::String(text) => {
+                client.hear(text, self.pump.views(), self.head.get())
+            }
+            WebSocketIncomingMessage::Binary(_) => {
+                client.tell(FrameError::Binary.to_json());
+                false
+            }
+        }
+    }
+
+    /// A socket has closed, or failed.
+    pub(super) fn on_close(&self, socket: &WebSocket) {
+        if let Some(client) = self.client_of(socket) {
+            client.leave();
+        }
+        self.sockets.borrow_mut().retain(|client| !client.is_gone());
+        // Completes the closing handshake; one that has failed needs none.
+        ClientSocket::of(socket).close(1000, "bye");
+    }
+
+    fn client_of(&self, socket: &WebSocket) -> Option<Client> {
+        let connection = ClientSocket::of(socket).attachment()?.connection;
+        let sockets = self.sockets.borrow();
+        let is_it = |client: &&Client| client.attachment().connection == connection;
+        sockets.iter().find(is_it).cloned()
+    }
+
+    /// Everyone, for `GET /clients`.
+    pub(super) fn list(&self) -> Vec<Value> {
+        let head = self.head.get();
+        let sockets = self.sockets.borrow();
+        let sockets = sockets
+            .iter()
+            .map(|client| list::socket(&client.attachment(), head));
+        sockets.chain(self.sync_dos.list(head)).collect()
+    }
+}

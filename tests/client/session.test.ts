@@ -1,0 +1,249 @@
+// How the library takes what the real server never does on purpose: frames that are no frames, gaps,
+// refusals. The server here is a WebSocket that says exactly what a test tells it to.
+import assert from "node:assert/strict";
+import type { IncomingMessage } from "node:http";
+import type { AddressInfo } from "node:net";
+import { test, type TestContext } from "node:test";
+import { WebSocketServer, type WebSocket } from "ws";
+import { connect, FeedError, memoryStorage, type Batch, type Feed, type FeedOptions, type Position, type TableChange } from "../../client/src/index.ts";
+import { afterwards } from "../e2e/support/afterwards.ts";
+import { waitFor } from "../e2e/support/wait-for.ts";
+
+/** One connection of the library. */
+interface Visit {
+  path: string;
+  query: URLSearchParams;
+  protocols: string;
+  heard: string[];
+  socket: WebSocket;
+}
+
+/** A server that plays one script for each connection; the last script again for those that follow. */
+async function server(t: TestContext, ...scripts: ((visit: Visit) => void)[]): Promise<{ url: string; visits: Visit[] }> {
+  const visits: Visit[] = [];
+  const listening = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "replication.v1" });
+  listening.on("connection", (socket: WebSocket, request: IncomingMessage) => {
+    const { pathname: path, searchParams: query } = new URL(request.url ?? "", "ws://any");
+    const visit: Visit = { path, query, protocols: request.headers["sec-websocket-protocol"] ?? "", heard: [], socket };
+    socket.on("message", (data) => visit.heard.push(String(data)));
+    const script = scripts[Math.min(visits.length, scripts.length - 1)];
+    visits.push(visit);
+    script?.(visit);
+  });
+  await new Promise<void>((resolve) => listening.on("listening", resolve));
+  afterwards(t, () => {
+    for (const socket of listening.clients) socket.terminate();
+    listening.close();
+  });
+  return { url: `http://127.0.0.1:${(listening.address() as AddressInfo).port}`, visits };
+}
+
+function follow(t: TestContext, options: FeedOptions): { feed: Feed; batches: Batch[]; errors: FeedError[]; ids(): number[] } {
+  const batches: Batch[] = [];
+  const errors: FeedError[] = [];
+  const feed = connect({
+    retry: { firstMs: 10, maxMs: 50 },
+    watch: { openMs: 1_000, heartbeatMs: 5_000 },
+    onChanges: (batch) => void batches.push(batch),
+    onError: (error) => void errors.push(error),
+    ...options,
+  });
+  afterwards(t, () => feed.close());
+  return { feed, batches, errors, ids: () => batches.flatMap(({ changes }) => changes.map(({ id }) => id)) };
+}
+
+function change(id: number, epoch = 1): TableChange {
+  return { id, lsn: "0/1A", epoch, xid: 7, schema: "public", table: "items", operation: "insert", data: { id }, old: null, unchanged: [], omitted: [], committedAt: "2026-01-01T00:00:00.000000Z" };
+}
+
+const say = (...frames: (object | string)[]) => ({ socket }: Visit) => frames.forEach((frame) => socket.send(typeof frame === "string" ? frame : JSON.stringify(frame)));
+const welcome = (head: Position, oldest: Position = "1-0") => ({ type: "welcome", clientId: "c", epoch: 1, oldest, head });
+const changes = (from: number, to: number, ids: number[], epoch = 1) => ({ type: "changes", changes: ids.map((id) => change(id, epoch)), from: `${epoch}-${from}`, to: `${epoch}-${to}`, catchUp: false });
+const caughtUp = (id: number) => ({ type: "caught_up", position: `1-${id}` });
+
+
+test("after a gap the feed connects anew, and asks for what is missing", async (t) => {
+  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(2, 3, [3])), say(welcome("1-3"), changes(1, 3, [2, 3])));
+  const { ids, errors } = follow(t, { url });
+  await waitFor("all changes", () => ids().length === 3);
+  assert.deepEqual(ids(), [1, 2, 3]);
+  assert.deepEqual(errors.map(({ kind }) => kind), ["gap"]);
+  assert.equal(visits[1]?.query.get("after"), "1-1");
+});
+
+test("what comes twice is given out once", async (t) => {
+  const { url } = await server(t, say(welcome("1-0"), changes(0, 2, [1, 2]), changes(0, 2, [1, 2]), changes(1, 3, [2, 3])));
+  const { ids } = follow(t, { url });
+  await waitFor("all changes", () => ids().includes(3));
+  assert.deepEqual(ids(), [1, 2, 3]);
+});
+
+for (const [what, frame] of [
+  ["text that is not JSON", "{"],
+  ["a change without its table", { ...changes(1, 2, [2]), changes: [{ ...change(2), table: undefined }] }],
+  ["a change with an id that a double would round", { ...changes(1, 2, [2]), changes: [{ ...change(2), id: 2 ** 53 }] }],
+  ["an operation that there is not", { ...changes(1, 2, [2]), changes: [{ ...change(2), operation: "upsert" }] }],
+  ["a position that is none", { ...changes(1, 2, [2]), to: "1-02" }],
+  ["a list in the place of an object", []],
+  ["null", "null"],
+] as const) {
+  test(`${what} never reaches the application, and the feed goes on from before it`, async (t) => {
+    const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), frame), say(welcome("1-2"), changes(1, 2, [2])));
+    const { ids, errors } = follow(t, { url });
+    await waitFor("all changes", () => ids().length === 2);
+    assert.deepEqual(ids(), [1, 2]);
+    assert.deepEqual(errors.map(({ kind }) => kind), ["protocol"]);
+    assert.equal(visits[1]?.query.get("after"), "1-1");
+  });
+}
+
+test("a binary frame is not of this protocol", async (t) => {
+  const { url } = await server(t, ({ socket }) => socket.send(Buffer.from([1, 2, 3])), say(welcome("1-0"), changes(0, 1, [1])));
+  const { ids, errors } = follow(t, { url });
+  await waitFor("a change", () => ids().length === 1);
+  assert.deepEqual(errors.map(({ kind }) => kind), ["protocol"]);
+});
+
+test("a frame of a type that is not known is told, and passed over", async (t) => {
+  const { url, visits } = await server(t, say(welcome("1-0"), { type: "weather", is: "fine" }, changes(0, 1, [1])));
+  const { ids, errors } = follow(t, { url });
+  await waitFor("a change", () => ids().length === 1);
+  assert.match(errors[0]?.message ?? "", /"weather"/);
+  assert.equal(visits.length, 1);
+});
+
+test("a server that only ever sends nonsense is asked less and less often", async (t) => {
+  const { url, visits } = await server(t, say("nonsense"));
+  const { errors } = follow(t, { url, retry: { firstMs: 20, maxMs: 100_000 } });
+  await waitFor("some tries", () => errors.length >= 4);
+  const count = visits.length;
+  // With bounds of 20, 40, 80, 160, ... ms, ten thousand tries a second would be hundreds by now.
+  assert.ok(count <= 6, `${count} tries`);
+});
+
+test("the token goes into a subprotocol, never into the URL", async (t) => {
+  const { url, visits } = await server(t, say(welcome("1-0"), caughtUp(0)));
+  const { feed } = follow(t, { url: `${url}/feeds/`, token: "töken/+?", tables: ["a", "b.c"], clientId: "me", ack: true });
+  await feed.ready;
+  const [visit] = visits;
+  assert.equal(visit?.path, "/feeds/ws");
+  assert.equal(visit?.protocols, `replication.v1, bearer.${Buffer.from("töken/+?").toString("base64url")}`);
+  assert.deepEqual(Object.fromEntries(visit?.query ?? []), { v: "1", tables: "a,b.c", client: "me", ack: "1" });
+});
+
+test("with filters the feed subscribes from where it stands, and drops what comes before the answer", async (t) => {
+  const subscriptions = [{ table: "items", filter: [{ column: "id", op: "gt", value: 5 }] }] as const;
+  const script = (visit: Visit) => {
+    say(welcome("1-9"), changes(9, 10, [10]))(visit);
+    visit.socket.on("message", () => say(changes(10, 11, [11]), welcome("1-11"), changes(7, 11, [8, 11]), caughtUp(11))(visit));
+  };
+  const { url, visits } = await server(t, script);
+  const { ids } = follow(t, { url, subscriptions, after: "1-7" });
+  await waitFor("changes", () => ids().length > 0);
+  assert.deepEqual(ids(), [8, 11]);
+  assert.equal(visits[0]?.query.get("after"), null);
+  assert.deepEqual(visits[0]?.heard.map((text) => JSON.parse(text) as unknown), [{ type: "subscribe", subscriptions, after: "1-7" }]);
+});
+
+test("with filters and no position the feed begins where it was when it came", async (t) => {
+  const script = (visit: Visit) => {
+    say(welcome("1-9"))(visit);
+    visit.socket.on("message", () => say(welcome("1-12"), changes(9, 12, [10, 12]))(visit));
+  };
+  const { url, visits } = await server(t, script);
+  const { ids } = follow(t, { url, subscriptions: [{ table: "items", filter: [{ column: "id", op: "eq", value: 1 }] }] });
+  await waitFor("changes", () => ids().length > 0);
+  assert.deepEqual(ids(), [10, 12]);
+  assert.equal((JSON.parse(visits[0]?.heard[0] ?? "") as { after: string }).after, "1-9");
+});
+
+test("a filter that the server refuses ends the feed with its answer", async (t) => {
+  const script = (visit: Visit) => {
+    say(welcome("1-0"))(visit);
+    visit.socket.on("message", () => say({ type: "error", code: "bad_field", message: "subscriptions[0].filter[0].column: the table has no column", retryable: false })(visit));
+  };
+  const { url } = await server(t, script);
+  const { feed } = follow(t, { url, subscriptions: [{ table: "items", filter: [{ column: "x", op: "eq", value: 1 }] }] });
+  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "server" && error.code === "bad_field" && !error.retryable);
+});
+
+test("a refused change of the subscription rejects, and the feed goes on with the one before", async (t) => {
+  const refusing = (visit: Visit) => {
+    say(welcome("1-0"), caughtUp(0), changes(0, 1, [1]))(visit);
+    visit.socket.on("message", () => say({ type: "error", code: "not_allowed", message: "subscriptions[0].table: not allowed by the ticket", retryable: false })(visit));
+  };
+  const { url, visits } = await server(t, refusing, say(welcome("1-1"), changes(1, 2, [2])));
+  const { feed, ids } = follow(t, { url, tables: ["items"] });
+  await waitFor("the first change", () => ids().length === 1);
+  await assert.rejects(feed.subscribe(["secrets"]), /not_allowed/);
+  await waitFor("the second change", () => ids().length === 2);
+  assert.deepEqual(Object.fromEntries(visits[1]?.query ?? []), { v: "1", after: "1-1", tables: "items" });
+});
+
+test("a changed subscription survives a lost connection", async (t) => {
+  const losing = (visit: Visit) => {
+    say(welcome("1-0"), caughtUp(0))(visit);
+    visit.socket.on("message", () => visit.socket.terminate());
+  };
+  const { url, visits } = await server(t, losing, say(welcome("1-1"), changes(0, 1, [1])));
+  const { feed, ids } = follow(t, { url, tables: ["items"] });
+  await feed.ready;
+  await feed.subscribe(["notes"]);
+  await waitFor("the change", () => ids().length === 1);
+  assert.equal(visits[1]?.query.get("tables"), "notes");
+});
+
+test("a batch is acknowledged once it has been dealt with, and only over the connection that brought it", async (t) => {
+  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(1, 2, [2])), say(welcome("1-2"), changes(2, 3, [3])));
+  const { batches } = follow(t, { url, ack: true, commit: "manual" });
+  await waitFor("two batches", () => batches.length === 2);
+  await batches[0]?.commit();
+  await waitFor("the acknowledgement", () => visits[0]?.heard.includes('{"type":"ack","position":"1-1"}'));
+  visits[0]?.socket.terminate();
+  await waitFor("the third batch", () => batches.length === 3);
+  await batches[1]?.commit();
+  await batches[2]?.commit();
+  await waitFor("the acknowledgement", () => visits[1]?.heard.includes('{"type":"ack","position":"1-3"}'));
+  assert.deepEqual(visits[1]?.heard, ['{"type":"ack","position":"1-3"}']);
+});
+
+test("a position that cannot be stored ends the feed, and is not acknowledged", async (t) => {
+  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1])));
+  const storage = {
+    get: () => "1-0",
+    set: () => {
+      throw new Error("disk full");
+    },
+  };
+  const { feed } = follow(t, { url, ack: true, storage });
+  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "storage" && /disk full/.test(error.message));
+  assert.deepEqual(visits[0]?.heard, []);
+});
+
+test("what is stored and is no position is refused, not taken for a beginning", async (t) => {
+  const { url } = await server(t, say(welcome("1-0")));
+  await assert.rejects(follow(t, { url, storage: memoryStorage("yesterday") }).feed.done, /not a position/);
+});
+
+test("an expired ticket is followed by a new one", async (t) => {
+  const expiring = (visit: Visit) => {
+    say(welcome("1-0"), changes(0, 1, [1]), { type: "error", code: "ticket_expired", message: "the ticket has expired", retryable: false })(visit);
+    visit.socket.close(4001, "the ticket has expired");
+  };
+  const { url, visits } = await server(t, expiring, say(welcome("1-1"), changes(1, 2, [2])));
+  let fetched = 0;
+  const { ids } = follow(t, { url, ticket: async () => `ticket ${++fetched}` });
+  await waitFor("both changes", () => ids().length === 2);
+  assert.deepEqual(visits.map(({ protocols }) => Buffer.from(protocols.split("bearer.")[1] ?? "", "base64url").toString()), ["ticket 1", "ticket 2"]);
+});
+
+test("a callback that fails ends the feed, and is not taken for the network's failure", async (t) => {
+  const { url } = await server(t, say(welcome("1-0")));
+  const { feed } = follow(t, {
+    url,
+    onState: ({ status }) => {
+      if (status === "catching_up") throw new Error("oops");
+    },
+  });
+  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "consumer" && /onState failed: Error: oops/.test(error.message));
+});

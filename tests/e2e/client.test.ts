@@ -1,0 +1,325 @@
+// The client library against the real Worker: what is lost on the way comes again, and nothing twice.
+import assert from "node:assert/strict";
+import { test, type TestContext } from "node:test";
+import { connect, FeedError, memoryStorage, ResetError, type Batch, type Feed, type FeedOptions, type FeedState, type Reset, type TableChange } from "../../client/src/index.ts";
+import { afterwards } from "./support/afterwards.ts";
+import { FaultProxy } from "./support/fault-proxy.ts";
+import { Scenario } from "./support/scenario.ts";
+import { waitFor } from "./support/wait-for.ts";
+
+/** Tries again soon, and notices soon that nobody is there. */
+const hasty = { retry: { firstMs: 20, maxMs: 200 }, watch: { openMs: 2_000, heartbeatMs: 300 } };
+
+/** A feed with all that it told. */
+class Reader {
+  readonly batches: Batch[] = [];
+  readonly errors: FeedError[] = [];
+  readonly states: FeedState[] = [];
+  readonly resets: Reset[] = [];
+  readonly feed: Feed;
+
+  constructor(t: TestContext, options: FeedOptions) {
+    this.feed = connect({
+      ...hasty,
+      onChanges: (batch) => void this.batches.push(batch),
+      onReset: (reset) => void this.resets.push(reset),
+      onError: (error) => void this.errors.push(error),
+      onState: (state) => void this.states.push(state),
+      ...options,
+    });
+    afterwards(t, () => this.feed.close());
+  }
+
+  get changes(): TableChange[] {
+    return this.batches.flatMap((batch) => [...batch.changes]);
+  }
+
+  get items(): unknown[] {
+    return this.changes.map((change) => change.data["id"]);
+  }
+
+  async received(count: number): Promise<TableChange[]> {
+    return waitFor(`${count} changes`, () => this.changes.length >= count && this.changes);
+  }
+
+  async state<Status extends FeedState["status"]>(status: Status): Promise<void> {
+    await waitFor(`the feed is ${status}`, () => this.states.at(-1)?.status === status);
+  }
+}
+
+async function start(t: TestContext, config: object = { pollInterval: 50 }) {
+  const scenario = await Scenario.start(t);
+  await scenario.initialise(config);
+  const { url, token } = scenario.worker;
+  return { scenario, database: scenario.database, worker: scenario.worker, access: { url, token } };
+}
+
+const upTo = (count: number) => Array.from({ length: count }, (_, index) => index + 1);
+
+test("a loop over the feed gets each change, typed by its table and operation", async (t) => {
+  const { database, access } = await start(t);
+  const feed = connect<{ items: { id: number; name: string } }>({ ...access, tables: ["items"] });
+  afterwards(t, () => feed.close());
+  const { head, epoch } = await feed.ready;
+  assert.equal(head, `${epoch}-0`);
+  await database.query("INSERT INTO items VALUES (1, 'lamp')");
+  await database.query("UPDATE items SET name = 'desk lamp'");
+  await database.query("DELETE FROM items");
+  await database.query("TRUNCATE items");
+  const seen: string[] = [];
+  for await (const batch of feed) {
+    for (const change of batch.changes) {
+      switch (change.operation) {
+        case "insert":
+          seen.push(`+ ${change.data.id} ${change.data.name.toUpperCase()}`);
+          break;
+        case "update":
+          seen.push(`= ${change.data.id} ${change.data.name?.toUpperCase()}`);
+          break;
+        case "delete":
+          seen.push(`- ${change.data.id}`);
+          break;
+        case "truncate":
+          seen.push(`x ${change.table}`);
+          break;
+        default:
+          assert.fail(change satisfies never);
+      }
+    }
+    if (seen.length === 4) break;
+  }
+  assert.deepEqual(seen, ["+ 1 LAMP", "= 1 DESK LAMP", "- 1", "x items"]);
+  await feed.done;
+});
+
+test("a connection that is cut anywhere loses nothing and doubles nothing", async (t) => {
+  const { scenario, worker, access } = await start(t);
+  const { proxy, url } = await FaultProxy.to(t, worker.url.href);
+  const reader = new Reader(t, { ...access, url, after: "earliest" });
+  await reader.state("live");
+  let written = 0;
+  // A new connection sends some 350 bytes, and receives the upgrade, a welcome of 100, and changes.
+  for (const [direction, ...sizes] of [
+    ["received", 1, 60, 150, 200, 260, 320, 450, 600],
+    ["sent", 1, 100, 300],
+  ] as const) {
+    for (const bytes of sizes) {
+      const cut = proxy.cutAfter(direction, bytes);
+      proxy.cutNow();
+      await scenario.insert(++written, ++written);
+      await cut;
+      await reader.received(written);
+    }
+  }
+  assert.deepEqual(reader.items, upTo(written));
+  assert.deepEqual(reader.changes.map(({ id }) => id), upTo(written));
+  assert.deepEqual(await scenario.storedItems(), upTo(written));
+  assert.ok(reader.errors.some(({ kind, retryable }) => kind === "connection" && retryable));
+});
+
+test("a network that dies without a word is noticed, and the feed goes on over another connection", async (t) => {
+  const { scenario, worker, access } = await start(t);
+  const { proxy, url } = await FaultProxy.to(t, worker.url.href);
+  const reader = new Reader(t, { ...access, url });
+  await reader.state("live");
+  proxy.pause();
+  await scenario.insert(1, 2);
+  await waitFor("the silence is noticed", () => reader.errors.some(({ message }) => message.includes("nothing heard")));
+  proxy.cutNow();
+  proxy.resume();
+  assert.deepEqual((await reader.received(2)).map(({ id }) => id), [1, 2]);
+});
+
+test("a program that starts again goes on where it had stored that it was, whatever happened meanwhile", async (t) => {
+  const { scenario, worker, access } = await start(t);
+  const storage = memoryStorage();
+  const before = new Reader(t, { ...access, storage });
+  await before.state("live");
+  await scenario.insert(1, 2);
+  await before.received(2);
+  await waitFor("the position is stored", async () => (await storage.get()) === "1-2");
+  before.feed.close();
+  await before.feed.done;
+
+  await scenario.insert(3);
+  await worker.restart();
+  await scenario.insert(4);
+  const after = new Reader(t, { ...access, url: worker.url, storage });
+  await after.received(2);
+  assert.deepEqual([...before.items, ...after.items], [1, 2, 3, 4]);
+});
+
+test("from now on means from the first welcome on, also for a program that ends before the first change", async (t) => {
+  const { scenario, access } = await start(t);
+  const storage = memoryStorage();
+  const before = new Reader(t, { ...access, storage });
+  await before.state("live");
+  before.feed.close();
+  await scenario.insert(1);
+  const after = new Reader(t, { ...access, storage });
+  assert.deepEqual((await after.received(1)).map(({ id }) => id), [1]);
+});
+
+test("a batch that the consumer fails on comes again, and those before it do not", async (t) => {
+  const { scenario, access } = await start(t);
+  const storage = memoryStorage();
+  await scenario.insert(1);
+  const dealtWith: unknown[] = [];
+  const read = async (failAt: number | undefined, until: number) => {
+    const feed = connect({ ...access, ...hasty, storage, after: "earliest" });
+    for await (const { changes } of feed) {
+      for (const { data } of changes) {
+        if (data["id"] === failAt) throw new Error(`cannot deal with ${failAt}`);
+      }
+      dealtWith.push(...changes.map(({ data }) => data["id"]));
+      if (dealtWith.length >= until) return feed.close();
+      await scenario.insert(dealtWith.length + 1);
+    }
+  };
+  await assert.rejects(read(3, 9), /cannot deal with 3/);
+  assert.deepEqual(dealtWith, [1, 2]);
+  assert.equal(await storage.get(), "1-2");
+  await read(undefined, 5);
+  assert.deepEqual(dealtWith, [1, 2, 3, 4, 5]);
+});
+
+test("a callback that fails ends the feed with its error, and its batch comes again", async (t) => {
+  const { scenario, access } = await start(t);
+  const storage = memoryStorage();
+  const failing = new Reader(t, {
+    ...access,
+    storage,
+    onChanges: async () => {
+      throw new Error("no room");
+    },
+  });
+  await failing.state("live");
+  await scenario.insert(1);
+  await assert.rejects(failing.feed.done, (error) => error instanceof FeedError && error.kind === "consumer" && /no room/.test(error.message));
+  assert.equal(await storage.get(), "1-0");
+  const next = new Reader(t, { ...access, storage });
+  assert.deepEqual((await next.received(1)).map(({ id }) => id), [1]);
+});
+
+test("with manual commits only what was committed is stored", async (t) => {
+  const { scenario, access } = await start(t);
+  const storage = memoryStorage();
+  const reader = new Reader(t, { ...access, storage, commit: "manual" });
+  await reader.state("live");
+  for (const id of [1, 2, 3]) {
+    await scenario.insert(id);
+    await reader.received(id);
+  }
+  assert.equal(await storage.get(), "1-0");
+  await reader.batches[1]?.commit();
+  assert.equal(await storage.get(), "1-2");
+  await reader.batches[0]?.commit();
+  assert.equal(await storage.get(), "1-2", "an earlier batch does not take it back");
+  await reader.batches[2]?.commit();
+  assert.equal(await storage.get(), "1-3");
+});
+
+test("a consumer that is too slow loses nothing: the feed disconnects, and goes on when it has room", async (t) => {
+  const { scenario, database, access } = await start(t);
+  let release = () => {};
+  const held = new Promise<void>((resolve) => (release = resolve));
+  const sizes: number[] = [];
+  const reader: Reader = new Reader(t, {
+    ...access,
+    maxBuffered: 200_000,
+    onFrame: (frame) => void sizes.push(frame.length),
+    onChanges: async (batch) => {
+      await held;
+      reader.batches.push(batch);
+    },
+  });
+  await reader.state("live");
+  for (let chunk = 0; chunk < 10; chunk += 1) {
+    await database.query("INSERT INTO items SELECT id, repeat('x', 1000) FROM generate_series($1::int, $1::int + 99) AS id", [chunk * 100 + 1]);
+    await scenario.worker.request("POST", "/poll");
+  }
+  await reader.state("paused");
+  const received = sizes.reduce((sum, size) => sum + size, 0);
+  assert.ok(received < 600_000, `${received} characters were taken in`);
+  release();
+  await reader.received(1_000);
+  assert.deepEqual(reader.items, upTo(1_000));
+});
+
+test("a reset is told, what is written while the application reloads is not lost, and what follows comes", async (t) => {
+  const { scenario, database, access } = await start(t);
+  const storage = memoryStorage();
+  const reader: Reader = new Reader(t, {
+    ...access,
+    storage,
+    onReset: async (reset) => {
+      reader.resets.push(reset);
+      // A write between the reset and the end of the reload.
+      await scenario.insert(2);
+    },
+  });
+  await reader.state("live");
+  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await scenario.insert(1);
+  await waitFor("the reset", () => reader.resets.length > 0);
+  await scenario.insert(3);
+  await reader.received(2);
+  assert.deepEqual(reader.resets.map(({ reason }) => reason), ["epoch_changed"]);
+  assert.deepEqual(reader.items, [2, 3]);
+  await waitFor("the position is of the new epoch", async () => (await storage.get())?.startsWith("2-"));
+});
+
+test("a reset that nobody would be told of ends the feed, also the next time", async (t) => {
+  const { scenario, database, access } = await start(t);
+  const storage = memoryStorage();
+  const unaware = { ...access, storage, onReset: undefined };
+  const reader = new Reader(t, unaware);
+  await reader.state("live");
+  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await scenario.insert(1);
+  const isReset = (error: unknown) => error instanceof ResetError && error.reason === "epoch_changed" && error.position.startsWith("2-");
+  await assert.rejects(reader.feed.done, isReset);
+  assert.equal(await storage.get(), "1-0");
+  await assert.rejects(new Reader(t, unaware).feed.done, isReset);
+});
+
+test("a wrong token ends the feed with the server's answer, unless a function can give another", async (t) => {
+  const { scenario, access } = await start(t);
+  const wrong = new Reader(t, { ...access, token: "wrong" });
+  await assert.rejects(wrong.feed.done, (error) => error instanceof FeedError && error.kind === "refused" && error.code === "unauthorized" && !error.retryable);
+  await assert.rejects(wrong.feed.ready, FeedError);
+
+  let asked = 0;
+  const renewed = new Reader(t, { ...access, token: async () => (++asked > 2 ? access.token : "expired") });
+  await renewed.state("live");
+  assert.equal(asked, 3);
+  await scenario.insert(1);
+  await renewed.received(1);
+});
+
+test("a server that is away is waited for", async (t) => {
+  const { scenario, worker, access } = await start(t);
+  const { proxy, url } = await FaultProxy.to(t, worker.url.href);
+  proxy.refuse(true);
+  const reader = new Reader(t, { ...access, url });
+  await waitFor("it was tried more than once", () => reader.errors.filter(({ kind }) => kind === "connection").length > 2);
+  proxy.refuse(false);
+  await reader.state("live");
+  await scenario.insert(1);
+  await reader.received(1);
+});
+
+test("a signal ends the feed and its loop, and a feed has one reader", async (t) => {
+  const { access } = await start(t);
+  const stop = new AbortController();
+  const feed = connect({ ...access, signal: stop.signal });
+  const loop = (async () => {
+    for await (const _ of feed);
+  })();
+  await feed.ready;
+  assert.throws(() => feed[Symbol.asyncIterator](), /one reader/);
+  stop.abort();
+  await loop;
+  await feed.done;
+  await assert.rejects(connect({ ...access, signal: stop.signal }).ready, /closed/);
+});
