@@ -8,7 +8,7 @@ import { Scenario } from "./support/scenario.ts";
 import { statusOf } from "./support/status.ts";
 import { waitFor } from "./support/wait-for.ts";
 
-const rounds = 40;
+const rounds = 25;
 
 /** Numbers that can be had again from their seed. */
 function random(seed: number): (below: number) => number {

@@ -170,6 +170,23 @@ test("a slot that was invalidated by max_slot_wal_keep_size ends the epoch, and 
   assert.deepEqual(await scenario.storedItems(), [1, 3]);
 });
 
+test("a slot that is dropped and made anew while nobody looks ends the epoch, though all looks as before", async (t) => {
+  const scenario = await Scenario.start(t);
+  const { database, worker } = scenario;
+  await scenario.initialise({ hibernationDelay: 3_600_000 });
+  await scenario.insert(1);
+  assert.equal(await nudge(scenario), 200);
+  await statusWhere("the feed hibernates", scenario, (status) => status.state === "hibernating" && status.position?.id === 1);
+  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await scenario.insert(2);
+  await database.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [database.slot]);
+  const feed = await worker.connect({ after: "1-1" });
+  assert.equal((await feed.message("reset")).reason, "epoch_changed");
+  await scenario.insert(3);
+  assert.equal(await nudge(scenario), 200);
+  assert.deepEqual(await scenario.storedItems(), [1, 3]);
+});
+
 test("a slot that was invalidated by idle_replication_slot_timeout halts a feed that is told to, with the way out", async (t) => {
   const ruin = await beforeRuin(t, { pollInterval: 3_600_000, onSlotLost: "halt" }, { idle_replication_slot_timeout: "1s" });
   const { cluster, scenario } = ruin;
@@ -204,8 +221,12 @@ test("a dropped change_history halts the feed, and POST /init goes on without lo
   assert.equal((await late.message("reset")).reason, "too_old");
 });
 
-for (const newTimeline of [false, true]) {
-  test(`a database that is restored from an older backup ${newTimeline ? "on a new timeline" : "on its old timeline"} ends the epoch`, async (t) => {
+for (const [as, what] of [
+  ["snapshot", "an older snapshot of its disk, slot and all,"],
+  ["backup", "an older base backup"],
+  ["recovery", "an older base backup, on a new timeline,"],
+] as const) {
+  test(`a database that is restored from ${what} ends the epoch`, async (t) => {
     const ruin = await beforeRuin(t, { pollInterval: 50 });
     const { cluster, scenario, feed } = ruin;
     await cluster.server.stop();
@@ -215,7 +236,7 @@ for (const newTimeline of [false, true]) {
     await waitFor("the feed polls again", async () => (await nudge(scenario)) === 200);
     await feed.receivedChanges(3);
     await cluster.server.stop();
-    cluster.restore(copy, newTimeline);
+    cluster.restore(copy, as);
     await cluster.server.restart();
     assert.deepEqual((await scenario.database.query("SELECT id FROM items")).length, 1);
     await toldOfTheGap(ruin, 4);

@@ -21,10 +21,11 @@ export interface Cluster {
   /** Copies the data folder of the stopped server; gives the copy. */
   backUp(): string;
   /**
-   * Puts a copy back in the place of the stopped server's data, without replication slots, which a
-   * base backup leaves out. On a new timeline, as after recovery to a point in time, when asked.
+   * Puts a copy back in the place of the stopped server's data: as a snapshot of the disk would; as
+   * a base backup, which leaves out replication slots; or as one with recovery to a point in time,
+   * which begins a new timeline.
    */
-  restore(copy: string, newTimeline: boolean): void;
+  restore(copy: string, as: "snapshot" | "backup" | "recovery"): void;
 }
 
 let number = 0;
@@ -79,12 +80,13 @@ export async function startCluster(t: TestContext, settings: Record<string, stri
       copyWithOwner(server.dataDir, copy);
       return copy;
     },
-    restore: (copy, newTimeline) => {
+    restore: (copy, as) => {
       rmSync(server.dataDir, { recursive: true });
       copyWithOwner(copy, server.dataDir);
+      if (as === "snapshot") return;
       const slots = join(server.dataDir, "pg_replslot");
       for (const slot of readdirSync(slots)) rmSync(join(slots, slot), { recursive: true });
-      if (!newTimeline) return;
+      if (as === "backup") return;
       copyWithOwner(join(server.dataDir, "PG_VERSION"), join(server.dataDir, "recovery.signal"));
       writeFileSync(join(server.dataDir, "postgresql.auto.conf"), "restore_command = 'false'\n");
     },
