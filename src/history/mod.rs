@@ -6,9 +6,11 @@
 //! ```
 
 mod page;
+mod prune;
 mod recent;
 mod write;
 
 pub use page::{Page, PageRequest, bounds, read_page};
+pub use prune::{Extent, Pruned, prune, read_extent};
 pub use recent::{Recent, StoredChange};
 pub use write::{VALUE_REFUSED, Writer};

@@ -3,26 +3,30 @@
 
 use std::time::Duration;
 
-use crate::error::Category;
+use crate::error::{Category, Error};
 
 /// What is done after a failed cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// Try again, ever more slowly.
     Retry,
+    /// Something in the database is gone or was replaced: look at all of it again at once. When
+    /// that finds the same, halt.
+    Recover,
     /// Nothing but an operator, or the world, can mend it: say so, and look again now and then.
     Halt,
 }
 
-/// The policy for errors of `category`.
-pub fn policy(category: Category) -> Policy {
-    match category {
-        Category::Authentication
-        | Category::Configuration
-        | Category::Permission
-        | Category::PublicationMissing
-        | Category::SlotMissing
-        | Category::SlotLost => Policy::Halt,
+/// The policy for an error: by its category, and where that is too coarse by Postgres's error code
+/// (PostgreSQL documentation, appendix A). Never by a message's text.
+pub fn policy(error: &Error) -> Policy {
+    match (error.category(), error.sqlstate()) {
+        (Category::SlotMissing | Category::SlotLost | Category::PublicationMissing, _)
+        // undefined_table, undefined_column, invalid_schema_name: the system's own tables.
+        | (Category::Query, Some("42P01" | "42703" | "3F000")) => Policy::Recover,
+        (Category::Authentication | Category::Configuration | Category::Permission, _) => {
+            Policy::Halt
+        }
         _ => Policy::Retry,
     }
 }
@@ -41,6 +45,25 @@ pub fn backoff(failures: u32, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_gone_is_looked_for_and_what_is_forbidden_halts() {
+        let error = |category| Error::new(category, "code", "message");
+        for (error, expected) in [
+            (error(Category::SlotMissing), Policy::Recover),
+            (
+                error(Category::Query).with_sqlstate("42P01"),
+                Policy::Recover,
+            ),
+            (error(Category::Query).with_sqlstate("53100"), Policy::Retry),
+            (error(Category::Query), Policy::Retry),
+            (error(Category::SlotInUse), Policy::Retry),
+            (error(Category::Connection), Policy::Retry),
+            (error(Category::Authentication), Policy::Halt),
+        ] {
+            assert_eq!(policy(&error), expected, "{error:?}");
+        }
+    }
 
     #[test]
     fn waits_double_up_to_a_minute() {

@@ -22,6 +22,8 @@ pub enum Outcome {
     Idle,
     /// There is more than one event may take: go on at once.
     Unfinished,
+    /// Everything that was there is stored, but not every client has got it: go on at once.
+    Undelivered,
     /// So many failures in a row (from 1).
     Failed(u32),
 }
@@ -46,7 +48,7 @@ impl Pace {
         jitter: f64,
     ) -> Next {
         match outcome {
-            Outcome::Unfinished => Next::Poll(Duration::ZERO),
+            Outcome::Unfinished | Outcome::Undelivered => Next::Poll(Duration::ZERO),
             Outcome::Failed(failures) if has_clients => Next::Poll(backoff(failures, jitter)),
             Outcome::Failed(failures) => Next::Poll(backoff(failures, jitter).max(poll_interval)),
             Outcome::Changed | Outcome::Idle if !has_clients => {

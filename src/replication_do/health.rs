@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::error::{Category, Error};
+use crate::history::Extent;
 use crate::lsn::Lsn;
 use crate::polling::{Policy, Report, policy};
+use crate::state::Slot;
 
 /// How far changes are stored, as last seen. Ids are strings in JSON, since storage holds
 /// JavaScript numbers.
@@ -48,10 +50,16 @@ pub(super) struct Halted {
 pub(super) struct Health {
     pub(super) cycles: u64,
     pub(super) changes: u64,
+    /// Changes that were removed from the history.
+    pub(super) pruned: u64,
     pub(super) last_poll_at: Option<u64>,
     pub(super) consecutive_failures: u32,
     pub(super) halted: Option<Halted>,
     pub(super) errors: BTreeMap<String, ErrorCount>,
+    /// A peek failed for the publication. It may be back by now, but what was written without it
+    /// can never be decoded, so this outlives the object.
+    pub(super) publication_was_missing: bool,
+    pub(super) times: CycleTimes,
 }
 
 impl Health {
@@ -60,32 +68,49 @@ impl Health {
         self.cycles += 1;
         self.changes += report.stored;
         self.last_poll_at = Some(clock::now_ms());
+        self.times.observe(report);
         if let Some(error) = &report.advance_error {
             self.count(error);
         }
         let recovered = self.consecutive_failures > 0 || self.halted.is_some();
-        self.consecutive_failures = 0;
-        self.halted = None;
+        self.resume();
         recovered || report.stored > 0 || report.advance_error.is_some()
     }
 
     /// Notes a failed cycle.
     pub(super) fn cycle_failed(&mut self, error: &Error) {
         self.count(error);
+        self.note_publication(error);
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
-        self.halted = match policy(error.category()) {
-            Policy::Retry => None,
-            Policy::Halt => Some(Halted {
-                category: category_name(error.category()),
-                code: error.code().to_owned(),
-                message: error.to_string(),
-                remedy: error.remedy().map(str::to_owned),
-                since: self
-                    .halted
-                    .as_ref()
-                    .map_or_else(clock::now_ms, |halted| halted.since),
-            }),
+        match policy(error) {
+            Policy::Retry => self.halted = None,
+            Policy::Recover | Policy::Halt => self.halt(error),
+        }
+    }
+
+    /// Notes that the feed stands still for `error`, and since when.
+    pub(super) fn halt(&mut self, error: &Error) {
+        let since = match &self.halted {
+            Some(halted) if halted.code == error.code() => halted.since,
+            _ => clock::now_ms(),
         };
+        self.halted = Some(Halted {
+            category: category_name(error.category()),
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            remedy: error.remedy().map(str::to_owned),
+            since,
+        });
+    }
+
+    /// Nothing is wrong any more.
+    pub(super) fn resume(&mut self) {
+        self.consecutive_failures = 0;
+        self.halted = None;
+    }
+
+    pub(super) fn note_publication(&mut self, error: &Error) {
+        self.publication_was_missing |= error.category() == Category::PublicationMissing;
     }
 
     /// Counts an error that did not fail a cycle.
@@ -107,5 +132,151 @@ pub(super) fn category_name(category: Category) -> String {
     match serde_json::to_value(category) {
         Ok(serde_json::Value::String(name)) => name,
         _ => format!("{category:?}"),
+    }
+}
+
+/// What was last seen of slot and history. Kept in the object's storage, so that an object that was
+/// evicted still tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Vitals {
+    pub(super) checked_at: u64,
+    /// `None` when the slot was not there.
+    pub(super) slot: Option<SlotVitals>,
+    /// `None` when the history was empty.
+    pub(super) history: Option<HistoryVitals>,
+}
+
+/// The slot, as `/status` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SlotVitals {
+    pub(super) confirmed_flush_lsn: Option<Lsn>,
+    pub(super) restart_lsn: Option<Lsn>,
+    pub(super) retained_bytes: Option<i64>,
+    pub(super) wal_status: Option<String>,
+    pub(super) safe_wal_size: Option<i64>,
+    pub(super) is_lost: bool,
+}
+
+/// The history's ends, as `/status` has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct HistoryVitals {
+    pub(super) oldest_id: i64,
+    pub(super) newest_id: i64,
+}
+
+impl Vitals {
+    pub(super) fn new(slot: Option<&Slot>, extent: Option<Extent>) -> Self {
+        Self {
+            checked_at: clock::now_ms(),
+            slot: slot.map(|slot| SlotVitals {
+                confirmed_flush_lsn: slot.confirmed_flush_lsn,
+                restart_lsn: slot.restart_lsn,
+                retained_bytes: slot.retained_bytes,
+                wal_status: slot.wal_status.clone(),
+                safe_wal_size: slot.safe_wal_size,
+                is_lost: slot.is_lost(),
+            }),
+            history: extent.map(|extent| HistoryVitals {
+                oldest_id: extent.oldest,
+                newest_id: extent.newest,
+            }),
+        }
+    }
+
+    /// The history now begins at `oldest`, or is empty.
+    pub(super) fn prune_to(&mut self, oldest: i64) {
+        self.history = self.history.and_then(|history| {
+            (oldest <= history.newest_id).then_some(HistoryVitals {
+                oldest_id: oldest,
+                ..history
+            })
+        });
+    }
+}
+
+/// Upper bounds of the histograms' buckets in milliseconds; the last bucket has none.
+pub(super) const BUCKETS_MS: [u64; 14] = [
+    1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 15_000, 60_000,
+];
+
+/// How long the phases of cycles took.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct CycleTimes {
+    pub(super) probe: Histogram,
+    pub(super) peek: Histogram,
+    pub(super) store: Histogram,
+    pub(super) commit: Histogram,
+    pub(super) advance: Histogram,
+}
+
+/// Observations by duration.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Histogram {
+    /// How many fell into each bucket and no lower one.
+    pub(super) counts: [u64; BUCKETS_MS.len() + 1],
+    pub(super) sum_ms: u64,
+}
+
+impl CycleTimes {
+    fn observe(&mut self, report: &Report) {
+        self.probe.observe(report.phases.probe);
+        if report.idle {
+            return;
+        }
+        self.peek.observe(report.phases.peek);
+        self.store.observe(report.phases.store);
+        self.commit.observe(report.phases.commit);
+        self.advance.observe(report.phases.advance);
+    }
+
+    pub(super) fn by_phase(&self) -> [(&'static str, &Histogram); 5] {
+        [
+            ("probe", &self.probe),
+            ("peek", &self.peek),
+            ("store", &self.store),
+            ("commit", &self.commit),
+            ("advance", &self.advance),
+        ]
+    }
+}
+
+impl Histogram {
+    fn observe(&mut self, millis: u64) {
+        let bucket = BUCKETS_MS.partition_point(|&bound| bound < millis);
+        if let Some(count) = self.counts.get_mut(bucket) {
+            *count += 1;
+        }
+        self.sum_ms += millis;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_counts_in_the_lowest_bucket_that_holds_it() {
+        let mut histogram = Histogram::default();
+        for millis in [0, 1, 2, 3, 60_000, 60_001] {
+            histogram.observe(millis);
+        }
+        assert_eq!(histogram.counts[..3], [2, 1, 1]);
+        assert_eq!(histogram.counts[BUCKETS_MS.len() - 1..], [1, 1]);
+    }
+
+    #[test]
+    fn a_halt_for_the_same_reason_keeps_its_time_and_one_for_another_does_not() {
+        let mut health = Health::default();
+        health.halt(&Error::new(Category::Permission, "one", "no"));
+        health.halted.as_mut().unwrap().since = 7;
+        health.halt(&Error::new(Category::Permission, "one", "still no"));
+        assert_eq!(health.halted.as_ref().unwrap().since, 7);
+        health.halt(&Error::new(Category::Permission, "two", "no"));
+        assert_ne!(health.halted.as_ref().unwrap().since, 7);
     }
 }

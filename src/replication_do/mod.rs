@@ -1,9 +1,10 @@
 //! The Durable Object: its event handlers, and what they share.
 //!
 //! ```text
-//! fetch ----> routes --+
-//! alarm ---------------+--> Runtime::poll -> Flights -> cycles -> Hub (WebSockets) -> alarm
-//! websocket_message ---+
+//! fetch -> routes ----+
+//! alarm --------------+--> Flights: one errand at a time --> cycles --> Hub (WebSockets)
+//! websocket_message --+                  ^                                  |
+//!                                        +---------- the one alarm <--------+
 //! ```
 
 mod body;
@@ -12,6 +13,8 @@ mod client_routes;
 mod flights;
 mod health;
 mod hub;
+mod initial_poll;
+mod metrics;
 mod routes;
 mod runtime;
 mod status;
@@ -40,6 +43,7 @@ impl DurableObject for ReplicationDO {
     }
 
     async fn fetch(&self, request: Request) -> worker::Result<Response> {
+        self.runtime.watch().await;
         routes::respond(&self.runtime, request).await
     }
 
@@ -57,6 +61,7 @@ impl DurableObject for ReplicationDO {
         if self.runtime.hub.on_message(&socket, &message) {
             self.runtime.start_polling();
         }
+        self.runtime.watch().await;
         Ok(())
     }
 

@@ -1,13 +1,16 @@
-//! `/status` and `/clients`: what is known, without asking the database.
+//! `/status`: what is known, without asking the database.
 
 use serde_json::{Value, json};
 
+use super::health::Vitals;
 use super::runtime::{Memory, Runtime};
+use crate::clock;
 use crate::workers::memory::wasm_bytes;
 
 /// The body of `GET /status`.
 pub(super) fn status(runtime: &Runtime) -> Value {
     let (web_sockets, sync_dos) = runtime.hub.counts();
+    let now = clock::now_ms();
     runtime.with(|memory| {
         json!({
             "state": state(memory),
@@ -16,13 +19,8 @@ pub(super) fn status(runtime: &Runtime) -> Value {
             "position": memory.position.map(|position| json!({
                 "id": position.id, "lsn": position.lsn,
             })),
-            "slot": memory.slot.as_ref().map(|slot| json!({
-                "confirmedFlushLsn": slot.confirmed_flush_lsn,
-                "restartLsn": slot.restart_lsn,
-                "retainedBytes": slot.retained_bytes,
-                "walStatus": slot.wal_status,
-                "safeWalSize": slot.safe_wal_size,
-            })),
+            "slot": memory.vitals.as_ref().map(|vitals| slot(vitals, now)),
+            "history": memory.vitals.as_ref().and_then(|vitals| vitals.history),
             "initialPoll": {
                 "complete": memory.initial_poll_at.is_some(),
                 "completedAt": memory.initial_poll_at,
@@ -30,6 +28,8 @@ pub(super) fn status(runtime: &Runtime) -> Value {
             "polling": {
                 "cycles": memory.health.cycles,
                 "changes": memory.health.changes,
+                "pruned": memory.health.pruned,
+                "intervalMs": memory.interval_ms,
                 "lastPollAt": memory.health.last_poll_at,
                 "nextPollAt": memory.next_alarm_at,
                 "consecutiveFailures": memory.health.consecutive_failures,
@@ -49,13 +49,28 @@ pub(super) fn status(runtime: &Runtime) -> Value {
     })
 }
 
-fn state(memory: &Memory) -> &'static str {
+/// The slot as last seen, and how long ago that was.
+fn slot(vitals: &Vitals, now: u64) -> Value {
+    json!({
+        "exists": vitals.slot.is_some(),
+        "confirmedFlushLsn": vitals.slot.as_ref().map(|slot| slot.confirmed_flush_lsn),
+        "restartLsn": vitals.slot.as_ref().map(|slot| slot.restart_lsn),
+        "retainedBytes": vitals.slot.as_ref().map(|slot| slot.retained_bytes),
+        "walStatus": vitals.slot.as_ref().map(|slot| &slot.wal_status),
+        "safeWalSize": vitals.slot.as_ref().map(|slot| slot.safe_wal_size),
+        "checkedAt": vitals.checked_at,
+        "ageMs": now.saturating_sub(vitals.checked_at),
+    })
+}
+
+/// What the feed is doing, in one word.
+pub(super) fn state(memory: &Memory) -> &'static str {
     if memory.initializing {
         "initializing"
-    } else if memory.config.is_none() {
-        "uninitialized"
     } else if memory.health.halted.is_some() {
         "halted"
+    } else if memory.config.is_none() {
+        "uninitialized"
     } else if memory.hibernating {
         "hibernating"
     } else {

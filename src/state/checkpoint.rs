@@ -65,25 +65,27 @@ impl Checkpoint {
     }
 
     /// Writes the first checkpoint of a slot. History that is already there, from a slot before
-    /// it, ends its epoch.
+    /// it, ends its epoch, and so does `known_epoch`, which the object remembers (0: none).
     pub(super) async fn insert<S>(
         connection: &mut Connection<S>,
         slot: &str,
         lsn: Lsn,
         server: &Server,
+        known_epoch: i32,
     ) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         const INSERT: &str = "\
 INSERT INTO replication_checkpoint (slot, epoch, lsn, last_id, system_identifier, timeline) \
-SELECT $1::text, COALESCE(max(epoch), 0) + 1, $2::pg_lsn, COALESCE(max(id), 0), $3::text, $4::int8 \
+SELECT $1::text, GREATEST(max(epoch), $5::int4) + 1, $2::pg_lsn, COALESCE(max(id), 0), $3::text, $4::int8 \
 FROM (SELECT id, epoch FROM change_history ORDER BY id DESC LIMIT 1) newest";
         let params = [
             Param::Text(slot),
             Param::Lsn(lsn),
             Param::Text(&server.system_identifier),
             Param::Int8(server.timeline),
+            Param::Int4(known_epoch),
         ];
         connection.execute(INSERT, &params).await?;
         Ok(())

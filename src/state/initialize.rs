@@ -4,7 +4,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::checkpoint::Checkpoint;
 use super::server::Server;
-use super::{migrations, publication, slot};
+use super::{access, migrations, publication, slot};
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::postgres::Connection;
@@ -21,11 +21,25 @@ pub async fn initialize<S>(connection: &mut Connection<S>, config: &ReplicationC
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    initialize_after(connection, config, 0).await
+}
+
+/// As [`initialize`], for a feed that has been in `known_epoch`: where its checkpoint has to be made
+/// anew, as for another slot, changes may be missing in between, and an epoch above it begins.
+pub async fn initialize_after<S>(
+    connection: &mut Connection<S>,
+    config: &ReplicationConfig,
+    known_epoch: i32,
+) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let server = Server::read(connection).await?;
     server.check_fit()?;
 
     connection.execute("BEGIN", &[]).await?;
     connection.query_one(LOCK, &[]).await?;
+    access::check(connection).await?;
     migrations::apply(connection).await?;
     refuse_second_feed(connection, &config.slot).await?;
     publication::ensure(connection, &config.publication, &config.tables).await?;
@@ -33,7 +47,7 @@ where
 
     connection.execute("BEGIN", &[]).await?;
     connection.query_one(LOCK, &[]).await?;
-    ensure_slot(connection, &config.slot, &server).await?;
+    ensure_slot(connection, &config.slot, &server, known_epoch).await?;
     connection.execute("COMMIT", &[]).await?;
     Ok(())
 }
@@ -42,7 +56,12 @@ where
 ///
 /// With a checkpoint already there, a missing slot is not made here: changes may have been missed,
 /// which is for `resume` to judge and to tell.
-async fn ensure_slot<S>(connection: &mut Connection<S>, name: &str, server: &Server) -> Result<()>
+async fn ensure_slot<S>(
+    connection: &mut Connection<S>,
+    name: &str,
+    server: &Server,
+    known_epoch: i32,
+) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -59,7 +78,7 @@ where
         server.check_slot_room()?;
         slot::create(connection, name).await?
     };
-    Checkpoint::insert(connection, name, start, server).await
+    Checkpoint::insert(connection, name, start, server, known_epoch).await
 }
 
 async fn refuse_second_feed<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>

@@ -3,19 +3,29 @@
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::OWN_TABLES;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Param};
 
-/// Each statement of a file ends with a semicolon at the end of a line.
-const MIGRATIONS: [(&str, &str); 2] = [
-    (
-        "0001_change_history",
-        include_str!("../../migrations/0001_change_history.sql"),
-    ),
-    (
-        "0002_replication_checkpoint",
-        include_str!("../../migrations/0002_replication_checkpoint.sql"),
-    ),
+/// One file, and the table that it makes or alters.
+struct Migration {
+    name: &'static str,
+    table: &'static str,
+    /// Each statement ends with a semicolon at the end of a line.
+    sql: &'static str,
+}
+
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        name: "0001_change_history",
+        table: "change_history",
+        sql: include_str!("../../migrations/0001_change_history.sql"),
+    },
+    Migration {
+        name: "0002_replication_checkpoint",
+        table: "replication_checkpoint",
+        sql: include_str!("../../migrations/0002_replication_checkpoint.sql"),
+    },
 ];
 
 const TABLE: &str = "\
@@ -23,8 +33,8 @@ CREATE TABLE replication_migration (\
 version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
 applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW())";
 
-/// Applies what is missing. The caller holds the transaction and the lock that keeps two
-/// initialisations apart.
+/// Applies what is missing: what was never applied, and what was for a table that has been dropped
+/// since. The caller holds the transaction and the lock that keeps two initialisations apart.
 ///
 /// Fails with `schema_too_new` when the database has migrations that this build does not know.
 pub(super) async fn apply<S>(connection: &mut Connection<S>) -> Result<()>
@@ -32,8 +42,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Without the right to create, CREATE TABLE IF NOT EXISTS fails also where the table exists.
-    let exists = "SELECT to_regclass('replication_migration') IS NOT NULL";
-    if !connection.query_one(exists, &[]).await?.get::<bool>(0)? {
+    if !exists(connection, "replication_migration").await? {
         connection
             .execute(TABLE, &[])
             .await
@@ -44,22 +53,49 @@ where
     if usize::try_from(applied).is_ok_and(|applied| applied > MIGRATIONS.len()) {
         return Err(too_new(applied));
     }
-    for (version, (name, sql)) in (1_i32..).zip(MIGRATIONS) {
-        if version <= applied {
-            continue;
+    let mut dropped = Vec::new();
+    for table in OWN_TABLES {
+        if !exists(connection, table).await? {
+            dropped.push(table);
         }
-        for statement in statements(sql) {
-            connection
-                .execute(statement, &[])
-                .await
-                .map_err(explain_create)?;
+    }
+    for (version, migration) in (1_i32..).zip(&MIGRATIONS) {
+        if version > applied || dropped.contains(&migration.table) {
+            apply_one(connection, version, migration).await?;
         }
-        let record = "INSERT INTO replication_migration (version, name) VALUES ($1, $2)";
-        connection
-            .execute(record, &[Param::Int4(version), Param::Text(name)])
-            .await?;
     }
     Ok(())
+}
+
+async fn apply_one<S>(
+    connection: &mut Connection<S>,
+    version: i32,
+    migration: &Migration,
+) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const RECORD: &str = "\
+INSERT INTO replication_migration (version, name) VALUES ($1, $2) \
+ON CONFLICT (version) DO UPDATE SET applied_at = now()";
+    for statement in statements(migration.sql) {
+        connection
+            .execute(statement, &[])
+            .await
+            .map_err(explain_create)?;
+    }
+    let params = [Param::Int4(version), Param::Text(migration.name)];
+    connection.execute(RECORD, &params).await?;
+    Ok(())
+}
+
+async fn exists<S>(connection: &mut Connection<S>, table: &str) -> Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const EXISTS: &str = "SELECT to_regclass($1::text) IS NOT NULL";
+    let row = connection.query_one(EXISTS, &[Param::Text(table)]).await?;
+    Ok(row.get(0)?)
 }
 
 fn statements(sql: &str) -> impl Iterator<Item = &str> {
@@ -97,7 +133,7 @@ mod tests {
 
     #[test]
     fn each_migration_splits_into_whole_statements() {
-        for (name, sql) in MIGRATIONS {
+        for Migration { name, sql, .. } in MIGRATIONS {
             for statement in statements(sql) {
                 let code = statement
                     .lines()
@@ -110,7 +146,7 @@ mod tests {
 
     #[test]
     fn migrations_are_numbered_in_the_order_they_are_applied() {
-        for (number, (name, _)) in (1..).zip(MIGRATIONS) {
+        for (number, Migration { name, .. }) in (1..).zip(MIGRATIONS) {
             assert!(name.starts_with(&format!("{number:04}_")), "{name}");
         }
     }

@@ -9,6 +9,7 @@
 //! Postgres is the truth. The object's storage keeps a copy for `/status` and for noticing that the
 //! database went back in time.
 
+mod access;
 mod checkpoint;
 mod initialize;
 mod migrations;
@@ -18,7 +19,7 @@ mod server;
 mod slot;
 
 pub use checkpoint::Checkpoint;
-pub use initialize::initialize;
+pub use initialize::{initialize, initialize_after};
 pub use recovery::{
     Break, Continuity, Remembered, Resumption, Standing, assess, begin_new_epoch, read_standing,
     resume,

@@ -105,12 +105,16 @@ where
     // The slot is read before the checkpoint: a reader that stores and advances in between makes
     // the checkpoint look ahead, which is harmless, never the slot.
     let slot_state = slot::read(connection, slot).await?;
-    let checkpoint = Checkpoint::read(connection, slot).await?.ok_or_else(|| {
+    let checkpoint = Checkpoint::read(connection, slot).await;
+    let checkpoint = checkpoint.map_err(explain_missing)?.ok_or_else(|| {
         let message = format!("there is no checkpoint for the slot {slot}");
         Error::new(Category::Configuration, "not_initialized", message)
             .with_remedy("call POST /init")
     })?;
     let server = Server::read(connection).await?;
+    if !server.has_history {
+        return Err(tables_missing());
+    }
     if let Some(slot_state) = &slot_state {
         slot_state.check_usable(slot)?;
     }
@@ -119,6 +123,24 @@ where
         checkpoint,
         slot: slot_state,
     })
+}
+
+fn explain_missing(error: Error) -> Error {
+    if error.sqlstate() == Some("42P01") {
+        tables_missing().with_source(error)
+    } else {
+        error
+    }
+}
+
+/// Nothing is passed over: the slot stays where it is, and what was kept of the history ends at the
+/// checkpoint, so that whoever had not read it is told to reset.
+fn tables_missing() -> Error {
+    let message = "the tables of the change feed were dropped";
+    Error::new(Category::Configuration, "tables_missing", message).with_remedy(
+        "restore them, or call POST /init, which makes them anew: the changes that were kept in \
+         them are gone then, and clients that had not read them are told to reset",
+    )
 }
 
 /// What a feed brings to [`resume`].

@@ -17,6 +17,9 @@ pub struct Server {
     pub flush_lsn: Lsn,
     /// The schema in which unqualified tables are made.
     pub schema: String,
+    /// `change_history` is there.
+    pub(super) has_history: bool,
+    version: i32,
     wal_level: String,
     role: String,
     may_replicate: bool,
@@ -39,7 +42,12 @@ SELECT pg_is_in_recovery(), \
           WHERE g.rolname = 'rds_replication' AND pg_has_role(r.oid, g.oid, 'MEMBER')) \
         FROM pg_roles r WHERE r.rolname = current_user), \
        (SELECT count(*) FROM pg_replication_slots), \
-       current_setting('max_replication_slots')::int8";
+       current_setting('max_replication_slots')::int8, \
+       to_regclass('change_history') IS NOT NULL, \
+       current_setting('server_version_num')::int4";
+
+/// As `server_version_num` counts.
+const OLDEST_VERSION: i32 = 150_000;
 
 impl Server {
     /// Reads the server's facts in one round trip.
@@ -70,11 +78,20 @@ impl Server {
             may_replicate: row.get(7)?,
             slots_used: row.get(8)?,
             slots_allowed: row.get(9)?,
+            has_history: row.get(10)?,
+            version: row.get(11)?,
         })
     }
 
     /// Checks what can only be mended by the server's administrator.
     pub(super) fn check_fit(&self) -> Result<()> {
+        if self.version < OLDEST_VERSION {
+            let message = format!("this is PostgreSQL {}", self.version / 10_000);
+            return Err(
+                Error::new(Category::Configuration, "server_too_old", message)
+                    .with_remedy("upgrade the server: the feed is tested from PostgreSQL 15 on"),
+            );
+        }
         if self.wal_level != "logical" {
             let message = format!("wal_level is {}, but must be logical", self.wal_level);
             return Err(

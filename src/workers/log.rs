@@ -15,13 +15,18 @@ pub(crate) fn event(name: &str, context: Value) {
 
 /// Logs an error with its whole chain of causes.
 pub(crate) fn error(name: &str, error: &Error) {
+    failure(name, error, json!({}));
+}
+
+/// As [`error`], with where and when it happened.
+pub(crate) fn failure(name: &str, error: &Error, context: Value) {
     let mut causes = Vec::new();
     let mut source = error.source();
     while let Some(cause) = source {
         causes.push(Value::String(cause.to_string()));
         source = cause.source();
     }
-    let context = json!({
+    let mut fields = json!({
         "category": error.category(),
         "code": error.code(),
         "message": error.to_string(),
@@ -29,7 +34,10 @@ pub(crate) fn error(name: &str, error: &Error) {
         "remedy": error.remedy(),
         "causes": causes,
     });
-    console_error!("{}", line("error", name, context));
+    if let (Value::Object(fields), Value::Object(context)) = (&mut fields, context) {
+        fields.extend(context);
+    }
+    console_error!("{}", line("error", name, fields));
 }
 
 fn line(level: &str, name: &str, context: Value) -> Value {

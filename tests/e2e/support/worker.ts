@@ -80,7 +80,9 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
     for (const socket of sockets) socket.terminate();
     // What the Worker logged tells why a test failed.
     if (!hasPassed(t)) server.debug();
+    const logged = server.getLogs().flatMap((log) => log.message.split("\n"));
     await server.close();
+    refuseSecrets(logged, [token, passwordOf(options.database)]);
   });
   // There is one object for one database; its name is the Worker's own affair.
   const object = async () => {
@@ -115,6 +117,21 @@ function configWith(t: TestContext, bindings: NonNullable<WorkerOptions["calls"]
   const file = join(folder, "wrangler.json");
   writeFileSync(file, JSON.stringify(config));
   return file;
+}
+
+/** In whatever a test made it go through, the Worker logs lines of JSON, without credentials and row values. */
+function refuseSecrets(logged: string[], secrets: string[]): void {
+  for (const line of logged.filter((line) => line.startsWith('{"'))) {
+    JSON.parse(line);
+    // Items are called "item 1" and so on.
+    const leak = secrets.find((secret) => secret !== "postgres" && line.includes(secret)) ?? line.match(/\bitem \d/)?.[0];
+    if (leak !== undefined) throw new Error(`the Worker logged ${JSON.stringify(leak)}: ${line}`);
+  }
+}
+
+/** The test servers' own is the name of nearly everything; tests of credentials bring another. */
+function passwordOf(connectionString: string): string {
+  return new URL(connectionString).password || "postgres";
 }
 
 /** The folder with the Worker's bundle. */

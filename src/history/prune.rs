@@ -1,0 +1,119 @@
+//! Pruning: the oldest changes go, in small batches, and never one out of the middle.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::HistoryRetention;
+use crate::error::{Category, Error, Result};
+use crate::postgres::{Connection, Param};
+
+/// What of the history is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The id of the oldest change.
+    pub oldest: i64,
+    /// The id of the newest change.
+    pub newest: i64,
+    /// How long ago the oldest was stored.
+    pub oldest_age: Duration,
+}
+
+/// What one batch did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// Changes that are gone.
+    pub rows: u64,
+    /// The oldest id that may be left.
+    pub oldest: i64,
+    /// The batch was full: there may be more to prune.
+    pub more: bool,
+}
+
+/// Ids in one batch, and so in one transaction: few enough to hold no lock for long.
+const BATCH: i64 = 5_000;
+
+/// Reads what is kept; `None` when the history is empty.
+pub async fn read_extent<S>(connection: &mut Connection<S>) -> Result<Option<Extent>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const EXTENT: &str = "\
+SELECT id, (SELECT max(id) FROM change_history), \
+GREATEST(extract(epoch FROM now() - created_at) * 1000, 0)::int8 \
+FROM change_history ORDER BY id LIMIT 1";
+    let Some(row) = connection.query_optional(EXTENT, &[]).await? else {
+        return Ok(None);
+    };
+    let age: Option<i64> = row.get(2)?;
+    Ok(Some(Extent {
+        oldest: row.get(0)?,
+        newest: row.get(1)?,
+        oldest_age: Duration::from_millis(age.map_or(0, i64::unsigned_abs)),
+    }))
+}
+
+/// Removes the oldest changes that `retention` does not keep, at most one batch of them, and none
+/// from `floor` on. Sends no statement when there is nothing to remove.
+///
+/// A change goes when it is older than `max_age`, or when `max_rows` newer ones are there. Only a
+/// whole stretch from the oldest on goes: what is left has no gaps.
+pub async fn prune<S>(
+    connection: &mut Connection<S>,
+    extent: Extent,
+    retention: HistoryRetention,
+    floor: Option<i64>,
+) -> Result<Pruned>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // Created by transactions that take turns, so in id order; a clock set back only delays.
+    const PRUNE: &str = "\
+WITH kept AS (SELECT min(id) AS id FROM change_history WHERE id >= $1::int8 AND id < $2::int8 \
+  AND ($4::int8 IS NULL OR created_at >= now() - $4::int8 * interval '1 millisecond')), \
+gone AS (DELETE FROM change_history WHERE id >= $1::int8 AND id < $2::int8 \
+  AND id < GREATEST($3::int8, COALESCE((SELECT id FROM kept), $2::int8)) RETURNING id) \
+SELECT count(*), max(id) FROM gone";
+    let nothing = Pruned {
+        rows: 0,
+        oldest: extent.oldest,
+        more: false,
+    };
+    let surplus = retention.max_rows.map_or(extent.oldest, |rows| {
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        extent.newest.saturating_sub(rows).saturating_add(1)
+    });
+    let too_old = retention.max_age.is_some_and(|age| extent.oldest_age > age);
+    let end = extent.oldest.saturating_add(BATCH);
+    let end = floor.map_or(end, |floor| end.min(floor));
+    if end <= extent.oldest || !(too_old || surplus > extent.oldest) {
+        return Ok(nothing);
+    }
+    let max_age = retention.max_age.map(|age| age.as_millis());
+    let max_age = max_age.map(|age| i64::try_from(age).unwrap_or(i64::MAX));
+    let params = [
+        Param::Int8(extent.oldest),
+        Param::Int8(end),
+        Param::Int8(surplus),
+        max_age.map_or(Param::Null, Param::Int8),
+    ];
+    let row = connection
+        .query_one(PRUNE, &params)
+        .await
+        .map_err(|cause| explain(Error::from(cause)))?;
+    let rows: i64 = row.get(0)?;
+    let newest: Option<i64> = row.get(1)?;
+    Ok(newest.map_or(nothing, |newest| Pruned {
+        rows: rows.unsigned_abs(),
+        oldest: newest + 1,
+        more: newest + 1 == extent.oldest + BATCH,
+    }))
+}
+
+fn explain(error: Error) -> Error {
+    if error.category() == Category::Permission {
+        error.with_remedy("run GRANT DELETE ON change_history TO the role of the feed")
+    } else {
+        error
+    }
+}

@@ -1,0 +1,110 @@
+//! The one alarm: what it is for, when it is due, and the watchdog that sets it again when it is
+//! lost.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::Runtime;
+use super::recall::HIBERNATING;
+use crate::clock;
+use crate::error::{Category, Error};
+use crate::polling::{Next, Outcome};
+use crate::replication_do::flights::{Errand, arrival};
+use crate::workers::log;
+
+/// The platform fires an alarm late now and then. One that is later than this is lost: an alarm is
+/// deleted after six failures, and a crash between two steps may leave none.
+const LOST_AFTER_MS: u64 = 30_000;
+/// A configuration that cannot be is looked at again this often.
+const INVALID_CONFIG_DELAY: Duration = Duration::from_mins(1);
+
+impl Runtime {
+    /// The alarm: polls, or, while nobody listens, looks after the slot. A flight under way does
+    /// for it.
+    pub(in crate::replication_do) async fn on_alarm(self: &Rc<Self>) {
+        self.memory.borrow_mut().next_alarm_at = None;
+        if let Err(error) = self.config() {
+            if error.code() != "not_initialized" {
+                self.set_alarm(Some(INVALID_CONFIG_DELAY)).await;
+            }
+            return;
+        }
+        // Failures are counted, and the next alarm set, where they happen.
+        if let Some(underway) = self.flights.join() {
+            let _ = arrival(underway).await;
+        } else if self.with(|memory| memory.hibernating) && !self.hub.has_clients() {
+            let _ = self.ask(Errand::Look).await;
+        } else {
+            let _ = self.ask(Errand::Poll).await;
+        }
+        self.watch().await;
+    }
+
+    /// Sets the alarm again when it is lost. Called with every event; asks the platform only after
+    /// an eviction and when an alarm is overdue.
+    pub(in crate::replication_do) async fn watch(&self) {
+        if self.with(|memory| memory.config.is_none()) || self.flights.is_flying() {
+            return;
+        }
+        let is_lost = |due: u64| clock::now_ms() > due.saturating_add(LOST_AFTER_MS);
+        if self.with(|memory| memory.next_alarm_at.is_some_and(|due| !is_lost(due))) {
+            return;
+        }
+        let due = self.state.storage().get_alarm().await.ok().flatten();
+        let due = due.and_then(|due| u64::try_from(due).ok());
+        // Both may have changed over the await.
+        if self.flights.is_flying() {
+            return;
+        }
+        match due {
+            Some(due) if !is_lost(due) => self.memory.borrow_mut().next_alarm_at = Some(due),
+            _ => {
+                log::event("alarm_set_again", json!({"due": due}));
+                self.set_alarm(Some(Duration::ZERO)).await;
+            }
+        }
+    }
+
+    /// When the next alarm is due after a flight; `None` before the feed is initialised.
+    pub(super) fn schedule(&self, outcome: Outcome) -> Option<Duration> {
+        let has_clients = self.hub.has_clients();
+        let mut memory = self.memory.borrow_mut();
+        let (poll_interval, hibernation_delay) = memory
+            .config
+            .as_ref()
+            .map(|config| (config.poll_interval, config.hibernation_delay))?;
+        let jitter = js_sys::Math::random();
+        let next = memory.pace.next(
+            outcome,
+            has_clients,
+            poll_interval,
+            hibernation_delay,
+            jitter,
+        );
+        let (hibernating, delay) = match next {
+            Next::Poll(delay) => (false, delay),
+            Next::Hibernate(delay) => (true, delay),
+        };
+        if memory.hibernating != hibernating {
+            memory.hibernating = hibernating;
+            self.keep(HIBERNATING, &hibernating);
+        }
+        memory.interval_ms = u64::try_from(delay.as_millis()).ok();
+        Some(delay)
+    }
+
+    /// Sets the one alarm; it takes the place of any that was set. Done last, so that whatever
+    /// happened is followed by something.
+    pub(super) async fn set_alarm(&self, delay: Option<Duration>) {
+        let Some(delay) = delay else { return };
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.memory.borrow_mut().next_alarm_at = Some(clock::now_ms().saturating_add(millis));
+        if let Err(cause) = self.state.storage().set_alarm(delay).await {
+            self.memory.borrow_mut().next_alarm_at = None;
+            let error = Error::new(Category::Storage, "alarm", format!("no alarm: {cause}"));
+            log::error("set_alarm_failed", &error);
+        }
+    }
+}

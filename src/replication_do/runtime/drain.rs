@@ -1,0 +1,292 @@
+//! Cycles, one after the other, until nothing is left.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::recall::{HEALTH, INITIAL_POLL_AT, POSITION};
+use super::{Memory, Runtime};
+use crate::clock;
+use crate::config::ReplicationConfig;
+use crate::error::{Category, Error, Result};
+use crate::polling::{self, Cycle, Feed, Outcome, Policy, policy};
+use crate::replication_do::health::Position;
+use crate::replication_do::hub::Callback;
+use crate::state::{self, Remembered, Resumption};
+use crate::workers::database::{self, Database};
+use crate::workers::log;
+
+/// Cycles go on in one event for at most so long; then an alarm takes over. The platform ends an
+/// alarm after 15 minutes.
+const FLIGHT_LIMIT: Duration = Duration::from_mins(5);
+/// A connection is kept from poll to poll where they follow each other at least this closely. It
+/// keeps the object in memory, which polls more often than about once in 10 seconds do anyway.
+const KEEP_CONNECTION: Duration = Duration::from_secs(5);
+/// Bytes of messages that are held at a time.
+const SLICE_BYTES: usize = 2 << 20;
+
+/// Why an attempt stopped.
+pub(super) struct Stop {
+    error: Error,
+    /// It went on from what an earlier flight left, so that a look at the database may tell more.
+    kept: bool,
+}
+
+impl Runtime {
+    /// Stores everything that has committed, and sets the next alarm.
+    pub(super) async fn drain(self: &Rc<Self>) -> Result<Outcome> {
+        let mut attempt = self.attempt().await;
+        if let Err(stop) = &attempt
+            && self.deserves_another_look(stop)
+        {
+            attempt = self.attempt().await;
+        }
+        self.end_flight(attempt.map_err(|stop| stop.error)).await
+    }
+
+    /// Notes how a flight ended, and sets the next alarm.
+    pub(super) async fn end_flight(&self, flown: Result<Outcome>) -> Result<Outcome> {
+        let outcome = match &flown {
+            Ok(outcome) => *outcome,
+            Err(error) => self.note_failure(error),
+        };
+        let delay = self.schedule(outcome);
+        let keeps = self.with(|memory| {
+            let polls_closely = memory
+                .config
+                .as_ref()
+                .is_some_and(|config| config.poll_interval <= KEEP_CONNECTION);
+            polls_closely && !memory.hibernating
+        });
+        if !keeps {
+            self.close_connection().await;
+        }
+        self.set_alarm(delay).await;
+        flown
+    }
+
+    pub(super) async fn close_connection(&self) {
+        let connection = self.memory.borrow_mut().connection.take();
+        if let Some(connection) = connection {
+            connection.close().await;
+        }
+    }
+
+    /// The server may close a kept connection at any time, which is no failure of this poll; and
+    /// what is wrong with a slot that was fine the last time is for [`state::resume`] to judge.
+    fn deserves_another_look(&self, stop: &Stop) -> bool {
+        if !stop.kept {
+            return false;
+        }
+        if stop.error.category() == Category::Connection {
+            return true;
+        }
+        if policy(&stop.error) != Policy::Recover {
+            return false;
+        }
+        let mut memory = self.memory.borrow_mut();
+        memory.health.count(&stop.error);
+        log_failure(&memory, &stop.error);
+        memory.health.note_publication(&stop.error);
+        self.keep(HEALTH, &memory.health);
+        true
+    }
+
+    fn note_failure(&self, error: &Error) -> Outcome {
+        let mut memory = self.memory.borrow_mut();
+        memory.health.cycle_failed(error);
+        log_failure(&memory, error);
+        // What the database holds is not known any more: it is read again.
+        memory.cycle = None;
+        memory.connection = None;
+        self.keep(HEALTH, &memory.health);
+        Outcome::Failed(memory.health.consecutive_failures)
+    }
+
+    async fn attempt(self: &Rc<Self>) -> std::result::Result<Outcome, Stop> {
+        let (connection, cycle) = {
+            let mut memory = self.memory.borrow_mut();
+            (memory.connection.take(), memory.cycle.take())
+        };
+        let kept = connection.is_some();
+        let flown = match self.config() {
+            Ok(config) => self.run_cycles(&config, connection, cycle).await,
+            Err(_) => Err(super::not_initialized()),
+        };
+        flown.map_err(|error| Stop { error, kept })
+    }
+
+    async fn run_cycles(
+        self: &Rc<Self>,
+        config: &ReplicationConfig,
+        kept: Option<Database>,
+        cycle: Option<(Cycle, String)>,
+    ) -> Result<Outcome> {
+        let (mut connection, cycle) = match (kept, cycle) {
+            (Some(connection), Some(cycle)) => (connection, cycle),
+            (_, cycle) => {
+                let mut connection = database::connect(&self.env).await?;
+                let cycle = self.resume(&mut connection, config, cycle).await?;
+                (connection, cycle)
+            }
+        };
+        let outcome = self.cycle_on(config, &mut connection, cycle).await?;
+        self.note_landing(outcome);
+        self.keep_up(config, &mut connection).await;
+        let mut memory = self.memory.borrow_mut();
+        memory.connection = connection.is_idle().then_some(connection);
+        Ok(outcome)
+    }
+
+    /// Runs cycles on a connection that has resumed.
+    pub(super) async fn cycle_on(
+        self: &Rc<Self>,
+        config: &ReplicationConfig,
+        connection: &mut Database,
+        (mut cycle, schema): (Cycle, String),
+    ) -> Result<Outcome> {
+        let started = clock::now_ms();
+        let feed = feed(config, schema.clone());
+        let mut changed = false;
+        let outcome = loop {
+            let report = polling::run(connection, &feed, &mut cycle).await;
+            self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
+            let report = report?;
+            changed |= report.stored > 0;
+            self.note_report(&report, &cycle);
+            if report.advance_error.is_some() {
+                // It has cost the connection, but nothing of what was stored.
+                *connection = database::connect(&self.env).await?;
+            }
+            let head = &cycle.checkpoint;
+            let delivered = self
+                .hub
+                .deliver(connection, head, report.recent.as_ref())
+                .await?;
+            for callback in delivered.callbacks {
+                self.call(callback);
+            }
+            let flown = clock::now_ms().saturating_sub(started);
+            if report.complete {
+                break match (delivered.complete, changed) {
+                    (false, _) => Outcome::Undelivered,
+                    (true, true) => Outcome::Changed,
+                    (true, false) => Outcome::Idle,
+                };
+            }
+            if u128::from(flown) > FLIGHT_LIMIT.as_millis() || self.flights.must_give_way() {
+                break Outcome::Unfinished;
+            }
+        };
+        self.memory.borrow_mut().cycle = Some((cycle, schema));
+        Ok(outcome)
+    }
+
+    /// Makes a callback beside the cycles, so that a slow client holds up nobody.
+    fn call(self: &Rc<Self>, callback: Callback) {
+        let runtime = Rc::clone(self);
+        wasm_bindgen_futures::spawn_local(async move {
+            if runtime.hub.call(callback).await {
+                let _ = runtime.poll().await;
+            }
+        });
+    }
+
+    /// Looks on a new connection whether changes can follow what is stored. The slot may have been
+    /// replaced and the database restored since the last one.
+    ///
+    /// What the cycle before remembers stays, where the database still says the same.
+    pub(super) async fn resume(
+        &self,
+        connection: &mut Database,
+        config: &ReplicationConfig,
+        before: Option<(Cycle, String)>,
+    ) -> Result<(Cycle, String)> {
+        let remembered = self.with(|memory| {
+            memory.position.map(|known| Remembered {
+                epoch: known.epoch,
+                id: known.id,
+            })
+        });
+        let resumption = Resumption {
+            slot: &config.slot,
+            publication: &config.publication,
+            remembered,
+            publication_was_missing: self.with(|memory| memory.health.publication_was_missing),
+            on_slot_lost: config.on_slot_lost,
+        };
+        let (standing, broken) = state::resume(connection, resumption).await?;
+        self.memory.borrow_mut().health.publication_was_missing = false;
+        if let Some(broken) = broken {
+            let context = json!({
+                "reason": broken.code(),
+                "message": broken.describe(),
+                "epoch": standing.checkpoint.epoch,
+            });
+            log::event("epoch_began", context);
+        }
+        if let Some((cycle, schema)) = before
+            && broken.is_none()
+            && cycle.checkpoint == standing.checkpoint
+            && schema == standing.server.schema
+        {
+            return Ok((cycle, schema));
+        }
+        let mut cycle = Cycle::resume_from(standing.checkpoint);
+        cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
+        Ok((cycle, standing.server.schema))
+    }
+
+    fn note_report(&self, report: &polling::Report, cycle: &Cycle) {
+        let mut memory = self.memory.borrow_mut();
+        if let Some(error) = &report.advance_error {
+            log::error("advance_failed", error);
+        }
+        if memory.health.cycle_succeeded(report) {
+            self.keep(HEALTH, &memory.health);
+        }
+        memory.last_phases = report.phases;
+        let checkpoint = &cycle.checkpoint;
+        let position = Position {
+            epoch: checkpoint.epoch,
+            id: checkpoint.last_id,
+            lsn: checkpoint.lsn,
+        };
+        if memory.position != Some(position) {
+            memory.position = Some(position);
+            self.keep(POSITION, &position);
+        }
+    }
+
+    pub(super) fn note_landing(&self, outcome: Outcome) {
+        let mut memory = self.memory.borrow_mut();
+        if outcome != Outcome::Unfinished && memory.initial_poll_at.is_none() {
+            let now = clock::now_ms();
+            memory.initial_poll_at = Some(now);
+            self.keep(INITIAL_POLL_AT, &now);
+        }
+    }
+}
+
+fn log_failure(memory: &Memory, error: &Error) {
+    let position = memory.position.as_ref();
+    let context = json!({
+        "slot": memory.config.as_ref().map(|config| &config.slot),
+        "epoch": position.map(|position| position.epoch),
+        "id": position.map(|position| position.id),
+        "consecutiveFailures": memory.health.consecutive_failures,
+    });
+    log::failure("cycle_failed", error, context);
+}
+
+fn feed(config: &ReplicationConfig, own_schema: String) -> Feed {
+    Feed {
+        slot: config.slot.clone(),
+        publication: config.publication.clone(),
+        own_schema,
+        max_changes: config.max_changes_per_poll,
+        max_row_bytes: config.max_row_bytes,
+        slice_bytes: SLICE_BYTES,
+    }
+}

@@ -1,0 +1,115 @@
+//! What the handlers share: configuration, connection, cycle, clients, and the one alarm.
+//!
+//! ```text
+//! recall      what the object knew before it was evicted
+//! flying      takes the errands of the one lane, one after the other
+//!   initialize  makes the database ready
+//!   drain       cycles until nothing is left
+//!   upkeep      slot health, WAL guard, pruning: while nobody listens, and beside polling
+//! alarm       when the next errand is due, and the watchdog over it
+//! ```
+
+mod alarm;
+mod drain;
+mod flying;
+mod initialize;
+mod recall;
+mod upkeep;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use worker::{Env, State};
+
+use super::catch_up::Readers;
+use super::flights::Flights;
+use super::health::{Health, Position, Vitals};
+use super::hub::Hub;
+use crate::config::ReplicationConfig;
+use crate::error::{Category, Error};
+use crate::polling::{Cycle, Pace, Phases};
+use crate::workers::database::Database;
+use crate::workers::log;
+use crate::workers::storage::Storage;
+
+/// Everything that outlives an event.
+#[derive(Debug)]
+pub(super) struct Runtime {
+    pub(super) env: Env,
+    pub(super) hub: Hub,
+    pub(super) readers: Readers,
+    state: Rc<State>,
+    storage: Storage,
+    flights: Flights,
+    memory: RefCell<Memory>,
+}
+
+/// Never borrowed over an await: handlers interleave there.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) config: Option<ReplicationConfig>,
+    pub(super) health: Health,
+    pub(super) position: Option<Position>,
+    pub(super) initial_poll_at: Option<u64>,
+    pub(super) initializing: bool,
+    pub(super) hibernating: bool,
+    pub(super) next_alarm_at: Option<u64>,
+    /// The pause that the last flight ended with.
+    pub(super) interval_ms: Option<u64>,
+    pub(super) last_phases: Phases,
+    pub(super) vitals: Option<Vitals>,
+    /// What is stored does not read as a configuration, with the variables of this deployment.
+    config_error: Option<Rc<Error>>,
+    /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].
+    documents_as_text_from: Option<i64>,
+    /// With the schema of the system's own tables.
+    cycle: Option<(Cycle, String)>,
+    connection: Option<Database>,
+    pace: Pace,
+}
+
+impl Runtime {
+    pub(super) fn new(state: State, env: Env) -> Self {
+        let state = Rc::new(state);
+        let storage = Storage::new(&state);
+        let runtime = Self {
+            hub: Hub::new(Rc::clone(&state), &env, storage.clone()),
+            readers: Readers::default(),
+            memory: RefCell::default(),
+            flights: Flights::default(),
+            storage,
+            state,
+            env,
+        };
+        if let Err(error) = runtime.recall() {
+            log::error("recall_failed", &error);
+        }
+        runtime
+    }
+
+    /// Looks at the memory. The closure must not await.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&Memory) -> T) -> T {
+        look(&self.memory.borrow())
+    }
+
+    /// The configuration, or why there is none.
+    fn config(&self) -> Result<ReplicationConfig, Rc<Error>> {
+        let memory = self.memory.borrow();
+        if let Some(error) = &memory.config_error {
+            return Err(Rc::clone(error));
+        }
+        memory
+            .config
+            .clone()
+            .ok_or_else(|| Rc::new(not_initialized()))
+    }
+}
+
+pub(super) fn not_initialized() -> Error {
+    Error::new(
+        Category::Configuration,
+        "not_initialized",
+        "the feed is not initialised",
+    )
+    .with_remedy("call POST /init")
+}

@@ -1,0 +1,98 @@
+// A PostgreSQL server of a test's own: one that it may stop, break and restore.
+import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import pg from "pg";
+import { startPostgres, type PostgresServer, type PostgresVersion } from "../../../scripts/postgres.ts";
+import { afterwards } from "./afterwards.ts";
+import type { TestDatabase } from "./database.ts";
+
+/** A server of its own. */
+export interface Cluster {
+  readonly server: PostgresServer;
+  /** A new database, which ends with the server. */
+  createDatabase(): Promise<TestDatabase>;
+  /** Runs statements in the database `postgres`, each in a transaction of its own. */
+  run(...statements: string[]): Promise<void>;
+  /** What the server has logged since it was started last. */
+  log(): string;
+  /** Copies the data folder of the stopped server; gives the copy. */
+  backUp(): string;
+  /**
+   * Puts a copy back in the place of the stopped server's data: as a snapshot of the disk would; as
+   * a base backup, which leaves out replication slots; or as one with recovery to a point in time,
+   * which begins a new timeline.
+   */
+  restore(copy: string, as: "snapshot" | "backup" | "recovery"): void;
+}
+
+let number = 0;
+
+/** Starts a server; it ends with the test, and its data go. */
+export async function startCluster(t: TestContext, settings: Record<string, string | number> = {}, version: PostgresVersion = 18): Promise<Cluster> {
+  number += 1;
+  // The next run tidies up what a killed one leaves, by this name.
+  const dataDir = join(".postgres", `test-${process.pid}-own-${number}`);
+  const quick = { fsync: "off", max_replication_slots: 20, ...settings };
+  const server = await startPostgres(version, { dataDir: join(process.cwd(), dataDir), settings: quick });
+  afterwards(t, async () => {
+    await server.stop("immediate");
+    for (const path of [server.dataDir, `${server.dataDir}.log`, `${server.dataDir}.copy`]) rmSync(path, { recursive: true, force: true });
+  });
+  const clients = new Set<pg.Pool>();
+  afterwards(t, async () => {
+    for (const client of clients) await client.end();
+  });
+  const connect = (connectionString: string) => {
+    const pool = new pg.Pool({ connectionString, max: 2 });
+    // A server that a test stops ends idle sessions; that is no error of the pool.
+    pool.on("error", () => undefined);
+    clients.add(pool);
+    return pool;
+  };
+  const admin = connect(server.url);
+  return {
+    server,
+    createDatabase: async () => {
+      const name = `e2e_${randomBytes(6).toString("hex")}`;
+      await admin.query(`CREATE DATABASE ${name}`);
+      const pool = connect(server.urlFor(name));
+      return {
+        name,
+        url: server.urlFor(name),
+        slot: `slot_${name}`,
+        query: async <Row extends pg.QueryResultRow>(sql: string, values?: unknown[]) => (await pool.query<Row>(sql, values)).rows,
+        session: async () => {
+          const client = new pg.Client(server.urlFor(name));
+          await client.connect();
+          return client;
+        },
+      };
+    },
+    run: async (...statements) => {
+      for (const statement of statements) await admin.query(statement);
+    },
+    log: () => readFileSync(`${server.dataDir}.log`, "utf8"),
+    backUp: () => {
+      const copy = `${server.dataDir}.copy`;
+      copyWithOwner(server.dataDir, copy);
+      return copy;
+    },
+    restore: (copy, as) => {
+      rmSync(server.dataDir, { recursive: true });
+      copyWithOwner(copy, server.dataDir);
+      if (as === "snapshot") return;
+      const slots = join(server.dataDir, "pg_replslot");
+      for (const slot of readdirSync(slots)) rmSync(join(slots, slot), { recursive: true });
+      if (as === "backup") return;
+      copyWithOwner(join(server.dataDir, "PG_VERSION"), join(server.dataDir, "recovery.signal"));
+      writeFileSync(join(server.dataDir, "postgresql.auto.conf"), "restore_command = 'false'\n");
+    },
+  };
+}
+
+function copyWithOwner(from: string, to: string): void {
+  execFileSync("cp", ["-a", from, to]);
+}
