@@ -91,7 +91,7 @@ async function lint(env: NodeJS.ProcessEnv): Promise<void> {
   await check("rustfmt", "1 second", "cargo", ["fmt", "--check"], env);
   await check("clippy", "2 minutes the first time", "cargo", ["clippy", "--all-targets", "--quiet", "--", "--deny", "warnings"], env);
   // One for each place that the code runs in: each has globals of its own.
-  for (const project of [".", "client", "examples/browser", "examples/sync-do"]) {
+  for (const project of [".", "client", "examples/browser", "examples/sync-do", "tests/e2e/workers"]) {
     await check(`tsc ${project}`, "2 seconds", process.execPath, [join("node_modules", "typescript", "bin", "tsc"), "--project", project], env);
   }
 }

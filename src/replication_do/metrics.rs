@@ -277,11 +277,7 @@ mod tests {
             .map(|family| {
                 let samples = family.iter_samples();
                 let values = samples.map(|sample| sample.value.clone()).collect();
-                (
-                    family.family_name.clone(),
-                    family.family_type,
-                    values,
-                )
+                (family.family_name.clone(), family.family_type, values)
             })
             .collect()
     }

@@ -1,9 +1,13 @@
 // The built Worker in real workerd, on a database of the test's choice.
 import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import type { TestContext } from "node:test";
-import { createTestHarness, type TestHarnessOptions } from "wrangler";
+import { createTestHarness, experimental_readRawConfig, type TestHarnessOptions, type WorkerHandle } from "wrangler";
 import { afterwards, hasPassed } from "./afterwards.ts";
 import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
+import { requestJson, type Answer } from "./request.ts";
 
 // Local workerd would ask the network for the place of its requests, and complain where it cannot.
 process.env["CLOUDFLARE_CF_FETCH_ENABLED"] = "false";
@@ -18,15 +22,12 @@ export interface WorkerOptions {
   slot: string;
   /** Overrides of wrangler.toml's [vars]. */
   vars?: Record<string, string>;
+  /** Secrets beside the token. */
+  secrets?: Record<string, string>;
   /** Workers beside it, as applications with Sync Durable Objects. */
   others?: TestHarnessOptions["workers"];
-}
-
-/** A JSON answer. */
-export interface Answer<Body> {
-  status: number;
-  headers: Headers;
-  body: Body;
+  /** Durable Objects of those that it may call, as its wrangler.toml would bind them. */
+  calls?: { name: string; class_name: string; script_name: string }[];
 }
 
 /** A running Worker. */
@@ -49,6 +50,8 @@ export interface RunningWorker {
   restart(): Promise<void>;
   /** What the Worker logged since it started. */
   logs(): string[];
+  /** One of the Workers beside it. */
+  other(name: string): WorkerHandle;
 }
 
 /**
@@ -62,10 +65,10 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
   const server = createTestHarness({
     workers: [
       {
-        configPath: "wrangler.toml",
+        configPath: options.calls === undefined ? "wrangler.toml" : configWith(t, options.calls),
         prebuiltWorkerDir: bundleDir(),
         vars: { REPLICATION_SLOT: options.slot, REPLICATION_PUBLICATION: options.slot, ...options.vars },
-        secrets: { REPLICATION_TOKEN: token },
+        secrets: { REPLICATION_TOKEN: token, ...options.secrets },
       },
       ...(options.others ?? []),
     ],
@@ -90,15 +93,7 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
   return {
     url,
     token,
-    request: async <Body>(method: string, path: string, body?: unknown) => {
-      const response = await fetch(new URL(path, url), {
-        method,
-        headers: { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
-        body: body === undefined ? null : JSON.stringify(body),
-      });
-      const text = await response.text();
-      return { status: response.status, headers: response.headers, body: (text === "" ? undefined : JSON.parse(text)) as Body };
-    },
+    request: (method, path, body) => requestJson(new URL(path, url), token, method, body),
     fetch: (path, init) => fetch(new URL(path, url), init),
     connect: async (feed = {}) => {
       const socket = await FeedSocket.open(url, { token, ...feed });
@@ -108,6 +103,7 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
     evict: async (webSockets = "hibernate") => worker.evictDurableObject(objectClass, { ...(await object()), webSockets }),
     restart: () => server.update((current) => current),
     logs: () => server.getLogs().map((log) => log.message),
+    other: (name) => server.getWorker(name),
   };
 }
 
@@ -126,7 +122,20 @@ function passwordOf(connectionString: string): string {
   return new URL(connectionString).password || "postgres";
 }
 
-function bundleDir(): string {
+/** The production configuration with bindings added, in a file of its own. */
+function configWith(t: TestContext, bindings: NonNullable<WorkerOptions["calls"]>): string {
+  const { rawConfig } = experimental_readRawConfig({ config: "wrangler.toml" });
+  const folder = mkdtempSync(join(tmpdir(), "pg-change-feed-config-"));
+  afterwards(t, () => rmSync(folder, { recursive: true }));
+  const { build: _, main = "", durable_objects, ...rest } = rawConfig;
+  const config = { ...rest, main: resolve(main), durable_objects: { bindings: [...(durable_objects?.bindings ?? []), ...bindings] } };
+  const file = join(folder, "wrangler.json");
+  writeFileSync(file, JSON.stringify(config));
+  return file;
+}
+
+/** The folder with the Worker's bundle. */
+export function bundleDir(): string {
   const dir = process.env["TEST_WORKER_BUNDLE"];
   if (dir === undefined) throw new Error("TEST_WORKER_BUNDLE is not set: run these tests with `npm test` (or `npm test -- e2e`), which builds the Worker");
   return dir;

@@ -1,0 +1,73 @@
+// Workers beside the feed: the example with Sync Durable Objects, and one that reads the feed.
+import type { TestContext } from "node:test";
+import { experimental_readRawConfig, type TestHarnessOptions } from "wrangler";
+import { connect, type Feed, type FeedOptions } from "../../../client/src/index.ts";
+import { afterwards } from "./afterwards.ts";
+import { Scenario } from "./scenario.ts";
+
+const compatibility_date = "2026-11-17";
+const exampleName = "sync-do-example";
+const exampleToken = "a token of the application";
+
+/** A Worker that reads the feed with the client library. */
+export const feedReader = { config: { name: "feed-reader", main: "tests/e2e/workers/feed-reader.ts", compatibility_date } } satisfies TestHarnessOptions["workers"][number];
+
+/** How a Sync Durable Object of the test fails. */
+export type Failure = "refuses" | "throws" | "forgets to answer" | "stores, then fails";
+
+/** What the test asks of the Sync Durable Object beside what everybody may. */
+interface Stub {
+  fail(failure: Failure | undefined): Promise<void>;
+  calls(): Promise<number>;
+}
+
+interface ExampleEnv {
+  SYNC: { getByName(name: string): Stub };
+}
+
+/** The feed and the example application as two Workers, each bound to the other. */
+export class Example {
+  readonly scenario: Scenario;
+
+  private constructor(scenario: Scenario) {
+    this.scenario = scenario;
+  }
+
+  /** Starts both; the feed is not initialised. */
+  static async start(t: TestContext): Promise<Example> {
+    const { rawConfig } = experimental_readRawConfig({ config: "examples/sync-do/wrangler.toml" });
+    const config = {
+      ...rawConfig,
+      main: "tests/e2e/workers/failing-sync-do.ts",
+      vars: { TABLES: "items", SYNC_TOKEN: exampleToken },
+      routes: ["*/items/*"],
+    };
+    const scenario = await Scenario.start(t, { others: [{ config }], calls: [{ name: "SYNC", class_name: "SyncDO", script_name: exampleName }] });
+    return new Example(scenario);
+  }
+
+  /** The rows and the position that the Sync Durable Object has, by the application's public route. */
+  async rows(): Promise<{ position: string | null; rows: { id: number; name: string }[] }> {
+    const response = await fetch(new URL("/items/rows", this.scenario.worker.url), { headers: { authorization: `Bearer ${exampleToken}` } });
+    if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
+    return (await response.json()) as { position: string | null; rows: { id: number; name: string }[] };
+  }
+
+  /** A client of the Sync Durable Object. */
+  connect(t: TestContext, options: Omit<FeedOptions, "url" | "token"> = {}): Feed {
+    const feed = connect({ url: new URL("/items", this.scenario.worker.url), token: exampleToken, retry: { firstMs: 50, maxMs: 500 }, ...options });
+    afterwards(t, () => feed.close());
+    return feed;
+  }
+
+  /** The Sync Durable Object. */
+  async object(): Promise<Stub> {
+    const env = await this.scenario.worker.other(exampleName).getEnv();
+    return (env as unknown as ExampleEnv).SYNC.getByName("items");
+  }
+
+  /** Throws the Sync Durable Object out of memory; its clients' WebSockets hibernate, or close. */
+  async evictObject(webSockets: "hibernate" | "close" = "hibernate"): Promise<void> {
+    await this.scenario.worker.other(exampleName).evictDurableObject("SyncDO", { name: "items", webSockets });
+  }
+}

@@ -1,0 +1,170 @@
+// The feed and the example application as two Workers side by side: changes go one way, registrations
+// the other, and nothing is lost whichever of them restarts or fails.
+import assert from "node:assert/strict";
+import { test, type TestContext } from "node:test";
+import type { TableChange } from "../../client/src/index.ts";
+import { Example, feedReader, type Failure } from "./support/applications.ts";
+import { Scenario } from "./support/scenario.ts";
+import { waitFor } from "./support/wait-for.ts";
+
+interface Clients {
+  clients: { id: string; kind: string; cursor: string | null; consecutiveFailures: number; expiresAt: number }[];
+}
+
+async function start(t: TestContext): Promise<Example> {
+  const example = await Example.start(t);
+  await example.scenario.initialise({ pollInterval: 50 });
+  return example;
+}
+
+/** Waits until the Sync Durable Object has what the table has. */
+async function agrees(example: Example): Promise<void> {
+  const { database } = example.scenario;
+  await waitFor("the Sync Durable Object has the table's rows", async () => {
+    const [{ rows }, table] = [await example.rows(), await database.query("SELECT id, name FROM items ORDER BY id")];
+    const byId = rows.toSorted((a, b) => a.id - b.id);
+    assert.deepEqual(byId, table);
+    return true;
+  });
+}
+
+const registered = async (example: Example) => (await example.scenario.worker.request<Clients>("GET", "/clients")).body.clients.filter(({ kind }) => kind === "sync_do");
+
+const upTo = (count: number) => Array.from({ length: count }, (_, index) => index + 1);
+
+test("a Sync Durable Object has what was written before it came, and follows inserts, updates, deletes and truncates", async (t) => {
+  const example = await start(t);
+  const { scenario } = example;
+  await scenario.insert(1, 2, 3);
+  await agrees(example);
+  await scenario.database.query("UPDATE items SET name = 'changed' WHERE id = 2");
+  await scenario.database.query("UPDATE items SET id = 30 WHERE id = 3");
+  await scenario.database.query("DELETE FROM items WHERE id = 1");
+  await agrees(example);
+  await scenario.database.query("TRUNCATE items");
+  await scenario.insert(4);
+  await agrees(example);
+  assert.deepEqual((await example.rows()).rows, [{ id: 4, name: "item 4" }]);
+});
+
+test("it waits for the feed to be initialised, and for its initial poll", async (t) => {
+  const example = await Example.start(t);
+  const { scenario } = example;
+  await scenario.database.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [scenario.database.slot]);
+  await scenario.insert(1, 2);
+  assert.deepEqual(await example.rows(), { position: null, rows: [] });
+  assert.equal((await scenario.worker.request("POST", "/init", { pollInterval: 50 })).status, 200);
+  await agrees(example);
+});
+
+test("the clients of a Sync Durable Object get every change in order, over evictions of either object", async (t) => {
+  const example = await start(t);
+  const { scenario } = example;
+  const seen: TableChange[] = [];
+  const late: TableChange[] = [];
+  const feed = example.connect(t, { after: "earliest", onChanges: ({ changes }) => void seen.push(...changes) });
+  await feed.ready;
+  const arrived = (count: number) => waitFor(`${count} changes`, () => seen.length >= count);
+  await scenario.insert(1, 2);
+  await arrived(2);
+  await example.evictObject("hibernate");
+  await scenario.insert(3);
+  await arrived(3);
+  await example.evictObject("close");
+  await scenario.insert(4, 5);
+  await arrived(5);
+  example.connect(t, { after: "earliest", onChanges: ({ changes }) => void late.push(...changes) });
+  await waitFor("who comes late has them all", () => late.length >= 5);
+  assert.deepEqual(seen.map(({ data }) => data["id"]), upTo(5));
+  assert.deepEqual(late, seen);
+});
+
+for (const failure of ["refuses", "throws", "stores, then fails"] satisfies Failure[]) {
+  test(`while a Sync Durable Object ${failure}, others are served, and afterwards nothing is missing or twice`, async (t) => {
+    const example = await start(t);
+    const { scenario } = example;
+    const seen: unknown[] = [];
+    const feed = example.connect(t, { onChanges: ({ changes }) => void seen.push(...changes.map(({ data }) => data["id"])) });
+    await feed.ready;
+    const other = await scenario.worker.connect();
+    await other.message("caught_up");
+    const object = await example.object();
+    await object.fail(failure);
+    for (const id of upTo(5)) await scenario.insert(id);
+    await other.receivedChanges(5);
+    await waitFor("failures are counted", async () => (await registered(example)).some(({ consecutiveFailures }) => consecutiveFailures >= 2));
+    await object.fail(undefined);
+    await agrees(example);
+    await waitFor("its client has them", () => seen.length >= 5);
+    assert.deepEqual(seen, upTo(5));
+  });
+}
+
+test("a runtime that restarts in the middle of it all loses nothing", async (t) => {
+  const example = await start(t);
+  const { scenario } = example;
+  await agrees(example);
+  for (let round = 0; round < 4; round += 1) {
+    for (const n of upTo(3)) await scenario.insert(round * 3 + n);
+    scenario.worker.request("POST", "/poll").catch(() => undefined);
+    await scenario.worker.restart();
+  }
+  await agrees(example);
+  assert.deepEqual((await example.rows()).rows.length, 12);
+});
+
+test("a registration is of one object, renewed under the same name, and can be taken back", async (t) => {
+  const example = await start(t);
+  const { scenario } = example;
+  await agrees(example);
+  await waitFor("it is registered", async () => (await registered(example)).length === 1);
+  const [first] = await registered(example);
+  await example.scenario.worker.other("sync-do-example").evictDurableObject("SyncDO", { name: "items" });
+  await agrees(example);
+  assert.deepEqual((await registered(example)).map(({ id }) => id), [first?.id]);
+  assert.ok((first?.expiresAt ?? 0) > Date.now() + 300_000);
+  assert.equal((await scenario.worker.request("DELETE", `/clients/${first?.id}`)).status, 204);
+  assert.deepEqual(await registered(example), []);
+});
+
+test("when changes may have been missed it begins anew, and its clients are told", async (t) => {
+  const example = await start(t);
+  const { scenario } = example;
+  const reasons: string[] = [];
+  const seen: unknown[] = [];
+  const feed = example.connect(t, {
+    afterReset: "earliest",
+    onChanges: ({ changes }) => void seen.push(...changes.map(({ data }) => data["id"])),
+    onReset: ({ reason }) => void reasons.push(reason),
+  });
+  await feed.ready;
+  await scenario.insert(1);
+  await waitFor("the first change", () => seen.length === 1);
+  await scenario.database.query("SELECT pg_drop_replication_slot($1)", [scenario.database.slot]);
+  await scenario.insert(2);
+  await waitFor("the reset", () => reasons.length > 0);
+  await scenario.insert(3);
+  await waitFor("what came after", () => seen.includes(3));
+  assert.deepEqual(reasons, ["epoch_changed"]);
+  assert.match((await example.rows()).position ?? "", /^2-/);
+});
+
+test("nobody reaches the feed's callback or the rows through the application without its token", async (t) => {
+  const example = await start(t);
+  const { worker } = example.scenario;
+  for (const path of ["/items/rows", "/items/ws", "/items/replication/changes"]) {
+    assert.equal((await worker.fetch(path)).status, 401, path);
+    assert.equal((await worker.fetch(path, { headers: { authorization: "Bearer wrong" } })).status, 401, path);
+  }
+  const allowed = { headers: { authorization: "Bearer a token of the application" } };
+  assert.equal((await worker.fetch("/items/replication/changes", { ...allowed, method: "POST", body: "{}" })).status, 404);
+});
+
+test("a Worker follows the feed with the client library", async (t) => {
+  const scenario = await Scenario.start(t, { others: [feedReader] });
+  await scenario.initialise();
+  await scenario.insert(1, 2, 3);
+  const { url, token } = scenario.worker;
+  const response = await scenario.worker.other("feed-reader").fetch(`http://reader/?${new URLSearchParams({ url: url.href, token, count: "3" }).toString()}`);
+  assert.deepEqual(await response.json(), [1, 2, 3]);
+});
