@@ -5,6 +5,7 @@
 //!       \-> Recent, the same changes in memory, for clients that are up to date
 //! ```
 
+mod copy;
 mod page;
 mod prune;
 mod recent;
@@ -13,4 +14,4 @@ mod write;
 pub use page::{Page, PageRequest, bounds, read_page};
 pub use prune::{Extent, Pruned, prune, read_extent};
 pub use recent::{Recent, StoredChange};
-pub use write::{VALUE_REFUSED, Writer};
+pub use write::{VALUE_REFUSED, WriteBy, Writer};

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::copy::{COPY, CopyRows};
 use crate::changes::{Change, ChangeBatch};
 use crate::error::{Category, Error, Result};
 use crate::postgres::{ArrayParam, Connection, Element, Param};
@@ -22,9 +23,20 @@ data, old_data, unchanged, omitted, as_text, xid, committed_at, ordinality)";
 /// The code of the error when Postgres refuses a value: jsonb does not take every JSON.
 pub const VALUE_REFUSED: &str = "value_refused";
 
+/// How batches are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteBy {
+    /// An `INSERT`, which every pooler knows.
+    Insert,
+    /// `COPY ... FROM STDIN`, over a connection to Postgres itself.
+    Copy,
+}
+
 /// Writes batches; keeps its buffers from one to the next.
 #[derive(Debug)]
 pub struct Writer {
+    by: WriteBy,
+    copy: CopyRows,
     lsn: ArrayParam,
     table_name: ArrayParam,
     operation: ArrayParam,
@@ -37,9 +49,12 @@ pub struct Writer {
     committed_at: ArrayParam,
 }
 
-impl Default for Writer {
-    fn default() -> Self {
+impl Writer {
+    /// A writer with empty buffers.
+    pub fn new(by: WriteBy) -> Self {
         Self {
+            by,
+            copy: CopyRows::default(),
             lsn: ArrayParam::new(Element::Text),
             table_name: ArrayParam::new(Element::Text),
             operation: ArrayParam::new(Element::Text),
@@ -52,9 +67,7 @@ impl Default for Writer {
             committed_at: ArrayParam::new(Element::Timestamptz),
         }
     }
-}
 
-impl Writer {
     /// Queues what stores the batch under the ids from `first_id` on, in the caller's transaction.
     /// [`Self::finish`] takes in the answer.
     pub fn queue<S>(
@@ -67,6 +80,11 @@ impl Writer {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        if self.by == WriteBy::Copy {
+            connection.queue_copy(COPY)?;
+            connection.queue_copy_data(self.copy.encode(batch, first_id, epoch))?;
+            return Ok(connection.queue_copy_end()?);
+        }
         self.fill(batch);
         let params = [
             Param::Int8(first_id),
@@ -75,10 +93,10 @@ impl Writer {
             Param::Array(&self.table_name),
             Param::Array(&self.operation),
             Param::Array(&self.data),
-            Param::Array(&self.old_data),
-            Param::Array(&self.unchanged),
-            Param::Array(&self.omitted),
-            Param::Array(&self.as_text),
+            unless_all_null(&self.old_data),
+            unless_all_null(&self.unchanged),
+            unless_all_null(&self.omitted),
+            unless_all_null(&self.as_text),
             Param::Array(&self.xid),
             Param::Array(&self.committed_at),
         ];
@@ -139,6 +157,15 @@ impl Writer {
         ] {
             column.clear();
         }
+    }
+}
+
+/// A column without a value is as good as none, and Postgres unnests one the less.
+fn unless_all_null(column: &ArrayParam) -> Param<'_> {
+    if column.has_values() {
+        Param::Array(column)
+    } else {
+        Param::Null
     }
 }
 

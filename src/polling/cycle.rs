@@ -10,7 +10,7 @@ use super::store::Store;
 use crate::changes::TypeCatalog;
 use crate::clock;
 use crate::error::{Category, Error, Result};
-use crate::history::Recent;
+use crate::history::{Recent, WriteBy};
 use crate::lsn::Lsn;
 use crate::postgres::Connection;
 use crate::state::{self, Checkpoint};
@@ -30,6 +30,8 @@ pub struct Feed {
     pub max_row_bytes: u32,
     /// Bytes of messages held at a time.
     pub slice_bytes: usize,
+    /// How changes are written.
+    pub write_by: WriteBy,
 }
 
 /// What the cycles of one feed remember from one to the next. Lost with the object, and then read

@@ -47,7 +47,7 @@ impl Store {
                 },
             ),
             batch: ChangeBatch::default(),
-            writer: history::Writer::default(),
+            writer: history::Writer::new(feed.write_by),
             recent: Some(Recent::after(checkpoint.epoch, checkpoint.last_id)),
             epoch: checkpoint.epoch,
             last_id: checkpoint.last_id,

@@ -168,7 +168,7 @@ impl Element {
 pub struct ArrayParam {
     element: Element,
     len: usize,
-    has_null: bool,
+    nulls: usize,
     /// The elements, each behind its length.
     body: Vec<u8>,
 }
@@ -179,7 +179,7 @@ impl ArrayParam {
         Self {
             element,
             len: 0,
-            has_null: false,
+            nulls: 0,
             body: Vec::new(),
         }
     }
@@ -203,6 +203,11 @@ impl ArrayParam {
         self.len == 0
     }
 
+    /// Whether an element is not null.
+    pub fn has_values(&self) -> bool {
+        self.nulls < self.len
+    }
+
     /// Bytes of the encoded elements: what the array takes on the wire, but for its header.
     pub fn byte_len(&self) -> usize {
         self.body.len()
@@ -211,14 +216,14 @@ impl ArrayParam {
     /// Forgets the elements and keeps the memory for the next ones.
     pub fn clear(&mut self) {
         self.len = 0;
-        self.has_null = false;
+        self.nulls = 0;
         self.body.clear();
     }
 
     /// Adds a null.
     pub fn push_null(&mut self) {
         self.len += 1;
-        self.has_null = true;
+        self.nulls += 1;
         self.body.put_i32(-1);
     }
 
@@ -278,7 +283,7 @@ impl ArrayParam {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         };
         out.put_i32(i32::from(len > 0));
-        out.put_i32(self.has_null.into());
+        out.put_i32(i32::from(self.nulls > 0));
         out.put_u32(self.element.oid());
         if len > 0 {
             out.put_i32(len);

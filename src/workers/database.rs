@@ -11,6 +11,7 @@ use worker::{Env, worker_sys};
 use super::socket::{Socket, failed};
 use crate::clock;
 use crate::error::{Category, Error, Result};
+use crate::history::WriteBy;
 use crate::postgres::{
     Connection, DatabaseUrl, DatabaseUrlError, Limits, Login, Negotiated, ProtocolError, SslMode,
     negotiate_tls,
@@ -55,6 +56,15 @@ pub(crate) async fn connect(env: &Env) -> Result<Database> {
     let url: DatabaseUrl = url.to_string().parse().map_err(invalid_url)?;
     let socket = direct(&url).await?;
     Ok(Connection::connect(socket, &url.login, LIMITS).await?)
+}
+
+/// How changes are written over such a connection: Hyperdrive does not say that it knows COPY.
+pub(crate) fn write_by(env: &Env) -> WriteBy {
+    if binding(env, "HYPERDRIVE").is_some() {
+        WriteBy::Insert
+    } else {
+        WriteBy::Copy
+    }
 }
 
 fn binding(env: &Env, name: &str) -> Option<JsValue> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use pg_change_feed::config::{OnSlotLost, ReplicationConfig};
 use pg_change_feed::error::{Category, Error, Result};
+use pg_change_feed::history::WriteBy;
 use pg_change_feed::polling::{self, Cycle, Feed, Report};
 use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits};
 use pg_change_feed::state::{self, Checkpoint, Resumption};
@@ -47,6 +48,10 @@ impl TestFeed {
         state::initialize(&mut connection, &config(&slot))
             .await
             .unwrap();
+        // Each way of writing is tested by everything, on one of the versions of every run.
+        let is_oldest = connection
+            .parameter("server_version")
+            .is_some_and(|version| version.starts_with("15"));
         connection.close().await;
         Self {
             feed: Feed {
@@ -56,6 +61,11 @@ impl TestFeed {
                 max_changes: 10_000,
                 max_row_bytes: 8 << 20,
                 slice_bytes: 2 << 20,
+                write_by: if is_oldest {
+                    WriteBy::Insert
+                } else {
+                    WriteBy::Copy
+                },
             },
             url,
             database: None,

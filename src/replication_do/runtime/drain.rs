@@ -10,6 +10,7 @@ use super::{Memory, Runtime};
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
+use crate::history::WriteBy;
 use crate::polling::{self, Cycle, Feed, Outcome, Policy, policy};
 use crate::replication_do::health::Position;
 use crate::replication_do::hub::Callback;
@@ -147,7 +148,7 @@ impl Runtime {
         (mut cycle, schema): (Cycle, String),
     ) -> Result<Outcome> {
         let started = clock::now_ms();
-        let feed = feed(config, schema.clone());
+        let feed = feed(config, schema.clone(), database::write_by(&self.env));
         let mut changed = false;
         let outcome = loop {
             let report = polling::run(connection, &feed, &mut cycle).await;
@@ -280,7 +281,7 @@ fn log_failure(memory: &Memory, error: &Error) {
     log::failure("cycle_failed", error, context);
 }
 
-fn feed(config: &ReplicationConfig, own_schema: String) -> Feed {
+fn feed(config: &ReplicationConfig, own_schema: String, write_by: WriteBy) -> Feed {
     Feed {
         slot: config.slot.clone(),
         publication: config.publication.clone(),
@@ -288,5 +289,6 @@ fn feed(config: &ReplicationConfig, own_schema: String) -> Feed {
         max_changes: config.max_changes_per_poll,
         max_row_bytes: config.max_row_bytes,
         slice_bytes: SLICE_BYTES,
+        write_by,
     }
 }

@@ -40,6 +40,7 @@ impl Runtime {
         memory.config = Some(config);
         memory.config_error = None;
         memory.cycle = None;
+        memory.upkeep_is_due = true;
         memory.hibernating = false;
         memory.health.resume();
         self.keep(HEALTH, &memory.health);

@@ -58,6 +58,8 @@ pub(super) struct Memory {
     pub(super) interval_ms: Option<u64>,
     pub(super) last_phases: Phases,
     pub(super) vitals: Option<Vitals>,
+    /// The next drain is followed by upkeep, whenever the last was.
+    upkeep_is_due: bool,
     /// What is stored does not read as a configuration, with the variables of this deployment.
     config_error: Option<Rc<Error>>,
     /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].

@@ -66,15 +66,16 @@ impl Runtime {
     /// counted.
     pub(super) async fn keep_up(&self, config: &ReplicationConfig, connection: &mut Database) {
         let checked_at = self.with(|memory| memory.vitals.as_ref().map(|vitals| vitals.checked_at));
-        let is_due = checked_at.is_none_or(|at| {
+        let is_late = checked_at.is_none_or(|at| {
             u128::from(clock::now_ms().saturating_sub(at)) >= LOOK_EVERY.as_millis()
         });
-        if !is_due {
+        if !is_late && !self.with(|memory| memory.upkeep_is_due) {
             return;
         }
         if let Err(error) = self.try_keep_up(config, connection).await {
             log::error("upkeep_failed", &error);
             let mut memory = self.memory.borrow_mut();
+            memory.upkeep_is_due = false;
             memory.health.count(&error);
             self.keep(HEALTH, &memory.health);
         }
@@ -87,10 +88,8 @@ impl Runtime {
     ) -> Result<()> {
         let mut extent = self.take_vitals(config, connection).await?;
         let more = self.prune(config, connection, &mut extent).await?;
-        if more && let Some(vitals) = &mut self.memory.borrow_mut().vitals {
-            // One batch at a time, so that a poll does not wait for long; the next after the next.
-            vitals.checked_at = 0;
-        }
+        // One batch at a time, so that a poll does not wait for long; the next batch after the next.
+        self.memory.borrow_mut().upkeep_is_due = more;
         Ok(())
     }
 
