@@ -177,10 +177,9 @@ export class Session {
     const error = new FeedError("server", `${code}: ${message}`, { retryable, code });
     // An expired ticket is followed by a new one, or by a refusal that tells.
     const isTemporary = retryable || code === "ticket_expired";
-    if (this.#phase === "following" || isTemporary) {
-      if (this.#phase !== "following") return this.#finish({ kind: "lost", error: asRetryable(error) });
-      return this.#receiver.reception.onError(asRetryable(error));
-    }
+    // An acknowledgement may be out of date, and the server goes on.
+    if (this.#phase === "following" || code === "bad_position") return this.#receiver.reception.onError(asRetryable(error));
+    if (isTemporary) return this.#finish({ kind: "lost", error: asRetryable(error) });
     if (this.#receiver.refused(error)) this.#finish({ kind: "lost", error: asRetryable(error) });
     else this.#finish({ kind: "failed", error });
   }

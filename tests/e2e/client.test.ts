@@ -269,6 +269,24 @@ test("a reset is told, what is written while the application reloads is not lost
   await waitFor("the position is of the new epoch", async () => (await storage.get())?.startsWith("2-"));
 });
 
+test("who begins with the earliest gets what is kept from before an epoch's end, and what follows", async (t) => {
+  const { scenario, database, worker, access } = await start(t);
+  await scenario.insert(1);
+  await worker.request("POST", "/poll");
+  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await waitFor("the next epoch", async () => {
+    await worker.request("POST", "/poll");
+    return (await worker.request<{ epoch: number }>("GET", "/status")).body.epoch === 2;
+  });
+  await scenario.insert(2);
+  const reader = new Reader(t, { ...access, after: "earliest" });
+  assert.deepEqual((await reader.received(2)).map(({ id, epoch }) => ({ id, epoch })), [
+    { id: 1, epoch: 1 },
+    { id: 2, epoch: 2 },
+  ]);
+  assert.deepEqual(reader.errors, []);
+});
+
 test("a reset that nobody would be told of ends the feed, also the next time", async (t) => {
   const { scenario, database, access } = await start(t);
   const storage = memoryStorage();

@@ -156,7 +156,7 @@ test("nobody reaches the feed's callback or the rows through the application wit
     assert.equal((await worker.fetch(path)).status, 401, path);
     assert.equal((await worker.fetch(path, { headers: { authorization: "Bearer wrong" } })).status, 401, path);
   }
-  const allowed = { headers: { authorization: "Bearer a token of the application" } };
+  const allowed = { headers: { authorization: "Bearer application-token" } };
   assert.equal((await worker.fetch("/items/replication/changes", { ...allowed, method: "POST", body: "{}" })).status, 404);
 });
 
@@ -165,6 +165,6 @@ test("a Worker follows the feed with the client library", async (t) => {
   await scenario.initialise();
   await scenario.insert(1, 2, 3);
   const { url, token } = scenario.worker;
-  const response = await scenario.worker.other("feed-reader").fetch(`http://reader/?${new URLSearchParams({ url: url.href, token, count: "3" }).toString()}`);
+  const response = await scenario.worker.other("feed-reader").fetch(`http://reader/?${new URLSearchParams({ url: url.href, token, count: "3" }).toString()}`, { signal: AbortSignal.timeout(15_000) });
   assert.deepEqual(await response.json(), [1, 2, 3]);
 });

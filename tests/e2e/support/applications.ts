@@ -7,7 +7,7 @@ import { Scenario } from "./scenario.ts";
 
 const compatibility_date = "2026-11-17";
 const exampleName = "sync-do-example";
-const exampleToken = "a token of the application";
+const exampleToken = "application-token";
 
 /** A Worker that reads the feed with the client library. */
 export const feedReader = { config: { name: "feed-reader", main: "tests/e2e/workers/feed-reader.ts", compatibility_date } } satisfies TestHarnessOptions["workers"][number];
