@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { connect, FeedError, memoryStorage, ResetError, type Batch, type Feed, type FeedOptions, type FeedState, type Reset, type TableChange } from "../../client/src/index.ts";
 import { afterwards } from "./support/afterwards.ts";
+import { startFeedReader } from "./support/applications.ts";
 import { FaultProxy } from "./support/fault-proxy.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
@@ -340,4 +341,12 @@ test("a signal ends the feed and its loop, and a feed has one reader", async (t)
   await loop;
   await feed.done;
   await assert.rejects(connect({ ...access, signal: stop.signal }).ready, /closed/);
+});
+
+test("a Worker follows the feed as a browser does, over a WebSocket of its own", async (t) => {
+  const { scenario, access } = await start(t);
+  await scenario.insert(1, 2, 3);
+  const reader = await startFeedReader(t);
+  reader.search = new URLSearchParams({ url: access.url.href, token: access.token, count: "3" }).toString();
+  assert.deepEqual(await (await fetch(reader)).json(), [1, 2, 3]);
 });

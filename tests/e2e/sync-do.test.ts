@@ -3,8 +3,7 @@
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import type { TableChange } from "../../client/src/index.ts";
-import { Example, feedReader, type Failure } from "./support/applications.ts";
-import { Scenario } from "./support/scenario.ts";
+import { Example, type Failure } from "./support/applications.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 interface Clients {
@@ -158,13 +157,4 @@ test("nobody reaches the feed's callback or the rows through the application wit
   }
   const allowed = { headers: { authorization: "Bearer application-token" } };
   assert.equal((await worker.fetch("/items/replication/changes", { ...allowed, method: "POST", body: "{}" })).status, 404);
-});
-
-test("a Worker follows the feed with the client library", async (t) => {
-  const scenario = await Scenario.start(t, { others: [feedReader] });
-  await scenario.initialise();
-  await scenario.insert(1, 2, 3);
-  const { url, token } = scenario.worker;
-  const response = await scenario.worker.other("feed-reader").fetch(`http://reader/?${new URLSearchParams({ url: url.href, token, count: "3" }).toString()}`, { signal: AbortSignal.timeout(15_000) });
-  assert.deepEqual(await response.json(), [1, 2, 3]);
 });

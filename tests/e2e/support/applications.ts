@@ -1,16 +1,24 @@
 // Workers beside the feed: the example with Sync Durable Objects, and one that reads the feed.
 import type { TestContext } from "node:test";
-import { experimental_readRawConfig, type TestHarnessOptions } from "wrangler";
+import { build } from "esbuild";
+import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { experimental_readRawConfig } from "wrangler";
 import { connect, type Feed, type FeedOptions } from "../../../client/src/index.ts";
 import { afterwards } from "./afterwards.ts";
 import { Scenario } from "./scenario.ts";
 
-const compatibility_date = "2026-11-17";
+const compatibilityDate = "2026-11-17";
 const exampleName = "sync-do-example";
 const exampleToken = "application-token";
 
-/** A Worker that reads the feed with the client library. */
-export const feedReader = { config: { name: "feed-reader", main: "tests/e2e/workers/feed-reader.ts", compatibility_date } } satisfies TestHarnessOptions["workers"][number];
+/** The address of a Worker that reads the feed with the client library, in a runtime of its own. */
+export async function startFeedReader(t: TestContext): Promise<URL> {
+  const { outputFiles } = await build({ entryPoints: ["tests/e2e/workers/feed-reader.ts"], bundle: true, format: "esm", write: false });
+  // Wrangler's test harness sends what a Worker fetches through Node, which does no upgrades.
+  const runtime = new Miniflare(convertV4MiniflareOptions({ modules: true, script: outputFiles[0]?.text ?? "", compatibilityDate }));
+  afterwards(t, () => runtime.dispose());
+  return runtime.ready;
+}
 
 /** How a Sync Durable Object of the test fails. */
 export type Failure = "refuses" | "throws" | "forgets to answer" | "stores, then fails";
