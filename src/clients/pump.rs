@@ -68,7 +68,9 @@ impl Pump {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let is_unsettled = |it: &&Rc<Subscriber<O>>| !it.is_settled(head.position);
+        let now = clock::now_ms();
+        let is_unsettled =
+            |it: &&Rc<Subscriber<O>>| !it.is_settled(head.position) || it.has_expired(now);
         let unsettled: Vec<_> = subscribers.iter().filter(is_unsettled).cloned().collect();
         if unsettled.is_empty() {
             return Ok(true);

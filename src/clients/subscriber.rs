@@ -245,9 +245,10 @@ impl<O: Outlet> Subscriber<O> {
         .to_json()
     }
 
-    fn has_expired(&self, now: u64) -> bool {
+    /// Whether the client's ticket has, and it has not been told.
+    pub(super) fn has_expired(&self, now: u64) -> bool {
         let expires_at = self.attachment.borrow().expires_at;
-        expires_at.is_some_and(|seconds| seconds.saturating_mul(1_000) <= now)
+        !self.is_gone.get() && expires_at.is_some_and(|it| it.saturating_mul(1_000) <= now)
     }
 
     pub(super) fn has_room(&self) -> bool {

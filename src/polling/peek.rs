@@ -69,8 +69,9 @@ const MAX_FETCH_ROWS: u32 = 16_384;
 // Behind the commits rows of any size may come.
 const COMMITS_FETCH_ROWS: u32 = 1_024;
 
-/// The type byte of a commit.
+/// The type bytes of a commit, and of a relation's description.
 const COMMIT: u8 = b'C';
+const RELATION: u8 = b'R';
 
 const UNDEFINED_OBJECT: &str = "42704";
 const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
@@ -96,7 +97,8 @@ fn prepare() -> String {
 ///
 /// A filter on rows by LSN would lose changes: a row's LSN is where it was written, and a
 /// transaction that wrote earlier may commit later. Commits come in order, so what is stored is
-/// everything up to the last commit that is. No join, which would not keep the order.
+/// everything up to the last commit that is. No join, which would not keep the order. Descriptions
+/// of relations stay: pgoutput gives each once in a peek, for all the transactions that follow.
 fn declare(filtered: bool) -> String {
     let filter = if filtered {
         format!(
@@ -116,7 +118,8 @@ fn declare(filtered: bool) -> String {
          WHERE get_byte(data, 0) = {COMMIT} AND {filter} \
          UNION ALL \
          SELECT lsn, xid, CASE WHEN length(data) <= $4::int4 THEN data \
-         ELSE substr(data, 1, $4::int4) END, length(data) FROM peek WHERE {filter}"
+         ELSE substr(data, 1, $4::int4) END, length(data) FROM peek \
+         WHERE {filter} OR get_byte(data, 0) = {RELATION}"
     )
 }
 

@@ -127,6 +127,10 @@ pub enum ProtocolError {
     /// `SSLRequest` answered with another byte than `S` or `N`.
     #[error("SSLRequest was answered with {:?}", char::from(*.0))]
     TlsAnswer(u8),
+    /// More came than the answer to `SSLRequest`, before TLS: the server says nothing there, so
+    /// that somebody else did, who wants it taken for the server's own words after the handshake.
+    #[error("{0} bytes came unencrypted where the TLS handshake was due")]
+    BeforeTls(usize),
 }
 
 /// Why logging in failed before the server had its say.

@@ -5,6 +5,9 @@ use worker::{Request, Response};
 
 use crate::answer;
 
+/// Of a body that is too long, at most so many bytes are waited for.
+const MAX_REFUSED: usize = 64 << 20;
+
 /// A body that is not taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Refused {
@@ -36,12 +39,22 @@ pub(super) async fn read(
         return Ok(Ok(String::new()));
     }
     let mut stream = request.stream()?;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut refused) = (Vec::new(), 0);
     while let Some(chunk) = stream.next().await {
-        bytes.extend_from_slice(&chunk?);
-        if bytes.len() > limit {
-            return Ok(Err(Refused::TooLong(limit)));
+        let chunk = chunk?;
+        if bytes.len() + chunk.len() > limit {
+            bytes = Vec::new();
+            refused += chunk.len();
+        } else if refused == 0 {
+            bytes.extend_from_slice(&chunk);
         }
+        // A client that is still sending would not see the answer.
+        if refused > MAX_REFUSED {
+            break;
+        }
+    }
+    if refused > 0 {
+        return Ok(Err(Refused::TooLong(limit)));
     }
     Ok(String::from_utf8(bytes).map_err(|_| Refused::NotText))
 }

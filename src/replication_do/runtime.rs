@@ -229,6 +229,10 @@ impl Runtime {
             let report = report?;
             changed |= report.stored > 0;
             self.note_report(&report, &cycle)?;
+            if report.advance_error.is_some() {
+                // It has cost the connection, but nothing of what was stored.
+                connection = database::connect(&self.env).await?;
+            }
             let head = &cycle.checkpoint;
             let delivered = self
                 .hub

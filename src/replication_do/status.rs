@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::runtime::{Memory, Runtime};
+use crate::workers::memory::wasm_bytes;
 
 /// The body of `GET /status`.
 pub(super) fn status(runtime: &Runtime) -> Value {
@@ -43,6 +44,7 @@ pub(super) fn status(runtime: &Runtime) -> Value {
             "halted": memory.health.halted,
             "clients": {"webSockets": web_sockets, "syncDos": sync_dos},
             "errors": memory.health.errors,
+            "memoryBytes": wasm_bytes(),
         })
     })
 }

@@ -1,6 +1,7 @@
 //! Where the database is, and a logged-in connection to it: through the binding `HYPERDRIVE` when
 //! there is one, else over a direct TCP socket to the secret `DATABASE_URL`. Never both.
 
+use std::io;
 use std::time::Duration;
 
 use js_sys::{Object, Reflect};
@@ -11,7 +12,8 @@ use super::socket::{Socket, failed};
 use crate::clock;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{
-    Connection, DatabaseUrl, DatabaseUrlError, Limits, Login, Negotiated, SslMode, negotiate_tls,
+    Connection, DatabaseUrl, DatabaseUrlError, Limits, Login, Negotiated, ProtocolError, SslMode,
+    negotiate_tls,
 };
 
 /// A connection over the platform's socket.
@@ -44,7 +46,7 @@ pub(crate) async fn connect(env: &Env) -> Result<Database> {
             .connect()
             .map_err(|cause| unreachable_database(failed(cause)))?;
         // TLS to the database is Hyperdrive's, and the way to Hyperdrive never leaves the machine.
-        let socket = open(socket).await?;
+        let socket = open(socket, unreachable_database).await?;
         return Ok(Connection::connect(socket, &login, LIMITS).await?);
     }
     let Ok(url) = env.secret("DATABASE_URL") else {
@@ -78,24 +80,29 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
     let raw = worker_sys::connect(address, options)
         .map_err(|cause| unreachable_database(failed(cause)))?;
     if url.ssl_mode == SslMode::Disable {
-        return open(raw).await;
+        return open(raw, unreachable_database).await;
     }
-    let socket = open(raw.clone()).await?;
+    let socket = open(raw.clone(), unreachable_database).await?;
     match negotiate_tls(socket, url.ssl_mode, CONNECT_TIMEOUT).await? {
         Negotiated::Plain(socket) => Ok(socket),
         Negotiated::Tls(socket) => {
+            // What came unencrypted is never to be taken for the server's own, as libpq's buffer
+            // once did (CVE-2021-23222).
+            let unread = socket.unread();
+            if unread > 0 {
+                let cause = ProtocolError::BeforeTls(unread);
+                return Err(crate::postgres::Error::Protocol(cause).into());
+            }
             // startTls takes the socket over: its streams must be free again.
             socket.release();
-            let secure = raw
-                .start_tls()
-                .map_err(|cause| unreachable_database(failed(cause)))?;
-            open(secure).await
+            let secure = raw.start_tls().map_err(|cause| tls_failed(failed(cause)))?;
+            open(secure, tls_failed).await
         }
     }
 }
 
-async fn open(raw: worker_sys::Socket) -> Result<Socket> {
-    let socket = Socket::new(raw).map_err(unreachable_database)?;
+async fn open(raw: worker_sys::Socket, explain: fn(io::Error) -> Error) -> Result<Socket> {
+    let socket = Socket::new(raw).map_err(explain)?;
     let opened = clock::timeout(CONNECT_TIMEOUT, socket.opened())
         .await
         .map_err(|elapsed| {
@@ -106,7 +113,7 @@ async fn open(raw: worker_sys::Socket) -> Result<Socket> {
             )
             .with_source(elapsed)
         })?;
-    opened.map_err(unreachable_database)?;
+    opened.map_err(explain)?;
     Ok(socket)
 }
 
@@ -119,13 +126,26 @@ fn object(fields: &[(&str, JsValue)]) -> JsValue {
     object.into()
 }
 
-fn unreachable_database(cause: std::io::Error) -> Error {
+fn unreachable_database(cause: io::Error) -> Error {
     Error::new(
         Category::Connection,
         "database_unreachable",
         "the database cannot be reached",
     )
     .with_source(cause)
+}
+
+/// The platform checks every certificate, whatever the sslmode: by the authorities that browsers
+/// trust, and for the host's name.
+fn tls_failed(cause: io::Error) -> Error {
+    let message = format!("TLS with the database failed: {cause}");
+    Error::new(Category::Connection, "tls_failed", message)
+        .with_source(cause)
+        .with_remedy(
+            "give the server a certificate of a public authority for the host in DATABASE_URL; or \
+             reach it through Hyperdrive, which takes an authority of your own (wrangler cert \
+             upload certificate-authority); or, on a network you trust, set sslmode=disable",
+        )
 }
 
 fn invalid_url(cause: DatabaseUrlError) -> Error {

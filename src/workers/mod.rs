@@ -1,8 +1,9 @@
-//! The adaptors to the Workers platform: socket, database, storage, variables, log. Everything else
+//! The adaptors to the Workers platform: socket, database, storage, variables, log, memory. Everything else
 //! of the system runs natively too.
 
 pub(crate) mod database;
 pub(crate) mod log;
+pub(crate) mod memory;
 pub(crate) mod socket;
 pub(crate) mod storage;
 pub(crate) mod variables;

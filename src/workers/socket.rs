@@ -82,6 +82,14 @@ impl Socket {
         })
     }
 
+    /// Bytes that have arrived and were not read.
+    pub(crate) fn unread(&self) -> usize {
+        match &self.reading {
+            Reading::Arrived(bytes, offset) => bytes.length().saturating_sub(*offset) as usize,
+            _ => 0,
+        }
+    }
+
     /// Gives the streams free, for the platform to upgrade the socket to TLS.
     pub(crate) fn release(mut self) {
         self.closed = true;

@@ -2,14 +2,17 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::time::Instant;
 
+use futures_util::future::join_all;
 use pg_change_feed::error::Category;
+use pg_change_feed::postgres::DatabaseUrl;
 
 use crate::support::cluster::Cluster;
 use crate::support::faulty_stream::{Cut, Faults, FaultyStream};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::history::read_sound_history;
-use crate::support::server::{Version, open_socket};
+use crate::support::server::{Version, connect, open_socket};
 
 on_each_version!(
     cut_after_any_byte_of_a_small_cycle_nothing_is_lost_or_doubled,
@@ -20,14 +23,30 @@ on_each_version!(
 
 const ITEMS: &str = "CREATE TABLE items (id bigserial PRIMARY KEY, note text)";
 
-/// A feed on a cluster of its own: each peek decodes what anybody has written lately, which on a
-/// busy server is most of the time.
-async fn feed_on(cluster: &Cluster) -> TestFeed {
-    let url = cluster.url().parse().unwrap();
-    TestFeed::in_database(url, ITEMS, "FOR TABLE items").await
+/// Feeds that are cut side by side: most of a cut is waiting for the server.
+const LANES: usize = 4;
+
+/// Cuts of a large cycle, in each direction.
+const LARGE_CUTS: usize = 1_000;
+
+/// Feeds in databases of their own, on a cluster of their own: each peek decodes what anybody has
+/// written lately, which on a busy server is most of the time.
+async fn lanes_on(cluster: &Cluster, slice_bytes: usize) -> Vec<TestFeed> {
+    let url: DatabaseUrl = cluster.url().parse().unwrap();
+    let mut lanes = Vec::new();
+    for lane in 0..LANES {
+        let mut url = url.clone();
+        let create = format!("CREATE DATABASE lane_{lane}");
+        connect(&url).await.execute(&create, &[]).await.unwrap();
+        url.login.database = format!("lane_{lane}");
+        let mut feed = TestFeed::in_database(url, ITEMS, "FOR TABLE items").await;
+        feed.feed.slice_bytes = slice_bytes;
+        lanes.push(feed);
+    }
+    lanes
 }
 
-/// What one cycle reads and writes, from after the login and the resuming.
+/// Offsets of what one cycle reads and writes, from after the login.
 struct Traffic {
     read: Range<u64>,
     written: Range<u64>,
@@ -36,10 +55,11 @@ struct Traffic {
 impl Traffic {
     /// Measures one cycle over `count` new rows.
     async fn measure(feed: &TestFeed, count: u64) -> Self {
+        let checkpoint = feed.drain_among_others(&mut None).await;
         write(&feed.client().await, count).await;
         let stream = FaultyStream::new(open_socket(feed.url()).await, Faults::default());
         let traffic = stream.traffic();
-        let mut reader = Reader::resume(stream, feed).await.unwrap();
+        let mut reader = Reader::go_on(stream, feed, checkpoint).await.unwrap();
         let before = (traffic.read(), traffic.written());
         assert_eq!(reader.poll().await.unwrap().stored, count);
         Self {
@@ -48,9 +68,18 @@ impl Traffic {
         }
     }
 
-    /// Every `step`th place where the cycle can be cut, from the `first` on, in both directions.
-    fn cuts(&self, first: usize, step: usize) -> Vec<Faults> {
-        let places = |range: &Range<u64>| range.clone().skip(first).step_by(step).enumerate();
+    /// So many bytes read, and so many written.
+    fn bytes(&self) -> [u64; 2] {
+        [&self.read, &self.written].map(|range| range.end - range.start)
+    }
+
+    /// Places where the cycle can be cut: in each direction every byte, or at most so many of them,
+    /// evenly spread.
+    fn cuts(&self, at_most: usize) -> Vec<Faults> {
+        let places = |range: &Range<u64>| {
+            let len = usize::try_from(range.end - range.start).unwrap();
+            range.clone().step_by(len.div_ceil(at_most)).enumerate()
+        };
         let faults = |nth| Faults {
             cut: [Cut::Close, Cut::Reset][nth % 2],
             ..Faults::default()
@@ -67,31 +96,28 @@ impl Traffic {
     }
 }
 
-/// `CUT_EVERY_BYTE=1` cuts at every byte of a small cycle and at thousands of a large one, which
-/// takes some ten minutes; without it a sample does.
-fn thorough() -> bool {
-    std::env::var("CUT_EVERY_BYTE").is_ok_and(|value| value == "1")
-}
-
 async fn write(client: &tokio_postgres::Client, count: u64) {
     let insert =
         format!("INSERT INTO items (note) SELECT repeat('x', 30) FROM generate_series(1, {count})");
     client.batch_execute(&insert).await.unwrap();
 }
 
-/// Cuts a cycle at each of `cuts`, each time over `count` new rows, and then reads on.
-async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) {
+/// Cuts a cycle over `count` new rows at each of `cuts`, each time followed by one that is whole.
+/// Gives how many cuts broke a cycle.
+async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) -> usize {
     let client = feed.client().await;
-    let mut expected = read_sound_history(feed).await.len() as u64;
-    let (mut broken, mut whole) = (0, None);
+    let mut whole = None;
+    let mut stored = feed.drain_among_others(&mut whole).await;
+    let (mut expected, mut broken) = (stored.last_id, 0);
     for (nth, &faults) in cuts.iter().enumerate() {
         if nth % 20 == 0 {
             // Its snapshot of running transactions lets peeks begin later in the WAL.
             client.batch_execute("CHECKPOINT").await.unwrap();
         }
         write(&client, count).await;
-        expected += count;
-        let cut = async { feed.faulty_reader(faults).await?.poll().await };
+        expected += count.cast_signed();
+        let stream = FaultyStream::new(open_socket(feed.url()).await, faults);
+        let cut = async { Reader::go_on(stream, feed, stored).await?.poll().await };
         let error = match cut.await {
             Err(error) => Some(error),
             // Only the advance is left to fail without the cycle failing.
@@ -105,47 +131,54 @@ async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) {
             );
             broken += 1;
         }
-        let last_id = feed.drain_among_others(&mut whole).await;
-        assert_eq!(last_id.cast_unsigned(), expected, "{faults:?}");
+        stored = feed.drain_among_others(&mut whole).await;
+        assert_eq!(stored.last_id, expected, "{faults:?}");
     }
-    assert!(
-        broken * 10 >= cuts.len() * 9,
-        "only {broken} of {} cuts broke a cycle",
-        cuts.len()
-    );
     let history = read_sound_history(feed).await;
     let ids: HashSet<i64> = history
         .iter()
         .map(|change| change.data["id"].as_i64().unwrap())
         .collect();
-    assert_eq!(ids.len() as u64, expected, "a change is there twice");
-    assert_eq!(history.len() as u64, expected);
+    assert_eq!(ids.len(), history.len(), "a change is there twice");
+    assert_eq!(history.len(), usize::try_from(expected).unwrap());
+    broken
+}
+
+/// Cuts cycles over `count` rows in slices of `slice_bytes`, in each direction at every byte or at
+/// `at_most` of them.
+async fn cut_cycles(version: Version, slice_bytes: usize, count: u64, at_most: usize) {
+    let started = Instant::now();
+    let cluster = Cluster::start(version);
+    let lanes = lanes_on(&cluster, slice_bytes).await;
+    let traffic = Traffic::measure(&lanes[0], count).await;
+    let cuts = traffic.cuts(at_most);
+    // Neighbours go to different lanes, and each lane has all of the traffic.
+    let share = |lane| cuts.iter().skip(lane).step_by(LANES).copied();
+    let shares: Vec<Vec<Faults>> = (0..LANES).map(|lane| share(lane).collect()).collect();
+    let cutting = lanes
+        .iter()
+        .zip(&shares)
+        .map(|(feed, cuts)| cut_and_read_on(feed, cuts, count));
+    let broken: usize = join_all(cutting).await.iter().sum();
+    let [read, written] = traffic.bytes();
+    println!(
+        "{version:?}: a cycle over {count} rows receives {read} bytes and sends {written}; cut at \
+         {} of these offsets, {broken} times before it was done, in {:?}",
+        cuts.len(),
+        started.elapsed(),
+    );
+    assert!(broken * 10 >= cuts.len() * 9, "few cuts broke a cycle");
 }
 
 async fn cut_after_any_byte_of_a_small_cycle_nothing_is_lost_or_doubled(version: Version) {
-    let cluster = Cluster::start(version);
-    let feed = feed_on(&cluster).await;
-    let traffic = Traffic::measure(&feed, 1).await;
-    let step = if thorough() { 1 } else { 6 };
-    // Each run takes other bytes, so that they come to all of them.
-    let first = std::process::id() as usize % step;
-    let cuts = traffic.cuts(first, step);
-    println!("{} cuts, every {step} bytes from {first}", cuts.len());
-    cut_and_read_on(&feed, &cuts, 1).await;
+    cut_cycles(version, 2 << 20, 1, usize::MAX).await;
 }
 
 async fn cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_doubled(
     version: Version,
 ) {
-    let cluster = Cluster::start(version);
-    let mut feed = feed_on(&cluster).await;
     // Some ten slices.
-    feed.feed.slice_bytes = 512;
-    let traffic = Traffic::measure(&feed, 80).await;
-    let all = traffic.cuts(0, 1).len();
-    let cuts = traffic.cuts(0, all / if thorough() { 4_000 } else { 300 });
-    println!("{} cuts in {all} bytes", cuts.len());
-    cut_and_read_on(&feed, &cuts, 80).await;
+    cut_cycles(version, 512, 80, LARGE_CUTS).await;
 }
 
 async fn a_socket_that_moves_one_byte_at_a_time_carries_a_cycle(version: Version) {
@@ -165,20 +198,23 @@ async fn an_answer_to_commit_that_is_lost_loses_and_doubles_nothing(version: Ver
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let traffic = Traffic::measure(&feed, 1).await;
     let client = feed.client().await;
-    let stored = "SELECT last_id::text FROM replication_checkpoint";
+    let mut stored = feed.drain_among_others(&mut None).await;
     // Backwards from the end of the cycle: past the advance's answer comes the commit's.
     for read_limit in traffic.read.rev() {
-        let before: i64 = feed.value(stored).await.parse().unwrap();
         write(&client, 1).await;
+        let expected = stored.last_id + 1;
         let faults = Faults {
             read_limit,
             ..Faults::default()
         };
-        let failed = async { feed.faulty_reader(faults).await?.poll().await };
-        let failed = failed.await.is_err();
-        let after: i64 = feed.value(stored).await.parse().unwrap();
-        assert_eq!(feed.drain_among_others(&mut None).await, before + 1);
-        if failed && after > before {
+        let stream = FaultyStream::new(open_socket(feed.url()).await, faults);
+        let cut = async { Reader::go_on(stream, &feed, stored).await?.poll().await };
+        let failed = cut.await.is_err();
+        let committed = "SELECT last_id FROM replication_checkpoint";
+        let committed = feed.value(committed).await == expected.to_string();
+        stored = feed.drain_among_others(&mut None).await;
+        assert_eq!(stored.last_id, expected);
+        if failed && committed {
             read_sound_history(&feed).await;
             return;
         }

@@ -13,6 +13,7 @@
 #[macro_use]
 mod support;
 
+mod crashes;
 mod cuts;
 mod idle;
 mod order;

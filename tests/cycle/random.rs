@@ -6,6 +6,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use pg_change_feed::error::Category;
 
+use crate::support::cluster::Cluster;
 use crate::support::faulty_stream::{Cut, Faults};
 use crate::support::feed::TestFeed;
 use crate::support::history::{Stored, read_sound_history};
@@ -20,7 +21,11 @@ const TRANSACTIONS: u64 = 20_400;
 
 async fn replaying_the_history_of_a_random_workload_gives_the_tables(version: Version) {
     let seed = Random::seed();
-    let feed = TestFeed::create(version, SCHEMA, "FOR ALL TABLES").await;
+    // Of its own, so that checkpoints disturb nobody.
+    let cluster = Cluster::start_with(version, &[("max_prepared_transactions", "50")]);
+    let publication = "FOR TABLE accounts, documents, events, keyed";
+    let url = cluster.url().parse().unwrap();
+    let feed = TestFeed::in_database(url, SCHEMA, publication).await;
     let oracle = format!("{}_oracle", feed.feed.slot);
     feed.run(&format!(
         "SELECT pg_create_logical_replication_slot('{oracle}', 'test_decoding')"
@@ -81,8 +86,8 @@ async fn read_to_the_end(feed: &TestFeed, seed: u64) -> u64 {
         };
         let reading = async {
             let mut reader = feed.faulty_reader(faults).await?;
-            reader.feed.max_changes = random.choose(&[100, 1_000, 10_000]);
-            reader.feed.slice_bytes = random.choose(&[1, 4 << 10, 2 << 20]);
+            reader.feed.max_changes = random.choose(&[500, 2_000, 10_000]);
+            reader.feed.slice_bytes = random.choose(&[2 << 10, 64 << 10, 2 << 20]);
             loop {
                 let report = reader.poll().await?;
                 if let Some(error) = report.advance_error {

@@ -7,7 +7,7 @@ use pg_change_feed::config::{OnSlotLost, ReplicationConfig};
 use pg_change_feed::error::{Category, Error, Result};
 use pg_change_feed::polling::{self, Cycle, Feed, Report};
 use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits};
-use pg_change_feed::state::{self, Resumption};
+use pg_change_feed::state::{self, Checkpoint, Resumption};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -106,9 +106,9 @@ impl TestFeed {
     }
 
     /// As [`Self::drain`], when somebody else may still read the slot: a session whose client has
-    /// just gone, or another reader. Gives the id of the last change. `kept` is the connection,
-    /// from one call to the next.
-    pub async fn drain_among_others(&self, kept: &mut Option<Connection<TcpStream>>) -> i64 {
+    /// just gone, or another reader. Gives the checkpoint then. `kept` is the connection, from one
+    /// call to the next.
+    pub async fn drain_among_others(&self, kept: &mut Option<Connection<TcpStream>>) -> Checkpoint {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let connection = match kept.take() {
@@ -123,7 +123,7 @@ impl TestFeed {
             match drained.await {
                 Ok(reader) => {
                     *kept = Some(reader.connection);
-                    return reader.cycle.checkpoint.last_id;
+                    return reader.cycle.checkpoint;
                 }
                 Err(error) if error.category() == Category::SlotInUse => {
                     assert!(Instant::now() < deadline, "{error}");
@@ -176,6 +176,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
             connection,
             cycle: Cycle::resume_from(standing.checkpoint),
             feed: feed.clone(),
+        })
+    }
+
+    /// Logs in and goes on from what an object remembers, without a look at the database.
+    pub async fn go_on(stream: S, feed: &TestFeed, checkpoint: Checkpoint) -> Result<Self> {
+        let limits = Limits::default();
+        let connection = Connection::connect(stream, &feed.url.login, limits).await?;
+        Ok(Self {
+            connection,
+            cycle: Cycle::resume_from(checkpoint),
+            feed: feed.feed.clone(),
         })
     }
 

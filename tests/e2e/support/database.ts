@@ -17,18 +17,19 @@ export interface TestDatabase {
   session(): Promise<pg.Client>;
 }
 
-/** Makes a database on the server of that major version; the test's end drops it and its slots. */
-export async function createDatabase(t: TestContext, version: 15 | 16 | 17 | 18 = 18): Promise<TestDatabase> {
-  const variable = `TEST_POSTGRES_${version}`;
-  const serverUrl = process.env[variable];
-  if (serverUrl === undefined) throw new Error(`${variable} is not set: run these tests with \`npm test\` (or \`npm test -- e2e\`), which starts Postgres`);
+/**
+ * Makes a database on the running server of that major version, or on that of a superuser's
+ * connection string; the test's end drops it and its slots.
+ */
+export async function createDatabase(t: TestContext, on: 15 | 16 | 17 | 18 | string = 18): Promise<TestDatabase> {
+  const serverUrl = typeof on === "string" ? on : runningServer(on);
   const name = `e2e_${randomBytes(6).toString("hex")}`;
   const server = new pg.Pool({ connectionString: serverUrl, max: 1 });
   await server.query(`CREATE DATABASE ${name}`);
   const url = Object.assign(new URL(serverUrl), { pathname: `/${name}` }).href;
   const pool = new pg.Pool({ connectionString: url, max: 2 });
-  // A server that a test stops ends idle sessions; that is no error of the pool.
-  pool.on("error", () => undefined);
+  // A server that a test stops ends idle sessions; that is no error of a pool.
+  for (const idle of [server, pool]) idle.on("error", () => undefined);
   afterwards(t, async () => {
     await pool.end();
     await drop(name, server);
@@ -45,6 +46,13 @@ export async function createDatabase(t: TestContext, version: 15 | 16 | 17 | 18 
       return client;
     },
   };
+}
+
+function runningServer(version: number): string {
+  const variable = `TEST_POSTGRES_${version}`;
+  const url = process.env[variable];
+  if (url === undefined) throw new Error(`${variable} is not set: run these tests with \`npm test\` (or \`npm test -- e2e\`), which starts Postgres`);
+  return url;
 }
 
 async function drop(name: string, server: pg.Pool): Promise<void> {

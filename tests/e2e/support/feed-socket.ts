@@ -78,9 +78,9 @@ export class FeedSocket {
     return this.messages.flatMap((message) => (message.type === "changes" ? message.changes : []));
   }
 
-  /** Sends a message, or a raw string. */
+  /** Sends a message, or raw text or bytes. */
   send(message: object | string): void {
-    this.#socket.send(typeof message === "string" ? message : JSON.stringify(message));
+    this.#socket.send(typeof message === "string" || Buffer.isBuffer(message) ? message : JSON.stringify(message));
   }
 
   /** Waits for the first message of a type, the ones before this call included. */

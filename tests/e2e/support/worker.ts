@@ -7,6 +7,7 @@ import type { TestContext } from "node:test";
 import { createTestHarness, experimental_readRawConfig, type TestHarnessOptions, type WorkerHandle } from "wrangler";
 import { afterwards, hasPassed } from "./afterwards.ts";
 import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
+import { requestJson, type Answer } from "./request.ts";
 
 // Local workerd would ask the network for the place of its requests, and complain where it cannot.
 process.env["CLOUDFLARE_CF_FETCH_ENABLED"] = "false";
@@ -27,13 +28,6 @@ export interface WorkerOptions {
   others?: TestHarnessOptions["workers"];
   /** Durable Objects of those that it may call, as its wrangler.toml would bind them. */
   calls?: { name: string; class_name: string; script_name: string }[];
-}
-
-/** A JSON answer. */
-export interface Answer<Body> {
-  status: number;
-  headers: Headers;
-  body: Body;
 }
 
 /** A running Worker. */
@@ -97,15 +91,7 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
   return {
     url,
     token,
-    request: async <Body>(method: string, path: string, body?: unknown) => {
-      const response = await fetch(new URL(path, url), {
-        method,
-        headers: { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
-        body: body === undefined ? null : JSON.stringify(body),
-      });
-      const text = await response.text();
-      return { status: response.status, headers: response.headers, body: (text === "" ? undefined : JSON.parse(text)) as Body };
-    },
+    request: (method, path, body) => requestJson(new URL(path, url), token, method, body),
     fetch: (path, init) => fetch(new URL(path, url), init),
     connect: async (feed = {}) => {
       const socket = await FeedSocket.open(url, { token, ...feed });
@@ -131,7 +117,8 @@ function configWith(t: TestContext, bindings: NonNullable<WorkerOptions["calls"]
   return file;
 }
 
-function bundleDir(): string {
+/** The folder with the Worker's bundle. */
+export function bundleDir(): string {
   const dir = process.env["TEST_WORKER_BUNDLE"];
   if (dir === undefined) throw new Error("TEST_WORKER_BUNDLE is not set: run these tests with `npm test` (or `npm test -- e2e`), which builds the Worker");
   return dir;

@@ -1,0 +1,207 @@
+// A workerd process of the test's own, with its storage on disk: for what the harness of wrangler
+// does not give, which is to kill it, to have two of them, to leave Hyperdrive out, and to say whose
+// certificates it trusts.
+import { spawn, type ChildProcess } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Readable } from "node:stream";
+import type { TestContext } from "node:test";
+import { afterwards, hasPassed } from "./afterwards.ts";
+import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
+import { requestJson, type Answer } from "./request.ts";
+import { bundleDir } from "./worker.ts";
+
+/** How the process is started. */
+export interface WorkerdOptions {
+  /** Behind the HYPERDRIVE binding, which is left out without it. */
+  hyperdrive?: string;
+  /** The secret DATABASE_URL, over a direct socket. */
+  databaseUrl?: string;
+  /** The replication slot; the publication gets the same name. */
+  slot: string;
+  /** Certificates, as PEM, of the authorities that it trusts: these alone. */
+  trusted?: string[];
+  /** JavaScript that runs in the Worker before it: to watch what it does with the platform. */
+  before?: string;
+  /** JavaScript that exports a Durable Object class `Beside`; requests to /test/beside get to it. */
+  beside?: string;
+}
+
+/** A workerd process that serves the Worker. */
+export class Workerd {
+  readonly #folder = mkdtempSync(join(tmpdir(), "pg-change-feed-workerd-"));
+  readonly #token = randomBytes(16).toString("hex");
+  readonly #sockets = new Set<FeedSocket>();
+  #child: ChildProcess | undefined;
+  #url = new URL("http://127.0.0.1");
+  #log = "";
+
+  private constructor(options: WorkerdOptions) {
+    for (const file of modules()) copyFileSync(join(bundleDir(), file), join(this.#folder, file));
+    writeFileSync(join(this.#folder, "before.js"), options.before ?? "");
+    writeFileSync(join(this.#folder, "beside.js"), options.beside ?? "export class Beside {}");
+    writeFileSync(join(this.#folder, "main.js"), main);
+    mkdirSync(join(this.#folder, "storage"));
+    writeFileSync(join(this.#folder, "config.capnp"), config(options, this.#token));
+  }
+
+  /** Starts it; it ends with the test. */
+  static async start(t: TestContext, options: WorkerdOptions): Promise<Workerd> {
+    const workerd = new Workerd(options);
+    afterwards(t, async () => {
+      for (const socket of workerd.#sockets) socket.terminate();
+      await workerd.kill();
+      if (!hasPassed(t)) process.stderr.write(workerd.#log);
+      rmSync(workerd.#folder, { recursive: true });
+    });
+    await workerd.run();
+    return workerd;
+  }
+
+  /** Starts the process that was killed anew, on its storage, and on another port. */
+  async run(): Promise<void> {
+    const args = ["serve", "config.capnp", "--socket-addr=http=127.0.0.1:0", "--control-fd=3"];
+    const child = spawn(binary(), args, { cwd: this.#folder, stdio: ["ignore", "pipe", "pipe", "pipe"] });
+    this.#child = child;
+    for (const output of [child.stdout, child.stderr]) output?.setEncoding("utf8").on("data", (text: string) => (this.#log += text));
+    const control = child.stdio[3] as Readable;
+    const port = await new Promise<number>((resolve, reject) => {
+      let said = "";
+      control.setEncoding("utf8").on("data", (text: string) => {
+        said += text;
+        const event = said.match(/\{.*"port":\s*(\d+).*\}\n/);
+        if (event !== null) resolve(Number(event[1]));
+      });
+      child.on("error", reject).on("exit", () => reject(new Error(`workerd does not start:\n${this.#log}`)));
+    });
+    this.#url = new URL(`http://127.0.0.1:${port}`);
+  }
+
+  /** Ends the process at once, in the middle of whatever it does. */
+  async kill(): Promise<void> {
+    const child = this.#child;
+    this.#child = undefined;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    child.kill("SIGKILL");
+    await ended;
+  }
+
+  /** Throws the object out of memory in the middle of whatever it does; the process goes on. */
+  async abort(): Promise<void> {
+    const { status } = await this.request("POST", "/test/abort").catch(() => ({ status: 500 }));
+    if (status !== 500) throw new Error(`the object answers its own end with ${status}`);
+  }
+
+  /** All that it has printed. */
+  get log(): string {
+    return this.#log;
+  }
+
+  /** An authorised request. */
+  request<Body = Record<string, unknown>>(method: string, path: string, body?: unknown): Promise<Answer<Body>> {
+    return requestJson<Body>(new URL(path, this.#url), this.#token, method, body);
+  }
+
+  /** Opens a WebSocket on GET /ws and waits for the upgrade. */
+  async connect(feed: FeedOptions = {}): Promise<FeedSocket> {
+    const socket = await FeedSocket.open(this.#url, { token: this.#token, ...feed });
+    this.#sockets.add(socket);
+    return socket;
+  }
+
+  /** Initialises the feed, and waits until everything that was in the slot is stored. */
+  async initialise(config?: object): Promise<void> {
+    for (const [method, path, body] of [
+      ["POST", "/init", config],
+      ["GET", "/wait-for-initial-poll", undefined],
+    ] as const) {
+      const answer = await this.request(method, path, body);
+      if (answer.status !== 200) throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
+    }
+  }
+}
+
+/** The Worker as it is, but for a way to end its object. */
+const main = `
+import "before.js";
+import Feed, { ReplicationDO as Original } from "index.js";
+export { Beside } from "beside.js";
+export default class extends Feed {
+  fetch(request) {
+    if (new URL(request.url).pathname === "/test/beside") return this.env.BESIDE.getByName("default").fetch(request);
+    return super.fetch(request);
+  }
+}
+export class ReplicationDO extends Original {
+  constructor(ctx, env) {
+    super(ctx, env);
+    this.abort = () => ctx.abort("aborted by the test");
+  }
+  fetch(request) {
+    if (new URL(request.url).pathname === "/test/abort") this.abort();
+    return super.fetch(request);
+  }
+}
+`;
+
+/** The bundle's script and its WebAssembly. */
+function modules(): string[] {
+  return readdirSync(bundleDir()).filter((name) => /\.(js|wasm)$/.test(name));
+}
+
+function binary(): string {
+  const require = createRequire(import.meta.url);
+  return (require("workerd") as { default: string }).default;
+}
+
+function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions, token: string): string {
+  const text = JSON.stringify;
+  const vars: Record<string, string | undefined> = {
+    REPLICATION_TOKEN: token,
+    REPLICATION_SLOT: slot,
+    REPLICATION_PUBLICATION: slot,
+    DATABASE_URL: databaseUrl,
+  };
+  const bindings = Object.entries(vars).flatMap(([name, value]) => (value === undefined ? [] : [`(name = ${text(name)}, text = ${text(value)})`]));
+  bindings.push('(name = "REPLICATION", durableObjectNamespace = "ReplicationDO")', '(name = "BESIDE", durableObjectNamespace = "Beside")');
+  const services = [
+    '(name = "feed", worker = .feed)',
+    '(name = "storage", disk = (path = "storage", writable = true))',
+    `(name = "internet", network = (allow = ["public", "private", "local"], tlsOptions = (trustedCertificates = [${trusted.map((pem) => text(pem)).join(", ")}])))`,
+  ];
+  if (hyperdrive !== undefined) {
+    const url = new URL(hyperdrive);
+    const parts = { database: url.pathname.slice(1), user: decodeURIComponent(url.username), password: decodeURIComponent(url.password), scheme: "postgres" };
+    const fields = Object.entries(parts).map(([name, value]) => `${name} = ${text(value)}`);
+    bindings.push(`(name = "HYPERDRIVE", hyperdrive = (designator = "database", ${fields.join(", ")}))`);
+    services.push(`(name = "database", external = (address = ${text(url.host)}, tcp = ()))`);
+  }
+  const files = ["main.js", "before.js", "beside.js", ...modules()].map((name) =>
+    name.endsWith(".js") ? `(name = ${text(name)}, esModule = embed ${text(name)})` : `(name = ${text(`./${name}`)}, wasm = embed ${text(name)})`,
+  );
+  return `
+using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+  services = [${services.join(", ")}],
+  sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "feed")],
+);
+const feed :Workerd.Worker = (
+  modules = [${files.join(", ")}],
+  compatibilityDate = ${text(compatibilityDate())},
+  bindings = [${bindings.join(", ")}],
+  durableObjectNamespaces = [(className = "ReplicationDO", uniqueKey = "feed", enableSql = true), (className = "Beside", uniqueKey = "beside", enableSql = true)],
+  durableObjectStorage = (localDisk = "storage"),
+);
+`;
+}
+
+/** That of production. */
+function compatibilityDate(): string {
+  const date = readFileSync("wrangler.toml", "utf8").match(/^compatibility_date = "(.*)"$/m)?.[1];
+  if (date === undefined) throw new Error("wrangler.toml has no compatibility_date");
+  return date;
+}
