@@ -10,7 +10,7 @@
 import { Connection, type End } from "./connection.ts";
 import { FeedError } from "./errors.ts";
 import { MalformedFrame, readServerMessage, UnknownFrame } from "./guards.ts";
-import type { ChangesMessage, ClientMessage, ErrorMessage, Position, ResetMessage, ServerMessage, WelcomeMessage } from "./protocol.ts";
+import type { ChangesMessage, ClientMessage, ErrorMessage, Position, ResetMessage, ServerMessage, Subscription, WelcomeMessage } from "./protocol.ts";
 import type { Acknowledge, Receiver } from "./receiver.ts";
 import { Sequence, type Step } from "./sequence.ts";
 
@@ -29,6 +29,8 @@ export class Session {
   readonly #connection: Connection;
   readonly #ended: (opened: boolean, outcome: Outcome) => void;
   #phase: "greeting" | "subscribing" | "following" = "greeting";
+  /** What the server was last told that we want. */
+  #wanted: readonly Subscription[] | undefined;
   /** Where the last `subscribe` asked to begin; undefined for the earliest. */
   #asked: Position | undefined;
   /** Why this side ended it; else the connection says. */
@@ -39,6 +41,7 @@ export class Session {
   constructor(receiver: Receiver, url: URL, protocols: string[], ended: (opened: boolean, outcome: Outcome) => void) {
     this.#receiver = receiver;
     this.#ended = ended;
+    this.#wanted = receiver.subscriptions;
     const { watch, WebSocket } = receiver.reception;
     const listener = {
       text: (frame: string) => this.#text(frame),
@@ -55,7 +58,7 @@ export class Session {
 
   /** What is subscribed to has changed. */
   resubscribe(): void {
-    // Before the first welcome a second one could be for either: it is asked for after that.
+    // Before a welcome that is due a second one could be for either: it is asked for after that.
     if (this.#phase === "following") this.#subscribe();
   }
 
@@ -91,7 +94,8 @@ export class Session {
   #welcome(welcome: WelcomeMessage): void {
     const receiver = this.#receiver;
     if (this.#phase === "following") return;
-    if (this.#phase === "greeting" && receiver.isFiltered) return this.#subscribe(welcome.head);
+    const isGreeting = this.#phase === "greeting";
+    if (receiver.subscriptions !== this.#wanted || (isGreeting && receiver.isFiltered)) return this.#subscribe(isGreeting ? welcome.head : this.#asked);
     this.#phase = "following";
     this.#generation += 1;
     if (receiver.sequence === undefined) {
@@ -109,6 +113,7 @@ export class Session {
   #subscribe(now?: Position): void {
     const { sequence, start, subscriptions = [] } = this.#receiver;
     this.#phase = "subscribing";
+    this.#wanted = this.#receiver.subscriptions;
     this.#asked = sequence?.position ?? (start === "now" ? now : undefined);
     this.#say({ type: "subscribe", subscriptions, after: this.#asked ?? "earliest" });
   }

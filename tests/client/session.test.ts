@@ -180,6 +180,40 @@ test("a refused change of the subscription rejects, and the feed goes on with th
   assert.deepEqual(Object.fromEntries(visits[1]?.query ?? []), { v: "1", after: "1-1", tables: "items" });
 });
 
+test("a subscription that is changed before the first welcome is asked for after it", async (t) => {
+  const script = (visit: Visit) => {
+    visit.socket.on("message", () => say(welcome("1-4"), changes(4, 5, [5]))(visit));
+    // The upgrade's own answer comes only once the change was asked for.
+    changed.then(() => say(welcome("1-4"), changes(4, 5, [5]))(visit), () => undefined);
+  };
+  const { url, visits } = await server(t, script);
+  const { promise: changed, resolve: change } = Promise.withResolvers<void>();
+  const { feed, ids } = follow(t, { url, tables: ["items"] });
+  await waitFor("the connection", () => visits.length === 1);
+  const agreed = feed.subscribe(["notes"]);
+  change();
+  await agreed;
+  await waitFor("the change", () => ids().length === 1);
+  assert.deepEqual(visits[0]?.heard, ['{"type":"subscribe","subscriptions":[{"table":"notes"}],"after":"1-4"}']);
+});
+
+test("subscriptions that are changed one after the other are answered one after the other", async (t) => {
+  const script = (visit: Visit) => {
+    say(welcome("1-0"), caughtUp(0))(visit);
+    visit.socket.on("message", (text) => {
+      const { subscriptions } = JSON.parse(String(text)) as { subscriptions: { table: string }[] };
+      if (subscriptions[0]?.table === "bad") say({ type: "error", code: "not_allowed", message: "no", retryable: false })(visit);
+      else say(welcome("1-0"))(visit);
+    });
+  };
+  const { url, visits } = await server(t, script);
+  const { feed } = follow(t, { url, tables: ["items"] });
+  await feed.ready;
+  const answers = await Promise.allSettled([feed.subscribe(["a"]), feed.subscribe(["bad"]), feed.subscribe(["b"])]);
+  assert.deepEqual(answers.map(({ status }) => status), ["fulfilled", "rejected", "fulfilled"]);
+  assert.equal(visits.length, 2);
+});
+
 test("a changed subscription survives a lost connection", async (t) => {
   const losing = (visit: Visit) => {
     say(welcome("1-0"), caughtUp(0))(visit);
