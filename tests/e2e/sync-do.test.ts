@@ -78,7 +78,7 @@ test("the clients of a Sync Durable Object get every change in order, over evict
   assert.deepEqual(late, seen);
 });
 
-for (const failure of ["refuses", "throws", "stores, then fails"] satisfies Failure[]) {
+for (const failure of ["refuses", "throws", "forgets to answer", "stores, then fails"] satisfies Failure[]) {
   test(`while a Sync Durable Object ${failure}, others are served, and afterwards nothing is missing or twice`, async (t) => {
     const example = await start(t);
     const { scenario } = example;
@@ -91,7 +91,8 @@ for (const failure of ["refuses", "throws", "stores, then fails"] satisfies Fail
     await object.fail(failure);
     for (const id of upTo(5)) await scenario.insert(id);
     await other.receivedChanges(5);
-    await waitFor("failures are counted", async () => (await registered(example)).some(({ consecutiveFailures }) => consecutiveFailures >= 2));
+    // An object that does not answer has failed after 15 seconds.
+    await waitFor("failures are counted", async () => (await registered(example)).some(({ consecutiveFailures }) => consecutiveFailures >= 1), 40_000);
     await object.fail(undefined);
     await agrees(example);
     await waitFor("its client has them", () => seen.length >= 5);
@@ -124,6 +125,14 @@ test("a registration is of one object, renewed under the same name, and can be t
   assert.ok((first?.expiresAt ?? 0) > Date.now() + 300_000);
   assert.equal((await scenario.worker.request("DELETE", `/clients/${first?.id}`)).status, 204);
   assert.deepEqual(await registered(example), []);
+});
+
+test("it renews its registration before that would end", async (t) => {
+  const example = await Example.start(t, 10);
+  await example.scenario.initialise({ pollInterval: 50 });
+  await agrees(example);
+  const expiresAt = await waitFor("it is registered", async () => (await registered(example))[0]?.expiresAt);
+  await waitFor("it is registered for longer", async () => ((await registered(example))[0]?.expiresAt ?? 0) > expiresAt);
 });
 
 test("when changes may have been missed it begins anew, and its clients are told", async (t) => {

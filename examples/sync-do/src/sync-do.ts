@@ -18,16 +18,14 @@ export interface Env {
   REPLICATION: DurableObjectNamespace;
   /** Tables that may be followed, separated by commas. */
   TABLES: string;
+  /** The feed forgets a client that has not renewed its registration for so many seconds. */
+  TTL_SECONDS: string;
   SYNC_TOKEN?: string;
 }
 
 /** The name under which the feed's own wrangler.toml binds this class. */
 const bindingOfTheFeed = "SYNC";
 
-/** The feed forgets a client that has not renewed its registration for so long. */
-const ttlSeconds = 600;
-/** Renewed with time enough for some failures. */
-const renewMs = (ttlSeconds * 1_000) / 3;
 const firstRetryMs = 1_000;
 const waitForInitialPollMs = 20_000;
 
@@ -69,6 +67,8 @@ export class SyncDO extends DurableObject<Env> {
 
   /** Registers with the feed, and again in time. Never throws: the platform gives up on an alarm that does. */
   override async alarm(): Promise<void> {
+    // With time enough for some failures.
+    const renewMs = (Number(this.env.TTL_SECONDS) * 1_000) / 3;
     const failures = (await this.ctx.storage.get<number>("failures")) ?? 0;
     this.#isRegistering = true;
     try {
@@ -96,7 +96,7 @@ export class SyncDO extends DurableObject<Env> {
       tables: [table],
       // Also when it is renewed: should the feed stand elsewhere, it comes back to where we are.
       after: this.#replica.cursor,
-      ttlSeconds,
+      ttlSeconds: Number(this.env.TTL_SECONDS),
     });
   }
 

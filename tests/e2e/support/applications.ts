@@ -42,12 +42,12 @@ export class Example {
   }
 
   /** Starts both; the feed is not initialised. */
-  static async start(t: TestContext): Promise<Example> {
+  static async start(t: TestContext, ttlSeconds = 600): Promise<Example> {
     const { rawConfig } = experimental_readRawConfig({ config: "examples/sync-do/wrangler.toml" });
     const config = {
       ...rawConfig,
       main: "tests/e2e/workers/failing-sync-do.ts",
-      vars: { TABLES: "items", SYNC_TOKEN: exampleToken },
+      vars: { TABLES: "items", TTL_SECONDS: String(ttlSeconds), SYNC_TOKEN: exampleToken },
       routes: ["*/items/*"],
     };
     const scenario = await Scenario.start(t, { others: [{ config }], calls: [{ name: "SYNC", class_name: "SyncDO", script_name: exampleName }] });
