@@ -98,13 +98,12 @@ export class Session {
     if (receiver.subscriptions !== this.#wanted || (isGreeting && receiver.isFiltered)) return this.#subscribe(isGreeting ? welcome.head : this.#asked);
     this.#phase = "following";
     this.#generation += 1;
-    if (receiver.sequence === undefined) {
-      const to = this.#asked ?? (receiver.start === "earliest" ? welcome.oldest : welcome.head);
-      receiver.sequence = new Sequence(to);
-      const { reset } = receiver;
-      receiver.reset = undefined;
-      receiver.reception.inbox.push(reset === undefined ? { kind: "moved", to, acknowledge: () => undefined } : { kind: "reset", reason: reset, to }, 0);
-    }
+    const { sequence, start, reset } = receiver;
+    const to = sequence?.position ?? this.#asked ?? (start === "earliest" ? welcome.oldest : welcome.head);
+    receiver.sequence = sequence ?? new Sequence(to);
+    receiver.reset = undefined;
+    if (reset !== undefined) receiver.reception.inbox.push({ kind: "reset", reason: reset, to }, 0);
+    else if (sequence === undefined) receiver.reception.inbox.push({ kind: "moved", to }, 0);
     receiver.reception.onState({ status: "catching_up", welcome });
     receiver.agreed();
   }
@@ -129,9 +128,11 @@ export class Session {
         inbox.push({ kind: "batch", changes: step.changes, from, to, catchUp, acknowledge }, size);
         break;
       case "moved":
+        inbox.push({ kind: "moved", to, acknowledge }, 0);
+        break;
       case "known":
-        // Nothing new, but the server counts it as sent.
-        inbox.push({ kind: "moved", to: this.#position(to), acknowledge }, 0);
+        // It takes no room here, but the server counts it as sent.
+        acknowledge(to);
         break;
       default:
         return unreachable(step);
@@ -144,12 +145,9 @@ export class Session {
     const step = this.#receiver.sequence?.moveTo(to);
     if (!this.#follows(step)) return;
     if (kind === "live" || step.kind === "moved") {
-      this.#receiver.reception.inbox.push({ kind, to: this.#position(to), acknowledge: this.#acknowledge() }, 0);
+      // What came before may be ahead of a head that is told twice.
+      this.#receiver.reception.inbox.push({ kind, to: this.#receiver.sequence?.position ?? to }, 0);
     }
-  }
-
-  #position(otherwise: Position): Position {
-    return this.#receiver.sequence?.position ?? otherwise;
   }
 
   /** Whether a step leads on; else the connection is given up, and the next one begins where we stand. */

@@ -241,6 +241,15 @@ test("a batch is acknowledged once it has been dealt with, and only over the con
   assert.deepEqual(visits[1]?.heard, ['{"type":"ack","position":"1-3"}']);
 });
 
+test("what brings no changes is stored and not acknowledged: the server counts only what it sent", async (t) => {
+  const storage = memoryStorage();
+  const { url, visits } = await server(t, say(welcome("1-0"), caughtUp(0), { type: "progress", position: "1-5" }, changes(5, 6, [6])));
+  follow(t, { url, ack: true, storage });
+  await waitFor("the position", async () => (await storage.get()) === "1-6");
+  await waitFor("the acknowledgement", () => visits[0]?.heard.length === 1);
+  assert.deepEqual(visits[0]?.heard, ['{"type":"ack","position":"1-6"}']);
+});
+
 test("a position that cannot be stored ends the feed, and is not acknowledged", async (t) => {
   const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1])));
   const storage = {
