@@ -1,6 +1,6 @@
 // Follows the feed of a running instance: `npm run tail -- --url https://... --tables orders --json`.
 import { parseArgs } from "node:util";
-import { connect } from "../client/src/index.ts";
+import { connect, isPosition } from "../client/src/index.ts";
 import { changeLine, feedFailure, soon } from "./feed.ts";
 import { runningInstance } from "./instance.ts";
 import { Failure, main, say } from "./steps.ts";
@@ -39,6 +39,9 @@ await main(async () => {
   process.stdout.on("error", () => process.exit(0));
   const print = (line: string) => process.stdout.write(`${line}\n`);
   const { tables, after } = asked;
+  if (after !== undefined && after !== "earliest" && !isPosition(after)) {
+    throw new Failure(`"${after}" is not a position.`, "Give one that the feed has sent, such as 1-42; or earliest.");
+  }
   let isFirst = true;
   const feed = connect({
     url,

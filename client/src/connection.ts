@@ -67,7 +67,13 @@ export class Connection {
 
   /** Sends a text frame; dropped when the connection is not open. */
   send(frame: string): void {
-    if (this.#opened && !this.#ended) this.#socket.send(frame);
+    if (!this.#opened || this.#ended) return;
+    try {
+      this.#socket.send(frame);
+    } catch (error) {
+      // Some runtimes refuse to send while the socket closes.
+      this.#giveUp(String(error));
+    }
   }
 
   /** Closes in order. The listener is told at once, and nothing else afterwards. */
@@ -100,7 +106,7 @@ export class Connection {
     this.#lastTick = now;
     if (this.#waiting && !late) return this.#giveUp(`nothing heard for ${heartbeatMs} ms`);
     this.#waiting = true;
-    this.#socket.send("ping");
+    this.send("ping");
   }
 
   #giveUp(reason: string): void {

@@ -115,9 +115,11 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
             break;
           }
           case "moved":
-          case "live":
             await this.#pass(arrival.to, arrival.acknowledge);
-            if (arrival.kind === "live") this.#tell({ status: "live", position: arrival.to });
+            break;
+          case "live":
+            await this.#pass(arrival.to);
+            this.#tell({ status: "live", position: arrival.to });
             break;
           case "reset":
             await this.#reset(arrival);
@@ -148,11 +150,11 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
   }
 
   /** Nothing to give out up to `position`: it counts once everything before has been dealt with. */
-  async #pass(position: Position, acknowledge: Acknowledge): Promise<void> {
+  async #pass(position: Position, acknowledge?: Acknowledge): Promise<void> {
     const outstanding = this.#outstanding;
     if (outstanding === undefined) return this.#commit({ count: (this.#count += 1), position, acknowledge });
     outstanding.position = position;
-    outstanding.acknowledge = acknowledge;
+    outstanding.acknowledge = acknowledge ?? outstanding.acknowledge;
   }
 
   async #reset({ reason, to }: Extract<Arrival, { kind: "reset" }>): Promise<void> {
@@ -161,7 +163,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     await consumer("onReset", () => onReset({ reason, position: to }));
     // What was given out before is of no account any more.
     this.#outstanding = undefined;
-    await this.#commit({ count: (this.#count += 1), position: to, acknowledge: () => undefined });
+    await this.#commit({ count: (this.#count += 1), position: to, acknowledge: undefined });
   }
 
   /** Stores a position, then tells the server; nothing when a later one was committed before. */
@@ -177,7 +179,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
       } catch (cause) {
         throw new FeedError("storage", `the position could not be stored: ${String(cause)}`, { retryable: false, cause });
       }
-      acknowledge(position);
+      acknowledge?.(position);
     });
     this.#storing = stored.catch(() => undefined);
     return stored;
@@ -282,7 +284,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
 interface Outstanding {
   readonly count: number;
   position: Position;
-  acknowledge: Acknowledge;
+  acknowledge: Acknowledge | undefined;
 }
 
 /** `Promise.withResolvers`, which not every browser has. */

@@ -23,9 +23,9 @@ import { Session, type Outcome } from "./session.ts";
 /** What the feed's reader finds, in this order. */
 export type Arrival =
   | { kind: "batch"; changes: TableChange[]; from: Position; to: Position; catchUp: boolean; acknowledge: Acknowledge }
-  /** Nothing to give out up to here. */
-  | { kind: "moved"; to: Position; acknowledge: Acknowledge }
-  | { kind: "live"; to: Position; acknowledge: Acknowledge }
+  /** Nothing to give out up to here. Only what was sent in `changes` is to be acknowledged. */
+  | { kind: "moved"; to: Position; acknowledge?: Acknowledge }
+  | { kind: "live"; to: Position }
   /** What came before `to` may be incomplete. */
   | { kind: "reset"; reason: ResetReason; to: Position };
 

@@ -10,7 +10,7 @@
 import { Connection, type End } from "./connection.ts";
 import { FeedError } from "./errors.ts";
 import { MalformedFrame, readServerMessage, UnknownFrame } from "./guards.ts";
-import type { ChangesMessage, ClientMessage, ErrorMessage, Position, ResetMessage, ServerMessage, WelcomeMessage } from "./protocol.ts";
+import type { ChangesMessage, ClientMessage, ErrorMessage, Position, ResetMessage, ServerMessage, Subscription, WelcomeMessage } from "./protocol.ts";
 import type { Acknowledge, Receiver } from "./receiver.ts";
 import { Sequence, type Step } from "./sequence.ts";
 
@@ -29,6 +29,8 @@ export class Session {
   readonly #connection: Connection;
   readonly #ended: (opened: boolean, outcome: Outcome) => void;
   #phase: "greeting" | "subscribing" | "following" = "greeting";
+  /** What the server was last told that we want. */
+  #wanted: readonly Subscription[] | undefined;
   /** Where the last `subscribe` asked to begin; undefined for the earliest. */
   #asked: Position | undefined;
   /** Why this side ended it; else the connection says. */
@@ -39,6 +41,7 @@ export class Session {
   constructor(receiver: Receiver, url: URL, protocols: string[], ended: (opened: boolean, outcome: Outcome) => void) {
     this.#receiver = receiver;
     this.#ended = ended;
+    this.#wanted = receiver.subscriptions;
     const { watch, WebSocket } = receiver.reception;
     const listener = {
       text: (frame: string) => this.#text(frame),
@@ -55,7 +58,7 @@ export class Session {
 
   /** What is subscribed to has changed. */
   resubscribe(): void {
-    // Before the first welcome a second one could be for either: it is asked for after that.
+    // Before a welcome that is due a second one could be for either: it is asked for after that.
     if (this.#phase === "following") this.#subscribe();
   }
 
@@ -91,16 +94,16 @@ export class Session {
   #welcome(welcome: WelcomeMessage): void {
     const receiver = this.#receiver;
     if (this.#phase === "following") return;
-    if (this.#phase === "greeting" && receiver.isFiltered) return this.#subscribe(welcome.head);
+    const isGreeting = this.#phase === "greeting";
+    if (receiver.subscriptions !== this.#wanted || (isGreeting && receiver.isFiltered)) return this.#subscribe(isGreeting ? welcome.head : this.#asked);
     this.#phase = "following";
     this.#generation += 1;
-    if (receiver.sequence === undefined) {
-      const to = this.#asked ?? (receiver.start === "earliest" ? welcome.oldest : welcome.head);
-      receiver.sequence = new Sequence(to);
-      const { reset } = receiver;
-      receiver.reset = undefined;
-      receiver.reception.inbox.push(reset === undefined ? { kind: "moved", to, acknowledge: () => undefined } : { kind: "reset", reason: reset, to }, 0);
-    }
+    const { sequence, start, reset } = receiver;
+    const to = sequence?.position ?? this.#asked ?? (start === "earliest" ? welcome.oldest : welcome.head);
+    receiver.sequence = sequence ?? new Sequence(to);
+    receiver.reset = undefined;
+    if (reset !== undefined) receiver.reception.inbox.push({ kind: "reset", reason: reset, to }, 0);
+    else if (sequence === undefined) receiver.reception.inbox.push({ kind: "moved", to }, 0);
     receiver.reception.onState({ status: "catching_up", welcome });
     receiver.agreed();
   }
@@ -109,6 +112,7 @@ export class Session {
   #subscribe(now?: Position): void {
     const { sequence, start, subscriptions = [] } = this.#receiver;
     this.#phase = "subscribing";
+    this.#wanted = this.#receiver.subscriptions;
     this.#asked = sequence?.position ?? (start === "now" ? now : undefined);
     this.#say({ type: "subscribe", subscriptions, after: this.#asked ?? "earliest" });
   }
@@ -124,9 +128,11 @@ export class Session {
         inbox.push({ kind: "batch", changes: step.changes, from, to, catchUp, acknowledge }, size);
         break;
       case "moved":
+        inbox.push({ kind: "moved", to, acknowledge }, 0);
+        break;
       case "known":
-        // Nothing new, but the server counts it as sent.
-        inbox.push({ kind: "moved", to: this.#position(to), acknowledge }, 0);
+        // It takes no room here, but the server counts it as sent.
+        acknowledge(to);
         break;
       default:
         return unreachable(step);
@@ -139,12 +145,9 @@ export class Session {
     const step = this.#receiver.sequence?.moveTo(to);
     if (!this.#follows(step)) return;
     if (kind === "live" || step.kind === "moved") {
-      this.#receiver.reception.inbox.push({ kind, to: this.#position(to), acknowledge: this.#acknowledge() }, 0);
+      // What came before may be ahead of a head that is told twice.
+      this.#receiver.reception.inbox.push({ kind, to: this.#receiver.sequence?.position ?? to }, 0);
     }
-  }
-
-  #position(otherwise: Position): Position {
-    return this.#receiver.sequence?.position ?? otherwise;
   }
 
   /** Whether a step leads on; else the connection is given up, and the next one begins where we stand. */
@@ -177,10 +180,9 @@ export class Session {
     const error = new FeedError("server", `${code}: ${message}`, { retryable, code });
     // An expired ticket is followed by a new one, or by a refusal that tells.
     const isTemporary = retryable || code === "ticket_expired";
-    if (this.#phase === "following" || isTemporary) {
-      if (this.#phase !== "following") return this.#finish({ kind: "lost", error: asRetryable(error) });
-      return this.#receiver.reception.onError(asRetryable(error));
-    }
+    // An acknowledgement may be out of date, and the server goes on.
+    if (this.#phase === "following" || code === "bad_position") return this.#receiver.reception.onError(asRetryable(error));
+    if (isTemporary) return this.#finish({ kind: "lost", error: asRetryable(error) });
     if (this.#receiver.refused(error)) this.#finish({ kind: "lost", error: asRetryable(error) });
     else this.#finish({ kind: "failed", error });
   }

@@ -41,6 +41,12 @@ test("changes of another epoch are a gap", () => {
   assert.equal(ids(sequence.moveTo("2-3")), "gap");
 });
 
+test("changes that are kept from earlier epochs are taken in their place", () => {
+  const sequence = new Sequence("2-0");
+  assert.deepEqual(ids(sequence.take({ from: "2-0", to: "2-3", changes: [change(1, 1), change(2, 1), change(3, 2)] })), [1, 2, 3]);
+  assert.equal(sequence.position, "2-3");
+});
+
 test("changes out of order or beyond their frame are a gap", () => {
   for (const wrong of [frame("1-3", "1-6", 5, 4), frame("1-3", "1-6", 4, 4), frame("1-3", "1-4", 5), frame("1-3", "1-6", 3)]) {
     const sequence = new Sequence("1-3");

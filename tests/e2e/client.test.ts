@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { connect, FeedError, memoryStorage, ResetError, type Batch, type Feed, type FeedOptions, type FeedState, type Reset, type TableChange } from "../../client/src/index.ts";
 import { afterwards } from "./support/afterwards.ts";
+import { signTicket } from "../../examples/tickets/sign-ticket.ts";
+import { startFeedReader } from "./support/applications.ts";
 import { FaultProxy } from "./support/fault-proxy.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
@@ -47,8 +49,10 @@ class Reader {
   }
 }
 
+const ticketSecret = "a secret of the application, of 32 bytes or more";
+
 async function start(t: TestContext, config: object = { pollInterval: 50 }) {
-  const scenario = await Scenario.start(t);
+  const scenario = await Scenario.start(t, { secrets: { REPLICATION_TICKET_SECRET: ticketSecret } });
   await scenario.initialise(config);
   const { url, token } = scenario.worker;
   return { scenario, database: scenario.database, worker: scenario.worker, access: { url, token } };
@@ -269,6 +273,24 @@ test("a reset is told, what is written while the application reloads is not lost
   await waitFor("the position is of the new epoch", async () => (await storage.get())?.startsWith("2-"));
 });
 
+test("who begins with the earliest gets what is kept from before an epoch's end, and what follows", async (t) => {
+  const { scenario, database, worker, access } = await start(t);
+  await scenario.insert(1);
+  await worker.request("POST", "/poll");
+  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await waitFor("the next epoch", async () => {
+    await worker.request("POST", "/poll");
+    return (await worker.request<{ epoch: number }>("GET", "/status")).body.epoch === 2;
+  });
+  await scenario.insert(2);
+  const reader = new Reader(t, { ...access, after: "earliest" });
+  assert.deepEqual((await reader.received(2)).map(({ id, epoch }) => ({ id, epoch })), [
+    { id: 1, epoch: 1 },
+    { id: 2, epoch: 2 },
+  ]);
+  assert.deepEqual(reader.errors, []);
+});
+
 test("a reset that nobody would be told of ends the feed, also the next time", async (t) => {
   const { scenario, database, access } = await start(t);
   const storage = memoryStorage();
@@ -322,4 +344,96 @@ test("a signal ends the feed and its loop, and a feed has one reader", async (t)
   await loop;
   await feed.done;
   await assert.rejects(connect({ ...access, signal: stop.signal }).ready, /closed/);
+});
+
+test("a feed of some rows gets these alone, from where it stood, over a lost connection", async (t) => {
+  const { scenario, worker, access } = await start(t);
+  const { proxy, url } = await FaultProxy.to(t, worker.url.href);
+  await scenario.insert(1, 2, 3, 4);
+  await worker.request("POST", "/poll");
+  const reader = new Reader(t, { ...access, url, after: "1-1", subscriptions: [{ table: "items", filter: [{ column: "id", op: "in", value: [1, 2, 4, 6] }] }] });
+  await reader.received(2);
+  proxy.cutNow();
+  await scenario.insert(5, 6);
+  await reader.received(3);
+  assert.deepEqual(reader.items, [2, 4, 6]);
+  await waitFor("the position is past what does not match", () => reader.feed.position === "1-6");
+});
+
+test("what is subscribed to changes while the feed runs, and a mistake changes nothing", async (t) => {
+  const { scenario, database, access } = await start(t);
+  await database.query("CREATE TABLE notes (id int PRIMARY KEY)");
+  await database.query(`ALTER PUBLICATION ${database.slot} ADD TABLE notes`);
+  const reader = new Reader(t, { ...access, tables: ["items"] });
+  await reader.state("live");
+  await database.query("INSERT INTO notes VALUES (100)");
+  await scenario.insert(1);
+  await reader.received(1);
+  await reader.feed.subscribe(["notes", { table: "items", filter: [{ column: "id", op: "gt", value: 2 }] }]);
+  await database.query("INSERT INTO notes VALUES (101)");
+  await scenario.insert(2, 3);
+  await reader.received(3);
+  assert.deepEqual(reader.items, [1, 101, 3]);
+  await assert.rejects(reader.feed.subscribe([{ table: "items", filter: [{ column: "colour", op: "eq", value: "red" }] }]), (error) => error instanceof FeedError && error.code === "bad_field" && /colour/.test(error.message));
+  await scenario.insert(4);
+  await reader.received(4);
+  await reader.feed.subscribe(["notes"], { after: "earliest" });
+  await reader.received(6);
+  assert.deepEqual(reader.items, [1, 101, 3, 4, 100, 101]);
+});
+
+test("with acknowledgements the server waits for a slow consumer, who then gets everything over one connection", async (t) => {
+  const { scenario, database, worker, access } = await start(t);
+  let release = () => {};
+  const held = new Promise<void>((resolve) => (release = resolve));
+  let received = 0;
+  const reader: Reader = new Reader(t, {
+    ...access,
+    ack: true,
+    onFrame: (frame) => void (received += frame.length),
+    onChanges: async (batch) => {
+      await held;
+      reader.batches.push(batch);
+    },
+  });
+  await reader.state("live");
+  await database.query("INSERT INTO items SELECT id, repeat('x', 100000) FROM generate_series(1, 150) AS id");
+  await worker.request("POST", "/poll");
+  const window = 8 << 20;
+  await waitFor("a full window", () => received >= window);
+  await scenario.insert(151);
+  await worker.request("POST", "/poll");
+  assert.ok(received < window + (2 << 20), `${received} characters without an acknowledgement`);
+  release();
+  await reader.received(151);
+  assert.deepEqual(reader.items, upTo(151));
+  assert.equal(reader.states.filter(({ status }) => status === "connecting").length, 1);
+  assert.deepEqual(reader.errors, []);
+});
+
+test("a ticket opens what it says, and is fetched anew when it has expired", async (t) => {
+  const { scenario, access } = await start(t);
+  let fetched = 0;
+  const ticket = () => {
+    fetched += 1;
+    return signTicket(ticketSecret, [{ table: "items", filter: [{ column: "id", op: "lt", value: 3 }] }], fetched === 1 ? 2 : 60);
+  };
+  const reader = new Reader(t, { url: access.url, ticket });
+  await reader.state("live");
+  await waitFor("the next ticket", () => fetched >= 2);
+  await reader.state("live");
+  await scenario.insert(1, 2, 3);
+  await reader.received(2);
+  assert.deepEqual(reader.items, [1, 2]);
+  const foreign = new Reader(t, { url: access.url, ticket, tables: ["secrets"] });
+  await waitFor("it is refused", () => foreign.states.some(({ status }) => status === "waiting" || status === "closed"));
+  assert.deepEqual(foreign.changes, []);
+});
+
+test("a Worker follows the feed as a browser does, over a WebSocket of its own", async (t) => {
+  const { scenario, access } = await start(t);
+  await scenario.insert(1, 2, 3);
+  const reader = await startFeedReader(t);
+  reader.search = new URLSearchParams({ url: access.url.href, token: access.token, count: "3" }).toString();
+  assert.deepEqual(await (await fetch(reader)).json(), [1, 2, 3]);
 });

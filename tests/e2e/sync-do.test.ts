@@ -3,8 +3,7 @@
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import type { TableChange } from "../../client/src/index.ts";
-import { Example, feedReader, type Failure } from "./support/applications.ts";
-import { Scenario } from "./support/scenario.ts";
+import { Example, type Failure } from "./support/applications.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 interface Clients {
@@ -79,7 +78,7 @@ test("the clients of a Sync Durable Object get every change in order, over evict
   assert.deepEqual(late, seen);
 });
 
-for (const failure of ["refuses", "throws", "stores, then fails"] satisfies Failure[]) {
+for (const failure of ["refuses", "throws", "forgets to answer", "stores, then fails"] satisfies Failure[]) {
   test(`while a Sync Durable Object ${failure}, others are served, and afterwards nothing is missing or twice`, async (t) => {
     const example = await start(t);
     const { scenario } = example;
@@ -92,7 +91,8 @@ for (const failure of ["refuses", "throws", "stores, then fails"] satisfies Fail
     await object.fail(failure);
     for (const id of upTo(5)) await scenario.insert(id);
     await other.receivedChanges(5);
-    await waitFor("failures are counted", async () => (await registered(example)).some(({ consecutiveFailures }) => consecutiveFailures >= 2));
+    // An object that does not answer has failed after 15 seconds.
+    await waitFor("failures are counted", async () => (await registered(example)).some(({ consecutiveFailures }) => consecutiveFailures >= 1), 40_000);
     await object.fail(undefined);
     await agrees(example);
     await waitFor("its client has them", () => seen.length >= 5);
@@ -127,6 +127,14 @@ test("a registration is of one object, renewed under the same name, and can be t
   assert.deepEqual(await registered(example), []);
 });
 
+test("it renews its registration before that would end", async (t) => {
+  const example = await Example.start(t, 10);
+  await example.scenario.initialise({ pollInterval: 50 });
+  await agrees(example);
+  const expiresAt = await waitFor("it is registered", async () => (await registered(example))[0]?.expiresAt);
+  await waitFor("it is registered for longer", async () => ((await registered(example))[0]?.expiresAt ?? 0) > expiresAt);
+});
+
 test("when changes may have been missed it begins anew, and its clients are told", async (t) => {
   const example = await start(t);
   const { scenario } = example;
@@ -156,15 +164,6 @@ test("nobody reaches the feed's callback or the rows through the application wit
     assert.equal((await worker.fetch(path)).status, 401, path);
     assert.equal((await worker.fetch(path, { headers: { authorization: "Bearer wrong" } })).status, 401, path);
   }
-  const allowed = { headers: { authorization: "Bearer a token of the application" } };
+  const allowed = { headers: { authorization: "Bearer application-token" } };
   assert.equal((await worker.fetch("/items/replication/changes", { ...allowed, method: "POST", body: "{}" })).status, 404);
-});
-
-test("a Worker follows the feed with the client library", async (t) => {
-  const scenario = await Scenario.start(t, { others: [feedReader] });
-  await scenario.initialise();
-  await scenario.insert(1, 2, 3);
-  const { url, token } = scenario.worker;
-  const response = await scenario.worker.other("feed-reader").fetch(`http://reader/?${new URLSearchParams({ url: url.href, token, count: "3" }).toString()}`);
-  assert.deepEqual(await response.json(), [1, 2, 3]);
 });

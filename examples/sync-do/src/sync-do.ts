@@ -18,16 +18,14 @@ export interface Env {
   REPLICATION: DurableObjectNamespace;
   /** Tables that may be followed, separated by commas. */
   TABLES: string;
+  /** The feed forgets a client that has not renewed its registration for so many seconds. */
+  TTL_SECONDS: string;
   SYNC_TOKEN?: string;
 }
 
 /** The name under which the feed's own wrangler.toml binds this class. */
 const bindingOfTheFeed = "SYNC";
 
-/** The feed forgets a client that has not renewed its registration for so long. */
-const ttlSeconds = 600;
-/** Renewed with time enough for some failures. */
-const renewMs = (ttlSeconds * 1_000) / 3;
 const firstRetryMs = 1_000;
 const waitForInitialPollMs = 20_000;
 
@@ -39,6 +37,7 @@ const subprotocol = "replication.v1";
 /** Follows one table. */
 export class SyncDO extends DurableObject<Env> {
   readonly #replica: Replica;
+  #isRegistering = false;
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
@@ -49,9 +48,9 @@ export class SyncDO extends DurableObject<Env> {
 
   /** Follows a table from now on; where it does already, nothing happens. */
   async follow(table: string): Promise<void> {
-    if ((await this.ctx.storage.get("table")) === table) return;
     await this.ctx.storage.put("table", table);
-    await this.ctx.storage.setAlarm(Date.now());
+    // While the alarm goes off there is none; else one that is missing was lost with its handler.
+    if (!this.#isRegistering && (await this.ctx.storage.getAlarm()) === null) await this.ctx.storage.setAlarm(Date.now());
   }
 
   /** The rows that have arrived, and up to where; the position is null before the first. */
@@ -68,7 +67,10 @@ export class SyncDO extends DurableObject<Env> {
 
   /** Registers with the feed, and again in time. Never throws: the platform gives up on an alarm that does. */
   override async alarm(): Promise<void> {
+    // With time enough for some failures.
+    const renewMs = (Number(this.env.TTL_SECONDS) * 1_000) / 3;
     const failures = (await this.ctx.storage.get<number>("failures")) ?? 0;
+    this.#isRegistering = true;
     try {
       await this.#register();
       await this.ctx.storage.delete("failures");
@@ -78,6 +80,8 @@ export class SyncDO extends DurableObject<Env> {
       console.error(JSON.stringify({ event: "registration_failed", error: String(error) }));
       await this.ctx.storage.put("failures", failures + 1);
       await this.ctx.storage.setAlarm(Date.now() + Math.min(renewMs / 4, firstRetryMs * 2 ** failures));
+    } finally {
+      this.#isRegistering = false;
     }
   }
 
@@ -92,7 +96,7 @@ export class SyncDO extends DurableObject<Env> {
       tables: [table],
       // Also when it is renewed: should the feed stand elsewhere, it comes back to where we are.
       after: this.#replica.cursor,
-      ttlSeconds,
+      ttlSeconds: Number(this.env.TTL_SECONDS),
     });
   }
 
@@ -110,6 +114,7 @@ export class SyncDO extends DurableObject<Env> {
     this.#replica.take({ changes: page.changes, from: `${epoch}-${(page.changes[0]?.id ?? Number(page.next.split("-")[1]) + 1) - 1}`, to: page.next });
   }
 
+  /** Asks the feed. The binding is the credential: who holds it is trusted. */
   async #ask(method: string, path: string, body?: object): Promise<unknown> {
     const feed = this.env.REPLICATION.getByName("default");
     const response = await feed.fetch(`https://feed${path}`, { method, ...(body === undefined ? {} : { body: JSON.stringify(body) }) });
@@ -192,7 +197,7 @@ export class SyncDO extends DurableObject<Env> {
     for (const change of this.#replica.changesAfter(Number(id))) {
       if (changes.length === frameChanges) {
         const last = JSON.parse(changes.at(-1) ?? "") as TableChange;
-        yield frame(changes, `${last.epoch}-${last.id}`);
+        yield frame(changes, `${epoch}-${last.id}`);
         changes = [];
       }
       changes.push(change);

@@ -1,16 +1,24 @@
 // Workers beside the feed: the example with Sync Durable Objects, and one that reads the feed.
 import type { TestContext } from "node:test";
-import { experimental_readRawConfig, type TestHarnessOptions } from "wrangler";
+import { build } from "esbuild";
+import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { experimental_readRawConfig } from "wrangler";
 import { connect, type Feed, type FeedOptions } from "../../../client/src/index.ts";
 import { afterwards } from "./afterwards.ts";
 import { Scenario } from "./scenario.ts";
 
-const compatibility_date = "2026-11-17";
+const compatibilityDate = "2026-11-17";
 const exampleName = "sync-do-example";
-const exampleToken = "a token of the application";
+const exampleToken = "application-token";
 
-/** A Worker that reads the feed with the client library. */
-export const feedReader = { config: { name: "feed-reader", main: "tests/e2e/workers/feed-reader.ts", compatibility_date } } satisfies TestHarnessOptions["workers"][number];
+/** The address of a Worker that reads the feed with the client library, in a runtime of its own. */
+export async function startFeedReader(t: TestContext): Promise<URL> {
+  const { outputFiles } = await build({ entryPoints: ["tests/e2e/workers/feed-reader.ts"], bundle: true, format: "esm", write: false });
+  // Wrangler's test harness sends what a Worker fetches through Node, which does no upgrades.
+  const runtime = new Miniflare(convertV4MiniflareOptions({ modules: true, script: outputFiles[0]?.text ?? "", compatibilityDate }));
+  afterwards(t, () => runtime.dispose());
+  return runtime.ready;
+}
 
 /** How a Sync Durable Object of the test fails. */
 export type Failure = "refuses" | "throws" | "forgets to answer" | "stores, then fails";
@@ -34,12 +42,12 @@ export class Example {
   }
 
   /** Starts both; the feed is not initialised. */
-  static async start(t: TestContext): Promise<Example> {
+  static async start(t: TestContext, ttlSeconds = 600): Promise<Example> {
     const { rawConfig } = experimental_readRawConfig({ config: "examples/sync-do/wrangler.toml" });
     const config = {
       ...rawConfig,
       main: "tests/e2e/workers/failing-sync-do.ts",
-      vars: { TABLES: "items", SYNC_TOKEN: exampleToken },
+      vars: { TABLES: "items", TTL_SECONDS: String(ttlSeconds), SYNC_TOKEN: exampleToken },
       routes: ["*/items/*"],
     };
     const scenario = await Scenario.start(t, { others: [{ config }], calls: [{ name: "SYNC", class_name: "SyncDO", script_name: exampleName }] });
