@@ -8,8 +8,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
-import type { TestContext } from "node:test";
-import { afterwards, hasPassed } from "./afterwards.ts";
+import { afterwards, hasPassed, type Lifetime } from "./afterwards.ts";
 import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
 import { requestJson, type Answer } from "./request.ts";
 import { bundleDir } from "./worker.ts";
@@ -49,7 +48,7 @@ export class Workerd {
   }
 
   /** Starts it; it ends with the test. */
-  static async start(t: TestContext, options: WorkerdOptions): Promise<Workerd> {
+  static async start(t: Lifetime, options: WorkerdOptions): Promise<Workerd> {
     const workerd = new Workerd(options);
     afterwards(t, async () => {
       for (const socket of workerd.#sockets) socket.terminate();
@@ -94,6 +93,21 @@ export class Workerd {
   async abort(): Promise<void> {
     const { status } = await this.request("POST", "/test/abort").catch(() => ({ status: 500 }));
     if (status !== 500) throw new Error(`the object answers its own end with ${status}`);
+  }
+
+  /** Where it listens. */
+  get url(): URL {
+    return this.#url;
+  }
+
+  /** The bearer token it asks for. */
+  get token(): string {
+    return this.#token;
+  }
+
+  /** The process, while it runs. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
   }
 
   /** All that it has printed. */
