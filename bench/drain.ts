@@ -12,7 +12,7 @@ import type { TestDatabase } from "../tests/e2e/support/database.ts";
 import { waitFor } from "../tests/e2e/support/wait-for.ts";
 import { assertDrained, createHistory, createSlot, createSource, write, type Backlog } from "./backlog.ts";
 import { atRest, poll, startFeed, status, type Way } from "./feed.ts";
-import { occasion, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { figureOf, occasion, takeTurns, type Contestant, type Sample } from "./occasion.ts";
 import type { PeerOrder } from "./peer.ts";
 import { processorMs, processorMsOfFamily } from "./processes.ts";
 import { PsqlSession } from "./psql-session.ts";
@@ -52,10 +52,9 @@ async function compare(setting: Setting, backlog: Backlog): Promise<Figure[]> {
   const samples = await takeTurns(contestants, setting.rounds);
   const group = `${backlog.changes.toLocaleString("en")} changes in ${backlog.transactions.toLocaleString("en")} transactions`;
   const figure = (contestant: string, part?: string): Figure => ({
+    ...figureOf(samples, contestant, part ?? "ms", "ms"),
     group: part === undefined ? group : `${group}: ${contestant}`,
     name: part ?? contestant,
-    unit: "ms",
-    samples: (samples.get(contestant) ?? []).map((sample) => sample[part ?? "ms"] ?? Number.NaN),
   });
   const [floor, peer] = [figure("floor"), figure("peer")];
   const feeds = contestants.map(({ name }) => name).filter((name) => name.startsWith("feed"));

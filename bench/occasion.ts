@@ -2,6 +2,7 @@
 import { loadavg } from "node:os";
 import { say } from "../scripts/steps.ts";
 import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
+import type { Figure } from "./report.ts";
 
 /** Owns what one repetition starts. */
 class Occasion implements Lifetime {
@@ -57,4 +58,10 @@ export async function takeTurns(contestants: Contestant[], rounds: number): Prom
     }
   }
   return samples;
+}
+
+/** One contestant's part of the samples. */
+export function figureOf(samples: Map<string, Sample[]>, contestant: string, part: string, unit: string): Figure {
+  const values = (samples.get(contestant) ?? []).map((sample) => sample[part] ?? Number.NaN);
+  return { group: contestant, name: part, unit, samples: values };
 }

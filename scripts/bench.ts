@@ -11,10 +11,12 @@ import { startPostgres } from "./postgres.ts";
 import { psqlPath } from "./psql.ts";
 import { Failure, main, root, step } from "./steps.ts";
 import { drain } from "../bench/drain.ts";
+import { latency } from "../bench/latency.ts";
 import { keep, table, type Report } from "../bench/report.ts";
+import { size } from "../bench/size.ts";
 import { surroundings, type Setting } from "../bench/setting.ts";
 
-const benchmarks: Record<string, (setting: Setting) => Promise<Report>> = { drain };
+const benchmarks: Record<string, (setting: Setting) => Promise<Report>> = { drain, size, latency };
 
 await main(async () => {
   const asked = process.argv.slice(2);

@@ -23,6 +23,8 @@ export interface WorkerdOptions {
   slot: string;
   /** Certificates, as PEM, of the authorities that it trusts: these alone. */
   trusted?: string[];
+  /** Folder with another Worker's scripts, with the same exports, instead of the built bundle. */
+  bundle?: string;
   /** JavaScript that runs in the Worker before it: to watch what it does with the platform. */
   before?: string;
   /** JavaScript that exports a Durable Object class `Beside`; requests to /test/beside get to it. */
@@ -39,12 +41,13 @@ export class Workerd {
   #log = "";
 
   private constructor(options: WorkerdOptions) {
-    for (const file of modules()) copyFileSync(join(bundleDir(), file), join(this.#folder, file));
+    const bundle = options.bundle ?? bundleDir();
+    for (const file of modules(bundle)) copyFileSync(join(bundle, file), join(this.#folder, file));
     writeFileSync(join(this.#folder, "before.js"), options.before ?? "");
     writeFileSync(join(this.#folder, "beside.js"), options.beside ?? "export class Beside {}");
     writeFileSync(join(this.#folder, "main.js"), main);
     mkdirSync(join(this.#folder, "storage"));
-    writeFileSync(join(this.#folder, "config.capnp"), config(options, this.#token));
+    writeFileSync(join(this.#folder, "config.capnp"), config(options, modules(bundle), this.#token));
   }
 
   /** Starts it; it ends with the test. */
@@ -163,8 +166,8 @@ export class ReplicationDO extends Original {
 `;
 
 /** The bundle's script and its WebAssembly. */
-function modules(): string[] {
-  return readdirSync(bundleDir()).filter((name) => /\.(js|wasm)$/.test(name));
+function modules(bundle: string): string[] {
+  return readdirSync(bundle).filter((name) => /\.(js|wasm)$/.test(name));
 }
 
 function binary(): string {
@@ -172,7 +175,7 @@ function binary(): string {
   return (require("workerd") as { default: string }).default;
 }
 
-function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions, token: string): string {
+function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions, modules: string[], token: string): string {
   const text = JSON.stringify;
   const vars: Record<string, string | undefined> = {
     REPLICATION_TOKEN: token,
@@ -194,7 +197,7 @@ function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions,
     bindings.push(`(name = "HYPERDRIVE", hyperdrive = (designator = "database", ${fields.join(", ")}))`);
     services.push(`(name = "database", external = (address = ${text(url.host)}, tcp = ()))`);
   }
-  const files = ["main.js", "before.js", "beside.js", ...modules()].map((name) =>
+  const files = ["main.js", "before.js", "beside.js", ...modules].map((name) =>
     name.endsWith(".js") ? `(name = ${text(name)}, esModule = embed ${text(name)})` : `(name = ${text(`./${name}`)}, wasm = embed ${text(name)})`,
   );
   return `
