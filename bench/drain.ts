@@ -14,7 +14,7 @@ import { assertDrained, createHistory, createSlot, createSource, write, type Bac
 import { atRest, poll, startFeed, status, type Way } from "./feed.ts";
 import { figureOf, occasion, takeTurns, type Contestant, type Sample } from "./occasion.ts";
 import type { PeerOrder } from "./peer.ts";
-import { processorMs, processorMsOfFamily } from "./processes.ts";
+import { peakMemoryMib, processorMs, processorMsOfFamily } from "./processes.ts";
 import { PsqlSession } from "./psql-session.ts";
 import type { Figure, Report } from "./report.ts";
 import type { Setting } from "./setting.ts";
@@ -115,8 +115,8 @@ export async function runFeed(t: Lifetime, setting: Setting, backlog: Backlog, w
   await write(database, backlog);
   const sample = await withProcessorTime(setting, worker.pid, async () => ({ ms: await poll(worker) }));
   await assertDrained(database, warmUp.changes + backlog.changes);
-  const { lastCycleMs } = (await status(worker)).polling;
-  return { ...sample, ...lastCycleMs };
+  const { memoryBytes, polling } = await status(worker);
+  return { ...sample, ...polling.lastCycleMs, "peak of WebAssembly": memoryBytes / 2 ** 20, "peak of workerd": peakMemoryMib(worker.pid) };
 }
 
 async function runPeer(t: Lifetime, setting: Setting, backlog: Backlog): Promise<Sample> {

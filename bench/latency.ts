@@ -55,7 +55,8 @@ async function runFeed(t: Lifetime, setting: Setting, load: (typeof loads)[numbe
   const database = await createSource(t, setting.postgres);
   const worker = await startFeed(t, database, "hyperdrive", {});
   const arrivals = await listen(t, worker);
-  const nudge = way === "nudged" ? nudger(worker) : () => undefined;
+  const nudger = new Nudger(worker);
+  const nudge = way === "nudged" ? () => nudger.nudge() : () => undefined;
   // Code is compiled and the first poll is over before it counts.
   await writeSteadily(t, database, { rate: 50, seconds: 2 }, 0, nudge);
   await waitFor("the first changes have arrived", () => arrivals.size === 100);
@@ -63,6 +64,7 @@ async function runFeed(t: Lifetime, setting: Setting, load: (typeof loads)[numbe
   const commits = await writeSteadily(t, database, load, 100, nudge);
   const seconds = (performance.now() - started) / 1000;
   await waitFor("all changes have arrived", () => arrivals.size === 100 + commits.size, 60_000);
+  await nudger.landed();
   const took = [...commits].map(([id, at]) => (arrivals.get(id) ?? Number.NaN) - at);
   return { ...summed(took), reached: commits.size / seconds };
 }
@@ -85,22 +87,31 @@ async function listen(t: Lifetime, worker: Workerd): Promise<Map<number, number>
 }
 
 /** Calls POST /poll: while one is in flight, all further nudges are one that follows it. */
-function nudger(worker: Workerd): () => void {
-  let inFlight = false;
-  let pending = false;
-  const nudge = async (): Promise<void> => {
-    if (inFlight) {
-      pending = true;
-      return;
+class Nudger {
+  readonly #worker: Workerd;
+  #pending = false;
+  #flight: Promise<void> | undefined;
+
+  constructor(worker: Workerd) {
+    this.#worker = worker;
+  }
+
+  nudge(): void {
+    this.#pending = true;
+    this.#flight ??= this.#fly().finally(() => (this.#flight = undefined));
+  }
+
+  /** Resolves when no nudge is in flight; fails as the last did. */
+  async landed(): Promise<void> {
+    await this.#flight;
+  }
+
+  async #fly(): Promise<void> {
+    while (this.#pending) {
+      this.#pending = false;
+      await poll(this.#worker);
     }
-    inFlight = true;
-    do {
-      pending = false;
-      await poll(worker);
-    } while (pending);
-    inFlight = false;
-  };
-  return () => void nudge();
+  }
 }
 
 /** Commits single rows at this rate, whatever each takes; gives when each row's writer knew. */

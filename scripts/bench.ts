@@ -10,13 +10,17 @@ import { buildWorker, bundleWorker } from "./build.ts";
 import { startPostgres } from "./postgres.ts";
 import { psqlPath } from "./psql.ts";
 import { Failure, main, root, step } from "./steps.ts";
+import { catchUp } from "../bench/catch-up.ts";
 import { drain } from "../bench/drain.ts";
+import { fanOut } from "../bench/fan-out.ts";
+import { giant } from "../bench/giant.ts";
+import { growth } from "../bench/growth.ts";
 import { latency } from "../bench/latency.ts";
 import { keep, table, type Report } from "../bench/report.ts";
 import { size } from "../bench/size.ts";
 import { surroundings, type Setting } from "../bench/setting.ts";
 
-const benchmarks: Record<string, (setting: Setting) => Promise<Report>> = { drain, size, latency };
+const benchmarks: Record<string, (setting: Setting) => Promise<Report>> = { drain, size, latency, "fan-out": fanOut, giant, "catch-up": catchUp, growth };
 
 await main(async () => {
   const asked = process.argv.slice(2);
