@@ -8,6 +8,9 @@ import type { CrowdAnswer, CrowdOrder } from "./crowd.ts";
 /** When all clients had something, in milliseconds since the Unix epoch. */
 export type Arrival = Extract<CrowdAnswer, { type: "all" }>;
 
+/** Far more than anything that they wait for takes. */
+const deadlineMs = 300_000;
+
 /** Connected clients. */
 export class CrowdProcess {
   readonly #child: ChildProcess;
@@ -53,10 +56,13 @@ export class CrowdProcess {
   }
 
   async #answer(): Promise<CrowdAnswer> {
+    const impatient = AbortSignal.timeout(deadlineMs);
+    impatient.addEventListener("abort", () => this.#waiting?.());
     for (;;) {
       const answer = this.#answers.shift();
       if (answer !== undefined) return answer;
       if (this.#child.exitCode !== null) throw new Error("the clients' process has ended");
+      if (impatient.aborted) throw new Error(`the clients have waited for ${deadlineMs} ms`);
       await new Promise<void>((resolve) => (this.#waiting = resolve));
     }
   }

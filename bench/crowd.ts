@@ -8,10 +8,10 @@ export interface CrowdOrder {
   url: string;
   protocols: string[];
   count: number;
-  /** What each sends when it is open; `%` becomes its number. A subscription, say. */
-  greeting?: string;
-  /** Each is ready when it has had so many frames of this beginning. Without it, when it is open. */
-  ready?: { beginning: string; frames: number };
+  /** Each is ready when it has had a frame of this beginning. Without it, when it is open. */
+  ready?: string;
+  /** A subscription that each asks for when it is ready; it is then ready again. `%` becomes its number. */
+  subscription?: string;
   /** The frames that count begin so. */
   counted: string;
 }
@@ -46,22 +46,19 @@ class Crowd {
   }
 
   #join(number: number): Promise<void> {
-    const { url, protocols, greeting, ready, counted } = this.#order;
+    const { url, protocols, subscription, ready, counted } = this.#order;
     const socket = new WebSocket(url, protocols, { perMessageDeflate: false });
-    let missing = ready?.frames ?? 0;
+    const asks = subscription === undefined ? [] : [subscription.replaceAll("%", String(number))];
     return new Promise((resolve, reject) => {
       socket.on("error", reject);
       socket.on("close", (code) => fail(new Error(`client ${number} was closed with ${code}`)));
-      socket.on("open", () => {
-        if (greeting !== undefined) socket.send(greeting.replaceAll("%", String(number)));
-        if (missing === 0) resolve();
-      });
+      socket.on("open", () => ready === undefined && resolve());
       socket.on("message", (data: Buffer) => {
         if (begins(data, counted)) this.#count(data.length);
-        if (missing > 0 && ready !== undefined && begins(data, ready.beginning)) {
-          missing -= 1;
-          if (missing === 0) resolve();
-        }
+        if (ready === undefined || !begins(data, ready)) return;
+        const next = asks.pop();
+        if (next === undefined) resolve();
+        else socket.send(next);
       });
     });
   }

@@ -84,12 +84,11 @@ function frame(setting: Setting): Promise<string> {
   });
 }
 
-async function runFeed(t: Lifetime, setting: Setting, count: number, greeting: string | undefined): Promise<Sample> {
+async function runFeed(t: Lifetime, setting: Setting, count: number, subscription: string | undefined): Promise<Sample> {
   const database = await createSource(t, setting.postgres);
   const worker = await startFeed(t, database, "hyperdrive", atRest);
-  // With a subscription of its own it is welcomed, and then live, twice.
-  const ready = { beginning: '{"type":"caught_up"', frames: greeting === undefined ? 1 : 2 };
-  const crowd = await CrowdProcess.connect(t, worker, "/ws?v=1", { count, counted: changes, ready, ...(greeting === undefined ? {} : { greeting }) });
+  const order = { count, counted: changes, ready: '{"type":"caught_up"' };
+  const crowd = await CrowdProcess.connect(t, worker, "/ws?v=1", subscription === undefined ? order : { ...order, subscription });
   let id = 0;
   return broadcast(crowd, count, async () => {
     id += 1;

@@ -15,8 +15,9 @@ import type { Workerd } from "../tests/e2e/support/workerd.ts";
 import { createHistory, createSlot, createSource } from "./backlog.ts";
 import { poll, startFeed } from "./feed.ts";
 import { figureOf, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import type { Panel } from "./plot.ts";
 import { PsqlSession } from "./psql-session.ts";
-import { percentile, type Figure, type Report } from "./report.ts";
+import { percentile, spread, type Figure, type Report } from "./report.ts";
 import type { Setting } from "./setting.ts";
 
 /** Transactions a second, and for how many seconds. */
@@ -44,10 +45,23 @@ export async function latency(setting: Setting): Promise<Report> {
     ...parts.map((part, nth): Figure => ({ ...figureOf(samples, name, part, "ms"), against: floors.slice(nth, nth + 1) })),
     figureOf(samples, name, "reached", "a second"),
   ]);
+  const panel = (title: string, way: "nudged" | "polling"): Panel => ({
+    title,
+    x: "transactions a second",
+    y: "milliseconds",
+    series: parts.map((part) => ({
+      name: part,
+      points: loads.map(({ rate }) => ({ x: rate, y: spread(figureOf(samples, name(way, rate), part, "ms").samples) })),
+    })),
+  });
   return {
     name: "latency",
     about: "Milliseconds from a commit to its arrival at a WebSocket client, over Hyperdrive, at a steady load of single-row transactions.",
     figures: [...floors, ...figures],
+    plot: [
+      panel("Commit to client, nudged", "nudged"),
+      panel("Commit to client, polling alone", "polling"),
+    ],
   };
 }
 

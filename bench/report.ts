@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { loadavg } from "node:os";
 import { join } from "node:path";
 import { root } from "../scripts/steps.ts";
+import { svg, type Panel } from "./plot.ts";
 import type { Surroundings } from "./setting.ts";
 
 /** One measured quantity. */
@@ -30,6 +31,8 @@ export interface Report {
   /** What was measured, in a sentence or two. */
   about: string;
   figures: Figure[];
+  /** Kept as bench/results/NAME.svg. */
+  plot?: Panel[];
 }
 
 /** Sums up samples; at least one. */
@@ -66,8 +69,8 @@ export function table({ figures }: Report): string {
     .join("\n");
 }
 
-/** Keeps the report as bench/results/NAME.json. */
-export function keep({ name, about, figures }: Report, on: Surroundings): void {
+/** Keeps the report as bench/results/NAME.json, and its plot beside it. */
+export function keep({ name, about, figures, plot }: Report, on: Surroundings): void {
   const told = figures.map((figure) => ({
     group: figure.group,
     name: figure.name,
@@ -80,6 +83,7 @@ export function keep({ name, about, figures }: Report, on: Surroundings): void {
   const folder = join(root, "bench", "results");
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, `${name}.json`), `${JSON.stringify({ name, about, on: { ...on, loadAtEnd: load }, figures: told }, undefined, 2)}\n`);
+  if (plot !== undefined) writeFileSync(join(folder, `${name}.svg`), svg(plot));
 }
 
 function show({ median, min, max }: Spread): string {

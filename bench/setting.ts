@@ -7,6 +7,8 @@ import { output } from "../scripts/steps.ts";
 export interface Setting {
   /** The superuser's connection string for a server with PostgreSQL's default durability. */
   postgres: string;
+  /** The file that the server logs to. */
+  log: string;
   /** The server's first process. */
   postmaster: number;
   /** The path of psql. */

@@ -1,6 +1,6 @@
 // Builds the Worker into build/ (`npm run build`; wrangler's [build] command calls the same).
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
@@ -27,14 +27,11 @@ export async function buildWorker(): Promise<void> {
   say(`   index_bg.wasm: ${kib(wasm.length)}, ${kib(gzipSync(wasm).length)} compressed`);
 }
 
-/** Makes the bundle that `wrangler deploy` would upload; gives its folder. */
-export async function bundleWorker(): Promise<string> {
-  const bundle = join(buildDir, "bundle");
-  rmSync(bundle, { recursive: true, force: true });
+/** Makes the bundle that `wrangler deploy` would upload, in a folder. */
+export async function bundleWorker(bundle: string): Promise<void> {
   const wrangler = join(root, "node_modules", "wrangler", "bin", "wrangler.js");
   const env = { ...process.env, WRANGLER_SEND_METRICS: "false" };
   await step("Bundling the Worker", "about 3 seconds", () => run(process.execPath, [wrangler, "deploy", "--dry-run", "--outdir", bundle], { cwd: root, env, log: "bundle.log" }));
-  return bundle;
 }
 
 /** Contents, not times: a checkout or a rebase touches files that it does not change. */

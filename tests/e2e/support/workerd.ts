@@ -25,7 +25,11 @@ export interface WorkerdOptions {
   trusted?: string[];
   /** Folder with another Worker's scripts, with the same exports, instead of the built bundle. */
   bundle?: string;
-  /** JavaScript that runs in the Worker before it: to watch what it does with the platform. */
+  /**
+   * JavaScript that runs in the Worker before it: to watch what it does with the platform. It may
+   * set `globalThis.onConstruction`, called with an object's context, and `globalThis.onAlarm`,
+   * called with the milliseconds that an alarm took.
+   */
   before?: string;
   /** JavaScript that exports a Durable Object class `Beside`; requests to /test/beside get to it. */
   beside?: string;
@@ -155,12 +159,18 @@ export default class extends Feed {
 }
 export class ReplicationDO extends Original {
   constructor(ctx, env) {
+    globalThis.onConstruction?.(ctx);
     super(ctx, env);
     this.abort = () => ctx.abort("aborted by the test");
   }
   fetch(request) {
     if (new URL(request.url).pathname === "/test/abort") this.abort();
     return super.fetch(request);
+  }
+  async alarm(info) {
+    const started = Date.now();
+    await super.alarm(info);
+    globalThis.onAlarm?.(Date.now() - started);
   }
 }
 `;
