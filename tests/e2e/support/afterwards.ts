@@ -1,10 +1,15 @@
 // What a test started ends in the reverse order; node:test's own hooks run in the order they were made.
-import type { TestContext } from "node:test";
 
-const stacks = new WeakMap<TestContext, (() => Promise<void> | void)[]>();
+/** What something lives as long as: a test, or a repetition of a benchmark. */
+export interface Lifetime {
+  /** Does `work` at the end. */
+  after(work: () => Promise<void>): void;
+}
+
+const stacks = new WeakMap<Lifetime, (() => Promise<void> | void)[]>();
 
 /** Does `work` when the test has ended, before everything that was asked for earlier. */
-export function afterwards(t: TestContext, work: () => Promise<void> | void): void {
+export function afterwards(t: Lifetime, work: () => Promise<void> | void): void {
   const known = stacks.get(t);
   if (known !== undefined) {
     known.push(work);
@@ -18,7 +23,7 @@ export function afterwards(t: TestContext, work: () => Promise<void> | void): vo
 }
 
 /** Whether the test has passed, asked for afterwards. */
-export function hasPassed(t: TestContext): boolean {
+export function hasPassed(t: Lifetime): boolean {
   // Documented since Node 20.12, and missing from the published types.
-  return (t as TestContext & { readonly passed: boolean }).passed;
+  return (t as Lifetime & { readonly passed: boolean }).passed;
 }

@@ -1,8 +1,7 @@
 // A database of its own for each test, in the Postgres that `npm test` started.
 import { randomBytes } from "node:crypto";
-import type { TestContext } from "node:test";
 import pg from "pg";
-import { afterwards } from "./afterwards.ts";
+import { afterwards, type Lifetime } from "./afterwards.ts";
 import { waitFor } from "./wait-for.ts";
 
 /** A fresh database. */
@@ -21,7 +20,7 @@ export interface TestDatabase {
  * Makes a database on the running server of that major version, or on that of a superuser's
  * connection string; the test's end drops it and its slots.
  */
-export async function createDatabase(t: TestContext, on: 15 | 16 | 17 | 18 | string = 18): Promise<TestDatabase> {
+export async function createDatabase(t: Lifetime, on: 15 | 16 | 17 | 18 | string = 18): Promise<TestDatabase> {
   const serverUrl = typeof on === "string" ? on : runningServer(on);
   const name = `e2e_${randomBytes(6).toString("hex")}`;
   const server = new pg.Pool({ connectionString: serverUrl, max: 1 });

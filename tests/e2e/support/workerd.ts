@@ -8,8 +8,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
-import type { TestContext } from "node:test";
-import { afterwards, hasPassed } from "./afterwards.ts";
+import { afterwards, hasPassed, type Lifetime } from "./afterwards.ts";
 import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
 import { requestJson, type Answer } from "./request.ts";
 import { bundleDir } from "./worker.ts";
@@ -24,7 +23,13 @@ export interface WorkerdOptions {
   slot: string;
   /** Certificates, as PEM, of the authorities that it trusts: these alone. */
   trusted?: string[];
-  /** JavaScript that runs in the Worker before it: to watch what it does with the platform. */
+  /** Folder with another Worker's scripts, with the same exports, instead of the built bundle. */
+  bundle?: string;
+  /**
+   * JavaScript that runs in the Worker before it: to watch what it does with the platform. It may
+   * set `globalThis.onConstruction`, called with an object's context, and `globalThis.onAlarm`,
+   * called with the milliseconds that an alarm took.
+   */
   before?: string;
   /** JavaScript that exports a Durable Object class `Beside`; requests to /test/beside get to it. */
   beside?: string;
@@ -40,16 +45,17 @@ export class Workerd {
   #log = "";
 
   private constructor(options: WorkerdOptions) {
-    for (const file of modules()) copyFileSync(join(bundleDir(), file), join(this.#folder, file));
+    const bundle = options.bundle ?? bundleDir();
+    for (const file of modules(bundle)) copyFileSync(join(bundle, file), join(this.#folder, file));
     writeFileSync(join(this.#folder, "before.js"), options.before ?? "");
     writeFileSync(join(this.#folder, "beside.js"), options.beside ?? "export class Beside {}");
     writeFileSync(join(this.#folder, "main.js"), main);
     mkdirSync(join(this.#folder, "storage"));
-    writeFileSync(join(this.#folder, "config.capnp"), config(options, this.#token));
+    writeFileSync(join(this.#folder, "config.capnp"), config(options, modules(bundle), this.#token));
   }
 
   /** Starts it; it ends with the test. */
-  static async start(t: TestContext, options: WorkerdOptions): Promise<Workerd> {
+  static async start(t: Lifetime, options: WorkerdOptions): Promise<Workerd> {
     const workerd = new Workerd(options);
     afterwards(t, async () => {
       for (const socket of workerd.#sockets) socket.terminate();
@@ -96,6 +102,21 @@ export class Workerd {
     if (status !== 500) throw new Error(`the object answers its own end with ${status}`);
   }
 
+  /** Where it listens. */
+  get url(): URL {
+    return this.#url;
+  }
+
+  /** The bearer token it asks for. */
+  get token(): string {
+    return this.#token;
+  }
+
+  /** The process, while it runs. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
   /** All that it has printed. */
   get log(): string {
     return this.#log;
@@ -138,6 +159,7 @@ export default class extends Feed {
 }
 export class ReplicationDO extends Original {
   constructor(ctx, env) {
+    globalThis.onConstruction?.(ctx);
     super(ctx, env);
     this.abort = () => ctx.abort("aborted by the test");
   }
@@ -145,12 +167,17 @@ export class ReplicationDO extends Original {
     if (new URL(request.url).pathname === "/test/abort") this.abort();
     return super.fetch(request);
   }
+  async alarm(info) {
+    const started = Date.now();
+    await super.alarm(info);
+    globalThis.onAlarm?.(Date.now() - started);
+  }
 }
 `;
 
 /** The bundle's script and its WebAssembly. */
-function modules(): string[] {
-  return readdirSync(bundleDir()).filter((name) => /\.(js|wasm)$/.test(name));
+function modules(bundle: string): string[] {
+  return readdirSync(bundle).filter((name) => /\.(js|wasm)$/.test(name));
 }
 
 function binary(): string {
@@ -158,7 +185,7 @@ function binary(): string {
   return (require("workerd") as { default: string }).default;
 }
 
-function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions, token: string): string {
+function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions, modules: string[], token: string): string {
   const text = JSON.stringify;
   const vars: Record<string, string | undefined> = {
     REPLICATION_TOKEN: token,
@@ -180,7 +207,7 @@ function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions,
     bindings.push(`(name = "HYPERDRIVE", hyperdrive = (designator = "database", ${fields.join(", ")}))`);
     services.push(`(name = "database", external = (address = ${text(url.host)}, tcp = ()))`);
   }
-  const files = ["main.js", "before.js", "beside.js", ...modules()].map((name) =>
+  const files = ["main.js", "before.js", "beside.js", ...modules].map((name) =>
     name.endsWith(".js") ? `(name = ${text(name)}, esModule = embed ${text(name)})` : `(name = ${text(`./${name}`)}, wasm = embed ${text(name)})`,
   );
   return `

@@ -1,0 +1,46 @@
+// Throughput against batch size: how many changes a cycle takes, and how many rows a transaction has.
+import { runFeed } from "./drain.ts";
+import { takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { spread, type Figure, type Report } from "./report.ts";
+import type { Setting } from "./setting.ts";
+
+const batches = [100, 1_000, 10_000, 100_000];
+const rows = [1, 10, 1_000];
+const changes = 20_000;
+
+/** The whole benchmark. */
+export async function batch(setting: Setting): Promise<Report> {
+  const name = (maxChangesPerPoll: number, size: number) => `${size} rows a transaction, ${maxChangesPerPoll} changes a cycle`;
+  const contestants = rows.flatMap((size) =>
+    batches.map((maxChangesPerPoll): Contestant => ({
+      name: name(maxChangesPerPoll, size),
+      run: async (t) => {
+        const { ms = Number.NaN } = await runFeed(t, setting, { changes, transactions: changes / size }, "hyperdrive", { maxChangesPerPoll });
+        return { throughput: (changes / ms) * 1000 };
+      },
+    })),
+  );
+  const samples: Map<string, Sample[]> = await takeTurns(contestants, Math.min(setting.rounds, 3));
+  const figure = (maxChangesPerPoll: number, size: number): Figure => ({
+    group: `${size} rows a transaction`,
+    name: `${maxChangesPerPoll} changes a cycle`,
+    unit: "changes a second",
+    samples: (samples.get(name(maxChangesPerPoll, size)) ?? []).map(({ throughput = Number.NaN }) => throughput),
+  });
+  return {
+    name: "batch",
+    about: `Changes a second while ${changes.toLocaleString("en")} are drained, by the changes of a cycle (maxChangesPerPoll) and the rows of a transaction, over Hyperdrive.`,
+    figures: rows.flatMap((size) => batches.map((maxChangesPerPoll) => figure(maxChangesPerPoll, size))),
+    plot: [
+      {
+        title: "Draining: throughput by batch size",
+        x: "changes a cycle",
+        y: "changes a second",
+        series: rows.map((size) => ({
+          name: `${size} row${size === 1 ? "" : "s"} a transaction`,
+          points: batches.map((maxChangesPerPoll) => ({ x: maxChangesPerPoll, y: spread(figure(maxChangesPerPoll, size).samples) })),
+        })),
+      },
+    ],
+  };
+}

@@ -1,0 +1,68 @@
+// Clients that come back after a long time: each resumes 100,000 changes back, all at once. Against
+// psql reading the same rows, once for each of them.
+import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
+import { createSource, write } from "./backlog.ts";
+import { CrowdProcess } from "./crowd-process.ts";
+import { atRest, poll, startFeed, status } from "./feed.ts";
+import { figureOf, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { peakMemoryMib } from "./processes.ts";
+import { PsqlSession } from "./psql-session.ts";
+import type { Report } from "./report.ts";
+import type { Setting } from "./setting.ts";
+
+const clients = 100;
+/** What they have missed, in changes. */
+const missed = 100_000;
+/** What they had seen before. */
+const seen = 1_000;
+
+/** The whole benchmark. */
+export async function catchUp(setting: Setting): Promise<Report> {
+  const contestants: Contestant[] = [
+    { name: "floor", run: (t) => runFloor(t, setting) },
+    { name: "feed", run: (t) => runFeed(t, setting) },
+  ];
+  // Ten million changes take a while.
+  const samples = await takeTurns(contestants, Math.min(setting.rounds, 3));
+  const floor = { ...figureOf(samples, "floor", "seconds", "s"), group: "time", name: "floor" };
+  return {
+    name: "catch-up",
+    about: `${clients} clients, each resuming ${missed.toLocaleString("en")} changes back, over Hyperdrive: seconds until the last has caught up.`,
+    figures: [
+      floor,
+      { ...figureOf(samples, "feed", "seconds", "s"), group: "time", name: "feed", against: [floor] },
+      ...["changes sent", "peak of WebAssembly", "peak of workerd"].map((part, nth) => figureOf(samples, "feed", part, nth === 0 ? "a second" : "MiB")),
+    ],
+  };
+}
+
+/** Makes a feed with its history. */
+async function prepare(t: Lifetime, setting: Setting) {
+  const database = await createSource(t, setting.postgres);
+  const worker = await startFeed(t, database, "hyperdrive", atRest);
+  await write(database, { changes: seen + missed, transactions: 1_010 });
+  await poll(worker);
+  return { database, worker };
+}
+
+async function runFeed(t: Lifetime, setting: Setting): Promise<Sample> {
+  const { worker } = await prepare(t, setting);
+  const started = performance.timeOrigin + performance.now();
+  const crowd = CrowdProcess.start(t, worker, `/ws?v=1&after=1-${seen}`, { count: clients, counted: '{"type":"caught_up"' });
+  const seconds = ((await crowd.arrival()).last - started) / 1000;
+  const { memoryBytes } = await status(worker);
+  return {
+    seconds,
+    "changes sent": (clients * missed) / seconds,
+    "peak of WebAssembly": memoryBytes / 2 ** 20,
+    "peak of workerd": peakMemoryMib(worker.pid),
+  };
+}
+
+async function runFloor(t: Lifetime, setting: Setting): Promise<Sample> {
+  const { database } = await prepare(t, setting);
+  const psql = await PsqlSession.open(t, setting.psql, database.url);
+  const read = `\\copy (SELECT * FROM change_history WHERE id > ${seen} ORDER BY id) TO '/dev/null'`;
+  const ms = await psql.time(Array.from({ length: clients }, () => read).join("\n"));
+  return { seconds: ms / 1000 };
+}

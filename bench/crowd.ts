@@ -1,0 +1,90 @@
+// Many WebSocket clients, in a process of their own: their work is not the server's. They do not
+// parse what they get, and only tell when all have got it.
+import { WebSocket } from "ws";
+
+/** The clients to make: the parent sends it once. */
+export interface CrowdOrder {
+  /** Where to, for all of them. */
+  url: string;
+  protocols: string[];
+  count: number;
+  /** Each is ready when it has had a frame of this beginning. Without it, when it is open. */
+  ready?: string;
+  /** A subscription that each asks for when it is ready; it is then ready again. `%` becomes its number. */
+  subscription?: string;
+  /** The frames that count begin so. */
+  counted: string;
+}
+
+/** What it answers: `ready` once, then an `all` whenever each has had one more frame that counts. */
+export type CrowdAnswer =
+  | { type: "ready" }
+  /** When the first and the last client got it, in milliseconds since the Unix epoch. */
+  | { type: "all"; first: number; last: number; bytes: number };
+
+const answer = (message: CrowdAnswer) => process.send?.(message);
+
+/** So many connect at a time. */
+const abreast = 100;
+
+class Crowd {
+  readonly #order: CrowdOrder;
+  #got = 0;
+  #first = 0;
+  #bytes = 0;
+
+  constructor(order: CrowdOrder) {
+    this.#order = order;
+  }
+
+  async connect(): Promise<void> {
+    for (let first = 0; first < this.#order.count; first += abreast) {
+      const some = Array.from({ length: Math.min(abreast, this.#order.count - first) }, (_, index) => this.#join(first + index));
+      await Promise.all(some);
+    }
+    answer({ type: "ready" });
+  }
+
+  #join(number: number): Promise<void> {
+    const { url, protocols, subscription, ready, counted } = this.#order;
+    const socket = new WebSocket(url, protocols, { perMessageDeflate: false });
+    const asks = subscription === undefined ? [] : [subscription.replaceAll("%", String(number))];
+    return new Promise((resolve, reject) => {
+      socket.on("error", reject);
+      socket.on("close", (code) => fail(new Error(`client ${number} was closed with ${code}`)));
+      socket.on("open", () => ready === undefined && resolve());
+      socket.on("message", (data: Buffer) => {
+        if (begins(data, counted)) this.#count(data.length);
+        if (ready === undefined || !begins(data, ready)) return;
+        const next = asks.pop();
+        if (next === undefined) resolve();
+        else socket.send(next);
+      });
+    });
+  }
+
+  #count(bytes: number): void {
+    const now = performance.timeOrigin + performance.now();
+    if (this.#got === 0) this.#first = now;
+    this.#got += 1;
+    this.#bytes += bytes;
+    if (this.#got < this.#order.count) return;
+    answer({ type: "all", first: this.#first, last: now, bytes: this.#bytes });
+    this.#got = 0;
+    this.#bytes = 0;
+  }
+}
+
+function begins(data: Buffer, beginning: string): boolean {
+  return data.toString("latin1", 0, beginning.length) === beginning;
+}
+
+function fail(error: unknown): void {
+  console.error(error);
+  process.exit(1);
+}
+
+process.once("message", (order: CrowdOrder) => {
+  new Crowd(order).connect().catch(fail);
+});
+process.on("disconnect", () => process.exit(0));

@@ -1,0 +1,31 @@
+// One transaction of a million rows, which has to pass through 64 MiB.
+import { readyMadeRows, runFeed, runFloor } from "./drain.ts";
+import { figureOf, takeTurns, type Contestant } from "./occasion.ts";
+import type { Report } from "./report.ts";
+import type { Setting } from "./setting.ts";
+
+const backlog = { changes: 1_000_000, transactions: 1 };
+
+/** The whole benchmark. */
+export async function giant(setting: Setting): Promise<Report> {
+  const rows = await readyMadeRows(setting, backlog);
+  const contestants: Contestant[] = [
+    { name: "floor", run: (t) => runFloor(t, setting, backlog, rows) },
+    { name: "feed, direct socket", run: (t) => runFeed(t, setting, backlog, "direct", {}) },
+    { name: "feed, Hyperdrive", run: (t) => runFeed(t, setting, backlog, "hyperdrive", {}) },
+  ];
+  // A million rows take a while to write, too.
+  const samples = await takeTurns(contestants, Math.min(setting.rounds, 3));
+  const time = (name: string) => ({ ...figureOf(samples, name, "ms", "ms"), group: "time", name });
+  const floor = time("floor");
+  const feeds = ["feed, direct socket", "feed, Hyperdrive"];
+  return {
+    name: "giant",
+    about: "One transaction of 1,000,000 inserted rows: time until it is stored and the slot is past it, and the most memory it took.",
+    figures: [
+      floor,
+      ...feeds.map((name) => ({ ...time(name), against: [floor] })),
+      ...feeds.flatMap((name) => ["peak of WebAssembly", "peak of workerd"].map((part) => figureOf(samples, name, part, "MiB"))),
+    ],
+  };
+}
