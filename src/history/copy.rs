@@ -18,6 +18,8 @@ const TRAILER: i16 = -1;
 const NULL: i32 = -1;
 const JSONB_VERSION: u8 = 1;
 const TEXT_OID: u32 = 25;
+/// Of an array with one dimension: how many, flags, element type, length, first index.
+const ARRAY_HEADER: usize = 5 * size_of::<i32>();
 
 /// The rows of one batch; keeps its memory from one to the next.
 #[derive(Debug, Default)]
@@ -78,9 +80,8 @@ impl CopyRows {
             self.bytes.put_i32(NULL);
             return;
         }
-        const HEAD: usize = 5 * size_of::<i32>();
         let elements = names.iter().map(|name| size_of::<i32>() + name.len());
-        self.length(HEAD + elements.sum::<usize>());
+        self.length(ARRAY_HEADER + elements.sum::<usize>());
         self.bytes.put_i32(1);
         self.bytes.put_i32(0);
         self.bytes.put_u32(TEXT_OID);
