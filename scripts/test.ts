@@ -6,6 +6,9 @@
 //     rust   unit and integration tests, natively, against real Postgres servers
 //     e2e    the WASM build, `wrangler deploy --dry-run`, and its bundle in real workerd
 //
+// `TEST_POSTGRES_VERSIONS=16,17 npm test -- rust` runs what depends on the server's version on those
+// too; they are fetched from npm. `TEST_ONLY=part-of-a-name` runs those files of the Node tests alone.
+//
 // The last line sums up all suites: "N passed, N failed".
 import { spawn } from "node:child_process";
 import { existsSync, readdirSync, rmSync } from "node:fs";
@@ -32,6 +35,19 @@ const settings = {
 };
 
 const bundle = join(root, "build", "bundle");
+
+/** Node's time limit for a test is also that of its whole file. */
+const fileTimeoutMs = 600_000;
+
+/** The versions between the oldest and the newest, which TEST_POSTGRES_VERSIONS asks for. */
+function versionsOnDemand(): PostgresVersion[] {
+  const asked = (process.env["TEST_POSTGRES_VERSIONS"] ?? "").split(",").filter((text) => text.trim() !== "");
+  return asked.map((text) => {
+    const version = ([16, 17] as const).find((known) => known === Number(text));
+    if (version === undefined) throw new Failure(`TEST_POSTGRES_VERSIONS names "${text}".`, "It takes 16, 17 or both, with a comma between; 18 and 15 are tested always.");
+    return version;
+  });
+}
 
 let passed = 0;
 let failed = 0;
@@ -96,6 +112,16 @@ async function lint(env: NodeJS.ProcessEnv): Promise<void> {
   }
 }
 
+/** The native tests, with what they print: seeds, counts, times. */
+async function nativeTests(env: NodeJS.ProcessEnv, onDemand: PostgresVersion[]): Promise<void> {
+  const test = ["test", "--no-fail-fast"];
+  await suite("cargo test", "8 minutes the first time", "cargo", [...test, "--", "--show-output"], env, countCargo);
+  for (const version of onDemand) {
+    const args = [...test, `on_${version}`, "--", "--ignored", "--show-output"];
+    await suite(`cargo test on PostgreSQL ${version}`, "3 minutes", "cargo", args, env, countCargo);
+  }
+}
+
 async function endToEnd(env: NodeJS.ProcessEnv): Promise<void> {
   try {
     await buildWorker();
@@ -118,7 +144,7 @@ async function nodeTests(name: string, usually: string, folder: string, env: Nod
     .filter((name) => name.endsWith(".test.ts") && (only === undefined || name.includes(only)))
     .map((name) => join("tests", folder, name));
   if (files.length === 0) return;
-  await suite(name, usually, process.execPath, ["--test", "--test-reporter=spec", "--test-timeout=180000", ...files], env, countNode);
+  await suite(name, usually, process.execPath, ["--test", "--test-reporter=spec", `--test-timeout=${fileTimeoutMs}`, ...files], env, countNode);
 }
 
 /** The tests in a browser fail where there is none, and only they. */
@@ -132,9 +158,9 @@ async function browser(): Promise<NodeJS.ProcessEnv> {
 }
 
 /** The servers that tests find by TEST_POSTGRES_<version>, or those that the environment names already. */
-async function servers(env: NodeJS.ProcessEnv, started: PostgresServer[]): Promise<void> {
+async function servers(versions: PostgresVersion[], env: NodeJS.ProcessEnv, started: PostgresServer[]): Promise<void> {
   removeLeftovers();
-  for (const version of [18, 15] satisfies PostgresVersion[]) {
+  for (const version of versions) {
     if (env[`TEST_POSTGRES_${version}`] !== undefined && env[`TEST_POSTGRES_BIN_${version}`] !== undefined) continue;
     const server = await startPostgres(version, { dataDir: join(root, ".postgres", `test-${process.pid}-${version}`), settings });
     started.push(server);
@@ -165,6 +191,7 @@ await main(async () => {
   const asked = process.argv.slice(2);
   const unknown = asked.find((part) => !parts.includes(part as Part));
   if (unknown !== undefined) throw new Failure(`There is no part "${unknown}".`, `Parts are ${parts.join(", ")}; none named runs all.`);
+  const onDemand = versionsOnDemand();
   const wanted = new Set<string>(asked.length === 0 ? parts : asked);
   const env: NodeJS.ProcessEnv = {
     ...process.env,
@@ -191,9 +218,10 @@ await main(async () => {
     if (wanted.has("lint")) await lint(env);
     if (wanted.has("client")) await nodeTests("client library", "5 seconds", "client", env);
     if (wanted.has("rust") || wanted.has("e2e")) {
-      await step("Starting PostgreSQL 18 and 15", "about 5 seconds", () => servers(env, started));
+      const versions: PostgresVersion[] = [18, 15, ...onDemand];
+      await step(`Starting PostgreSQL ${versions.join(", ")}`, "about 5 seconds", () => servers(versions, env, started));
     }
-    if (wanted.has("rust")) await suite("cargo test", "3 minutes the first time", "cargo", ["test", "--no-fail-fast"], env, countCargo);
+    if (wanted.has("rust")) await nativeTests(env, onDemand);
     if (wanted.has("e2e")) await endToEnd(env);
   } finally {
     for (const server of started) {
