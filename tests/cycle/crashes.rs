@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use pg_change_feed::error::{Category, Result};
+use pg_change_feed::postgres;
+use tokio::net::TcpStream;
 
 use crate::support::cluster::Cluster;
-use crate::support::feed::{PATIENCE, Reader, TestFeed, client};
+use crate::support::feed::{PATIENCE, Reader, TestFeed, try_client};
 use crate::support::history::read_sound_history;
 use crate::support::replay::{Identity, assert_same, read_tables, replay};
-use crate::support::server::{Version, open_socket};
+use crate::support::server::Version;
 use crate::support::workload::Random;
 
 on_each_version!(
@@ -51,7 +53,11 @@ impl<'a> Load<'a> {
         while !self.over.get() {
             let client = match session.take() {
                 Some(client) => client,
-                None => client(self.feed.url()).await,
+                // The server may have gone while the session began.
+                None => match try_client(self.feed.url()).await {
+                    Ok(client) => client,
+                    Err(_) => continue,
+                },
             };
             // Whether a transaction that was cut off has committed is for the table to say.
             if client
@@ -85,7 +91,9 @@ impl<'a> Load<'a> {
     }
 
     async fn read_on(&self, random: &mut Random) -> Result<()> {
-        let stream = open_socket(self.feed.url()).await;
+        let url = self.feed.url();
+        let stream = TcpStream::connect((url.host.as_str(), url.port)).await;
+        let stream = stream.map_err(postgres::Error::Io)?;
         let mut reader = Reader::resume(stream, self.feed).await?;
         reader.feed.slice_bytes = random.choose(&[2 << 10, 2 << 20]);
         while !self.over.get() {

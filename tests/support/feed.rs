@@ -220,6 +220,13 @@ pub fn config(slot: &str) -> ReplicationConfig {
 
 /// An independent client.
 pub async fn client(url: &DatabaseUrl) -> tokio_postgres::Client {
+    try_client(url).await.unwrap()
+}
+
+/// An independent client of a server that may be down.
+pub async fn try_client(
+    url: &DatabaseUrl,
+) -> std::result::Result<tokio_postgres::Client, tokio_postgres::Error> {
     let mut settings = tokio_postgres::Config::new();
     settings
         .host(&url.host)
@@ -229,10 +236,10 @@ pub async fn client(url: &DatabaseUrl) -> tokio_postgres::Client {
     if let Some(password) = &url.login.password {
         settings.password(password);
     }
-    let (client, connection) = settings.connect(NoTls).await.unwrap();
+    let (client, connection) = settings.connect(NoTls).await?;
     // It ends with the client.
     tokio::spawn(connection);
-    client
+    Ok(client)
 }
 
 async fn run_sql(url: &DatabaseUrl, sql: &str) {
