@@ -45,21 +45,23 @@ async fn an_idle_poll_is_one_read_only_round_trip_that_locks_writes_and_decodes_
     let mut reader = Reader::resume(stream, &feed).await.unwrap();
 
     // The server's own snapshot may come in between, once.
-    let quiet = 'attempt: loop {
-        assert!(reader.drain().await.is_ok());
-        while !reader.poll().await.unwrap().idle {}
+    let mut most_idle = 0;
+    for _ in 0..3 {
+        assert_eq!(reader.drain().await.unwrap(), u64::from(most_idle == 0));
         let (before, written) = (wal_position(&feed).await, traffic.written());
-        for _ in 0..1_000 {
-            if !reader.poll().await.unwrap().idle {
-                continue 'attempt;
-            }
+        let mut idle = 0;
+        while idle < 1_000 && reader.poll().await.unwrap().idle {
+            idle += 1;
         }
-        break wal_position(&feed).await == before && traffic.written() - written < 100 * 1_000;
-    };
-    assert!(
-        quiet,
-        "1,000 idle polls wrote WAL, or sent more than a statement each"
-    );
+        most_idle = idle.max(1);
+        if idle == 1_000 {
+            assert_eq!(wal_position(&feed).await, before, "they wrote WAL");
+            let sent = traffic.written() - written;
+            assert!(sent < 100 * 1_000, "they sent more than a statement each");
+            break;
+        }
+    }
+    assert_eq!(most_idle, 1_000, "polls of a quiet server are not idle");
 
     // One that names no table, so that it takes no lock; and it needs neither the right to write
     // nor the slot.

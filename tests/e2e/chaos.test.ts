@@ -12,7 +12,7 @@ import { Workerd } from "./support/workerd.ts";
 import { assertHistoryGivesTables, createTables, Workload } from "./support/workload.ts";
 
 /** How often each thing is broken. */
-const rounds = 12;
+const rounds = 20;
 
 /** Breaks things at random points while writers write; gives the number of their transactions. */
 async function underLoad(t: TestContext, database: TestDatabase, break_: (random: Random) => Promise<void>): Promise<void> {
