@@ -49,8 +49,7 @@ impl Pace {
     ) -> Next {
         match outcome {
             Outcome::Unfinished | Outcome::Undelivered => Next::Poll(Duration::ZERO),
-            Outcome::Failed(failures) if has_clients => Next::Poll(backoff(failures, jitter)),
-            Outcome::Failed(failures) => Next::Poll(backoff(failures, jitter).max(poll_interval)),
+            Outcome::Failed(failures) => Next::Poll(backoff(failures, jitter)),
             Outcome::Changed | Outcome::Idle if !has_clients => {
                 self.interval = None;
                 Next::Hibernate(hibernation_delay)
@@ -115,6 +114,15 @@ mod tests {
         let mut pace = Pace::default();
         assert_eq!(
             next(&mut pace, Outcome::Unfinished, false),
+            Next::Poll(Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn a_drain_that_clients_have_not_all_got_goes_on_at_once() {
+        let mut pace = Pace::default();
+        assert_eq!(
+            next(&mut pace, Outcome::Undelivered, true),
             Next::Poll(Duration::ZERO)
         );
     }

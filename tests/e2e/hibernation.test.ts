@@ -1,6 +1,7 @@
 // Nobody listens: the object sleeps, looks after its slot and its history, and wakes up at once.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
+import { Example } from "./support/applications.ts";
 import { startCluster, type Cluster } from "./support/cluster.ts";
 import { Scenario, type ScenarioOptions } from "./support/scenario.ts";
 import { statusOf, type Status } from "./support/status.ts";
@@ -121,6 +122,37 @@ test("history is pruned by age, and a change that is too young stays", async (t)
   await waitFor("the old ones are gone", async () => (await scenario.storedItems()).join() === "3");
   await nextLook(scenario);
   assert.deepEqual(await scenario.storedItems(), [3]);
+});
+
+test("history is pruned beside polling, too, and not what a registered Sync Durable Object has still to read", async (t) => {
+  const example = await Example.start(t);
+  const { database, worker } = example.scenario;
+  await example.scenario.initialise({ pollInterval: 50 });
+  const hasRead = (position: string) =>
+    waitFor(`the Sync Durable Object has read up to ${position}`, async () => {
+      const { body } = await worker.request<{ clients: { kind: string; cursor: string }[] }>("GET", "/clients");
+      // Whoever asks it for its rows has it register.
+      await example.rows();
+      return body.clients.some(({ kind, cursor }) => kind === "sync_do" && cursor === position);
+    });
+  await example.scenario.insert(1, 2, 3, 4, 5);
+  await hasRead("1-5");
+  const object = await example.object();
+  await object.fail("refuses");
+  await example.scenario.insert(...Array.from({ length: 25 }, (_, n) => n + 6));
+  await example.scenario.initialise({ historyRetention: { maxRows: 10 } });
+  const held = await waitFor("what it has is pruned", async () => {
+    const status = await statusOf(worker);
+    return status.polling.pruned > 0 && status;
+  });
+  assert.equal(held.state, "polling");
+  assert.deepEqual(await example.scenario.storedItems(), Array.from({ length: 25 }, (_, n) => n + 6));
+
+  await object.fail(undefined);
+  await hasRead("1-30");
+  await example.scenario.initialise();
+  await waitFor("the rest is pruned", async () => (await example.scenario.storedItems()).length === 10);
+  assert.equal((await database.query("SELECT count(*)::int AS rows FROM items"))[0]?.["rows"], 30);
 });
 
 test("a client that arrives wakes the feed at once, and when the last has gone it sleeps again", async (t) => {

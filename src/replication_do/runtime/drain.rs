@@ -218,7 +218,13 @@ impl Runtime {
             on_slot_lost: config.on_slot_lost,
         };
         let (standing, broken) = state::resume(connection, resumption).await?;
-        self.memory.borrow_mut().health.publication_was_missing = false;
+        {
+            let mut memory = self.memory.borrow_mut();
+            if std::mem::take(&mut memory.health.publication_was_missing) {
+                // Else the next life would begin another epoch for the same gap.
+                self.keep(HEALTH, &memory.health);
+            }
+        }
         if let Some(broken) = broken {
             let context = json!({
                 "reason": broken.code(),

@@ -11,7 +11,7 @@ use super::Runtime;
 use super::recall::{HEALTH, VITALS};
 use crate::clock;
 use crate::config::ReplicationConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::history::{self, Extent};
 use crate::polling::{Outcome, Policy, policy};
 use crate::replication_do::health::Vitals;
@@ -44,7 +44,7 @@ impl Runtime {
 
     async fn look_with(self: &Rc<Self>, config: &ReplicationConfig) -> Result<Outcome> {
         let mut connection = database::connect(&self.env).await?;
-        let extent = self.take_vitals(config, &mut connection).await?;
+        let mut extent = self.take_vitals(config, &mut connection).await?;
         let mut outcome = Outcome::Idle;
         if self.with(|memory| must_drain(memory.vitals.as_ref(), config)) {
             let before = self.memory.borrow_mut().cycle.take();
@@ -53,17 +53,30 @@ impl Runtime {
             self.note_landing(outcome);
         }
         let started = clock::now_ms();
-        let mut extent = extent;
-        while self.prune(config, &mut connection, &mut extent).await?
-            && u128::from(clock::now_ms().saturating_sub(started)) < PRUNE_FOR.as_millis()
-            && !self.flights.is_awaited()
-        {}
+        loop {
+            let pruned = self.prune(config, &mut connection, &mut extent).await;
+            let pruned_for = clock::now_ms().saturating_sub(started);
+            let more = pruned.unwrap_or_else(|error| self.note_upkeep_failure(&error));
+            if !more || u128::from(pruned_for) >= PRUNE_FOR.as_millis() || self.flights.is_awaited()
+            {
+                break;
+            }
+        }
         connection.close().await;
         Ok(outcome)
     }
 
-    /// Beside polling. What fails here fails no poll: the connection is given up, and the failure
-    /// counted.
+    /// What fails here fails no poll and no look. There is no more to do then.
+    fn note_upkeep_failure(&self, error: &Error) -> bool {
+        log::error("upkeep_failed", error);
+        let mut memory = self.memory.borrow_mut();
+        memory.upkeep_is_due = false;
+        memory.health.count(error);
+        self.keep(HEALTH, &memory.health);
+        false
+    }
+
+    /// Beside polling; on a failure the connection is of no use any more.
     pub(super) async fn keep_up(&self, config: &ReplicationConfig, connection: &mut Database) {
         let checked_at = self.with(|memory| memory.vitals.as_ref().map(|vitals| vitals.checked_at));
         let is_late = checked_at.is_none_or(|at| {
@@ -73,11 +86,7 @@ impl Runtime {
             return;
         }
         if let Err(error) = self.try_keep_up(config, connection).await {
-            log::error("upkeep_failed", &error);
-            let mut memory = self.memory.borrow_mut();
-            memory.upkeep_is_due = false;
-            memory.health.count(&error);
-            self.keep(HEALTH, &memory.health);
+            self.note_upkeep_failure(&error);
         }
     }
 
