@@ -31,7 +31,8 @@ export async function catchUp(setting: Setting): Promise<Report> {
     figures: [
       floor,
       { ...figureOf(samples, "feed", "seconds", "s"), group: "time", name: "feed", against: [floor] },
-      ...["changes sent", "peak of WebAssembly", "peak of workerd"].map((part, nth) => figureOf(samples, "feed", part, nth === 0 ? "a second" : "MiB")),
+      ...["changes sent", "MiB sent"].map((part) => figureOf(samples, "feed", part, "a second")),
+      ...["peak of WebAssembly", "peak of workerd"].map((part) => figureOf(samples, "feed", part, "MiB")),
     ],
   };
 }
@@ -49,11 +50,16 @@ async function runFeed(t: Lifetime, setting: Setting): Promise<Sample> {
   const { worker } = await prepare(t, setting);
   const started = performance.timeOrigin + performance.now();
   const crowd = CrowdProcess.start(t, worker, `/ws?v=1&after=1-${seen}`, { count: clients, counted: '{"type":"caught_up"' });
-  const seconds = ((await crowd.arrival()).last - started) / 1000;
+  const { last, changes, leastBytes, mostBytes } = await crowd.arrival();
+  if (changes !== missed) throw new Error(`the first client got ${changes} changes`);
+  // The name that each is given, and a position, may be longer for one than for another.
+  if (mostBytes - leastBytes > 1_000) throw new Error(`the clients got between ${leastBytes} and ${mostBytes} bytes`);
+  const seconds = (last - started) / 1000;
   const { memoryBytes } = await status(worker);
   return {
     seconds,
     "changes sent": (clients * missed) / seconds,
+    "MiB sent": (clients * leastBytes) / 2 ** 20 / seconds,
     "peak of WebAssembly": memoryBytes / 2 ** 20,
     "peak of workerd": peakMemoryMib(worker.pid),
   };

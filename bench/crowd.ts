@@ -1,5 +1,5 @@
-// Many WebSocket clients, in a process of their own: their work is not the server's. They do not
-// parse what they get, and only tell when all have got it.
+// Many WebSocket clients, in a process of their own: their work is not the server's. All but
+// the first do not parse what they get; they tell when all have got it, and how much.
 import { WebSocket } from "ws";
 
 /** The clients to make: the parent sends it once. */
@@ -19,8 +19,11 @@ export interface CrowdOrder {
 /** What it answers: `ready` once, then an `all` whenever each has had one more frame that counts. */
 export type CrowdAnswer =
   | { type: "ready" }
-  /** When the first and the last client got it, in milliseconds since the Unix epoch. */
-  | { type: "all"; first: number; last: number; bytes: number };
+  /**
+   * When the first and the last client got it, in milliseconds since the Unix epoch; the least and the
+   * most bytes that a client has got in all frames so far; and the changes in those of the first.
+   */
+  | { type: "all"; first: number; last: number; leastBytes: number; mostBytes: number; changes: number };
 
 const answer = (message: CrowdAnswer) => process.send?.(message);
 
@@ -31,7 +34,8 @@ class Crowd {
   readonly #order: CrowdOrder;
   #got = 0;
   #first = 0;
-  #bytes = 0;
+  readonly #bytes: number[] = [];
+  #changes = 0;
 
   constructor(order: CrowdOrder) {
     this.#order = order;
@@ -54,7 +58,9 @@ class Crowd {
       socket.on("close", (code) => fail(new Error(`client ${number} was closed with ${code}`)));
       socket.on("open", () => ready === undefined && resolve());
       socket.on("message", (data: Buffer) => {
-        if (begins(data, counted)) this.#count(data.length);
+        this.#bytes[number] = (this.#bytes[number] ?? 0) + data.length;
+        if (number === 0) this.#changes += changesIn(data);
+        if (begins(data, counted)) this.#count();
         if (ready === undefined || !begins(data, ready)) return;
         const next = asks.pop();
         if (next === undefined) resolve();
@@ -63,16 +69,21 @@ class Crowd {
     });
   }
 
-  #count(bytes: number): void {
+  #count(): void {
     const now = performance.timeOrigin + performance.now();
     if (this.#got === 0) this.#first = now;
     this.#got += 1;
-    this.#bytes += bytes;
     if (this.#got < this.#order.count) return;
-    answer({ type: "all", first: this.#first, last: now, bytes: this.#bytes });
+    const [leastBytes, mostBytes] = [Math.min(...this.#bytes), Math.max(...this.#bytes)];
+    answer({ type: "all", first: this.#first, last: now, leastBytes, mostBytes, changes: this.#changes });
     this.#got = 0;
-    this.#bytes = 0;
   }
+}
+
+/** The changes of a frame. One client's are enough: the others get the same bytes. */
+function changesIn(data: Buffer): number {
+  const frame = JSON.parse(data.toString()) as { changes?: unknown[] };
+  return frame.changes?.length ?? 0;
 }
 
 function begins(data: Buffer, beginning: string): boolean {

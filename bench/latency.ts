@@ -13,7 +13,7 @@ import type { TestDatabase } from "../tests/e2e/support/database.ts";
 import { waitFor } from "../tests/e2e/support/wait-for.ts";
 import type { Workerd } from "../tests/e2e/support/workerd.ts";
 import { createHistory, createSlot, createSource } from "./backlog.ts";
-import { poll, startFeed } from "./feed.ts";
+import { poll, startFeed, status } from "./feed.ts";
 import { figureOf, takeTurns, type Contestant, type Sample } from "./occasion.ts";
 import type { Panel } from "./plot.ts";
 import { PsqlSession } from "./psql-session.ts";
@@ -43,6 +43,7 @@ export async function latency(setting: Setting): Promise<Report> {
   const floors = parts.map((part) => ({ ...figureOf(samples, "floor", part, "ms"), group: "floor", name: `floor ${part}` }));
   const figures = contestants.slice(1).flatMap(({ name }): Figure[] => [
     ...parts.map((part, nth): Figure => ({ ...figureOf(samples, name, part, "ms"), against: floors.slice(nth, nth + 1) })),
+    figureOf(samples, name, "last cycle", "ms"),
     figureOf(samples, name, "reached", "a second"),
   ]);
   const panel = (title: string, way: "nudged" | "polling"): Panel => ({
@@ -80,7 +81,9 @@ async function runFeed(t: Lifetime, setting: Setting, load: (typeof loads)[numbe
   await waitFor("all changes have arrived", () => arrivals.size === 100 + commits.size, 60_000);
   await nudger.landed();
   const took = [...commits].map(([id, at]) => (arrivals.get(id) ?? Number.NaN) - at);
-  return { ...summed(took), reached: commits.size / seconds };
+  const { polling } = await status(worker);
+  const cycle = Object.values(polling.lastCycleMs).reduce((sum, part) => sum + part);
+  return { ...summed(took), "last cycle": cycle, reached: commits.size / seconds };
 }
 
 /** Follows the feed; gives when each row arrived. */

@@ -16,7 +16,7 @@ INSERT INTO change_history (lsn, table_name, operation, data, xid, committed_at,
 SELECT r.lsn, 'orders', 'insert', r.data, r.xid, r.committed_at, 1
 FROM unnest($1::text[], $2::jsonb[], $3::bigint[], $4::timestamptz[]) AS r(lsn, data, xid, committed_at)`;
 
-/** Columns of a batch: an array for each, which is the fastest way to insert that `pg` has. */
+/** Columns of a batch: an array for each, so that one statement inserts it. */
 class Batch {
   readonly lsn: string[] = [];
   readonly data: string[] = [];
