@@ -15,7 +15,7 @@ export interface Panel {
   series: Series[];
 }
 
-const [width, height, margin] = [440, 320, { left: 64, right: 16, top: 40, bottom: 48 }];
+const [width, height, margin] = [440, 330, { left: 64, right: 16, top: 56, bottom: 48 }];
 const colours = ["#2563eb", "#dc2626", "#059669", "#9333ea", "#d97706"];
 
 /** The panels as one SVG document. The bars at each point reach from the least to the most. */
@@ -40,7 +40,8 @@ function draw({ title, x, y, series }: Panel): string {
     const colour = colours[nth % colours.length];
     const path = line.points.map((point, index) => `${index === 0 ? "M" : "L"}${across.at(point.x)} ${up.at(point.y.median)}`).join("");
     const bars = line.points.map(({ x, y }) => `<path d="M${across.at(x)} ${up.at(y.min)}V${up.at(y.max)}" stroke="${colour}"/><circle cx="${across.at(x)}" cy="${up.at(y.median)}" r="3" fill="${colour}"/>`);
-    const key = `<rect x="${margin.left + 8}" y="${margin.top + 6 + nth * 15}" width="10" height="3" fill="${colour}"/>${text(margin.left + 23, margin.top + 11 + nth * 15, line.name, "start")}`;
+    const keyAt = margin.left + (nth * (width - margin.left - margin.right)) / series.length;
+    const key = `<rect x="${keyAt}" y="38" width="10" height="3" fill="${colour}"/>${text(keyAt + 14, 43, line.name, "start")}`;
     return `<path d="${path}" fill="none" stroke="${colour}" stroke-width="2"/>${bars.join("")}${key}`;
   });
   const labels = [

@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import pg from "pg";
 import { buildWorker, bundleWorker } from "./build.ts";
+import { removeLeftovers } from "./leftovers.ts";
 import { startPostgres } from "./postgres.ts";
 import { psqlPath } from "./psql.ts";
 import { Failure, main, root, step } from "./steps.ts";
@@ -31,6 +32,7 @@ await main(async () => {
   await buildWorker();
   const psql = await psqlPath();
   const scratch = join(root, ".postgres", `bench-${process.pid}`);
+  removeLeftovers("bench");
   mkdirSync(scratch, { recursive: true });
   process.env["TEST_WORKER_BUNDLE"] = join(scratch, "bundle");
   await bundleWorker(join(scratch, "bundle"));

@@ -11,10 +11,11 @@
 //
 // The last line sums up all suites: "N passed, N failed".
 import { spawn } from "node:child_process";
-import { existsSync, readdirSync, rmSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { buildWorker } from "./build.ts";
 import { chromium } from "./chromium.ts";
+import { removeLeftovers } from "./leftovers.ts";
 import { startPostgres, type PostgresServer, type PostgresVersion } from "./postgres.ts";
 import { Failure, lastLines, main, pathWith, root, say, step } from "./steps.ts";
 
@@ -159,31 +160,13 @@ async function browser(): Promise<NodeJS.ProcessEnv> {
 
 /** The servers that tests find by TEST_POSTGRES_<version>, or those that the environment names already. */
 async function servers(versions: PostgresVersion[], env: NodeJS.ProcessEnv, started: PostgresServer[]): Promise<void> {
-  removeLeftovers();
+  removeLeftovers("test");
   for (const version of versions) {
     if (env[`TEST_POSTGRES_${version}`] !== undefined && env[`TEST_POSTGRES_BIN_${version}`] !== undefined) continue;
     const server = await startPostgres(version, { dataDir: join(root, ".postgres", `test-${process.pid}-${version}`), settings });
     started.push(server);
     env[`TEST_POSTGRES_${version}`] = server.url;
     env[`TEST_POSTGRES_BIN_${version}`] = server.binDir;
-  }
-}
-
-/** Removes what killed runs left; their servers have ended with them. */
-function removeLeftovers(): void {
-  const folder = join(root, ".postgres");
-  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
-    const pid = name.match(/^test-(\d+)-/)?.[1];
-    if (pid !== undefined && !isAlive(Number(pid))) rmSync(join(folder, name), { recursive: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
   }
 }
 
