@@ -4,7 +4,7 @@ import { takeTurns, type Contestant, type Sample } from "./occasion.ts";
 import { spread, type Figure, type Report } from "./report.ts";
 import type { Setting } from "./setting.ts";
 
-const batches = [100, 1_000, 10_000, 100_000];
+const batches = [1_000, 10_000, 100_000, 1_000_000];
 const rows = [1, 10, 1_000];
 const changes = 20_000;
 

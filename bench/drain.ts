@@ -65,7 +65,8 @@ async function compare(setting: Setting, backlog: Backlog): Promise<Figure[]> {
     ...feeds.map((name) => ({ ...figure(name), against: [floor, peer] })),
     ...["peek", "COPY", "advance", ...processors].map((part) => figure("floor", part)),
     ...processors.map((part) => figure("peer", part)),
-    ...["probe", "peek", "store", "commit", "advance", ...processors].map((part) => figure("feed, direct socket", part)),
+    ...["probe", "peek", "store", "commit", "advance"].map((part) => figure("feed, direct socket", part)),
+    ...feeds.flatMap((name) => processors.map((part) => figure(name, part))),
   ];
 }
 
