@@ -255,8 +255,8 @@ async fn a_table_that_is_renamed_moved_dropped_and_made_again_is_told_apart(vers
         stories(&reader.take().await),
         [
             r#"insert of t: {"id":1}"#,
-            r#"insert of T "quoted" ä: {"id":2}"#,
-            r#"insert of Ünder.score.T "quoted" ä: {"id":3}"#,
+            r#"insert of "T ""quoted"" ä": {"id":2}"#,
+            r#"insert of "Ünder.score"."T ""quoted"" ä": {"id":3}"#,
             r#"insert of t: {"name":"n","id":"one"}"#,
         ]
     );

@@ -83,11 +83,6 @@ fn deregister(runtime: &Runtime, path: &str) -> worker::Result<Response> {
 }
 
 fn web_socket(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Response> {
-    let upgrade = request.headers().get("Upgrade")?.unwrap_or_default();
-    if !upgrade.eq_ignore_ascii_case("websocket") {
-        let message = "this endpoint is a WebSocket: send Upgrade: websocket";
-        return answer::error(426, "upgrade_required", message, false, None);
-    }
     let ticket = match ticket(request, &runtime.env)? {
         Ok(ticket) => ticket,
         Err(refusal) => return refusal,
@@ -101,6 +96,13 @@ fn web_socket(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Respon
         Ok(asked) => asked,
         Err(error) => return refuse(&error),
     };
+    // After all that is wrong with the request: a browser does not show why its upgrade was refused,
+    // and a plain GET of the same address then does.
+    let upgrade = request.headers().get("Upgrade")?.unwrap_or_default();
+    if !upgrade.eq_ignore_ascii_case("websocket") {
+        let message = "this endpoint is a WebSocket: send Upgrade: websocket";
+        return answer::error(426, "upgrade_required", message, false, None);
+    }
     if runtime.hub.counts().0 >= MAX_SOCKETS {
         let message = "too many clients are connected";
         return answer::error(503, "too_many_clients", message, true, None);
