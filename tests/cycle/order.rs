@@ -153,8 +153,12 @@ async fn other_defaults_of_the_role_change_nothing(version: Version) {
     ];
     let alter = |setting| format!("ALTER DATABASE {database} SET {setting};");
     feed.run(&settings.map(alter).concat()).await;
-    feed.run("BEGIN READ WRITE; INSERT INTO items VALUES (1, 'one'); COMMIT")
-        .await;
+    // What the writer does not wait for is decoded only when it has reached the disk.
+    feed.run(
+        "BEGIN READ WRITE; SET LOCAL synchronous_commit = on; \
+         INSERT INTO items VALUES (1, 'one'); COMMIT",
+    )
+    .await;
     assert_eq!(feed.drain().await, 1);
     assert_eq!(read_sound_history(&feed).await.len(), 1);
 }
