@@ -78,6 +78,8 @@ struct Member {
     ids: Vec<i64>,
     /// Where it began, once it is known.
     began: Option<i64>,
+    /// Where it stood when it came back last.
+    resumed: Option<i64>,
 }
 
 struct Crowd {
@@ -114,6 +116,7 @@ impl Crowd {
             ids: Vec::new(),
             // Where "now" is, the first delivery says.
             began: began.filter(|_| start != Start::Now),
+            resumed: None,
         });
     }
 
@@ -134,6 +137,7 @@ impl Crowd {
             return;
         };
         member.ids.extend(inbox.ids());
+        member.resumed = Some(position.id);
         let again = view(WANTED[member.wanted].0);
         member.client = Rc::new(join(again, Start::After(position), None, views));
     }
@@ -304,8 +308,9 @@ async fn check(
         assert!(once.is_empty());
         return 0;
     };
+    let told = inbox.position().map(|position| position.id);
     let through = if has_left {
-        inbox.position().map_or(began, |position| position.id)
+        told.or(member.resumed).unwrap_or(began)
     } else {
         head
     };
