@@ -248,7 +248,11 @@ test("a full disk stops the feed where it stands, and with room again nothing is
   const ruin = await beforeRuin(t);
   const { cluster, scenario } = ruin;
   const disk = mkdtempSync(join(tmpdir(), "small-disk-"));
-  execFileSync("mount", ["-t", "tmpfs", "-o", "size=2m,mode=0777", "tmpfs", disk]);
+  try {
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=2m,mode=0777", "tmpfs", disk]);
+  } catch {
+    return t.skip("this machine lets nobody mount a small disk, as most containers");
+  }
   afterwards(t, async () => {
     await cluster.server.stop("immediate");
     execFileSync("umount", [disk]);
