@@ -20,7 +20,7 @@ use super::subscriber::{Due, Outlet, Subscriber};
 use super::subscription::View;
 use super::views::Views;
 use crate::clock;
-use crate::error::{Category, Error, Result};
+use crate::error::Result;
 use crate::history::{self, PageRequest, Recent, StoredChange};
 use crate::postgres::Connection;
 
@@ -82,7 +82,7 @@ impl Pump {
             head: head.position.id,
         };
         if !unsettled.iter().all(|it| is_served_from_memory(it, head)) {
-            feed.oldest = oldest(connection, head.position.id).await?;
+            feed.oldest = history::oldest(connection, head.position.id).await?;
         }
         let mut groups = Groups::new();
         regroup(&mut groups, unsettled, feed);
@@ -163,7 +163,7 @@ impl Frames {
     /// Puts those of `changes` that `view` may see into frames of about a mebibyte.
     ///
     /// `told`: the `from` of the first frame; `through`: how far `changes` go. Fails with
-    /// [`Category::Decode`] where a stored change is not JSON that this system wrote.
+    /// what [`View::show`] fails with.
     pub fn of(
         view: &View,
         (epoch, told): (i32, i64),
@@ -174,7 +174,7 @@ impl Frames {
         let mut frames = Vec::new();
         let (mut open, mut last) = (ChangesFrame::new(position(told)), told);
         for change in changes {
-            let Some(json) = view.show(&change.json).map_err(unreadable)? else {
+            let Some(json) = view.show(&change.json)? else {
                 continue;
             };
             if !open.push(&json) {
@@ -197,11 +197,6 @@ impl Frames {
         }
         Ok(Self { frames, through })
     }
-}
-
-fn unreadable(cause: super::FeedChangeError) -> Error {
-    let message = "a stored change cannot be read";
-    Error::new(Category::Decode, "change_unreadable", message).with_source(cause)
 }
 
 /// Looks up what the filters of those who come name.
@@ -246,14 +241,6 @@ fn is_served_from_memory<O: Outlet>(subscriber: &Subscriber<O>, head: Head<'_>) 
     };
     at.epoch == head.position.epoch
         && (at.id == head.position.id || recent_after(head.recent, at.id).is_some())
-}
-
-async fn oldest<S>(connection: &mut Connection<S>, head: i64) -> Result<i64>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let bounds = history::bounds(connection).await?;
-    Ok(bounds.map_or(head.saturating_add(1), |(oldest, _)| oldest))
 }
 
 fn regroup<O: Outlet>(groups: &mut Groups<O>, members: Vec<Rc<Subscriber<O>>>, feed: Feed) {

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{FeedChange, FeedChangeError, Kind, Visible, redact};
+use super::change::{FeedChange, Kind, Visible, redact};
 use super::filter::{ColumnFacts, Condition, MAX_CONDITIONS, RawCondition, Truth};
 use super::frame_error::FrameError;
 use crate::changes::RelationName;
 use crate::config::TableName;
+use crate::error::{Category, Error};
 
 /// Subscriptions of one client, and tables of one ticket.
 pub const MAX_SUBSCRIPTIONS: usize = 64;
@@ -336,12 +337,19 @@ impl View {
         all.any(|subscription| !subscription.filter.is_empty())
     }
 
-    /// The JSON of a change as the client gets it; `None` when it is not for the client.
-    pub fn show<'a>(&self, json: &'a str) -> Result<Option<Cow<'a, str>>, FeedChangeError> {
+    /// The JSON of a stored change as the client gets it; `None` when it is not for the client.
+    ///
+    /// Fails with [`Category::Decode`] where it is not JSON that this system wrote.
+    pub fn show<'a>(&self, json: &'a str) -> crate::error::Result<Option<Cow<'a, str>>> {
         if self.is_everything() {
             return Ok(Some(Cow::Borrowed(json)));
         }
-        redact(json, self.judge(&FeedChange::parse(json)?))
+        let change = FeedChange::parse(json);
+        let shown = change.and_then(|change| redact(json, self.judge(&change)));
+        shown.map_err(|cause| {
+            let message = "a stored change cannot be read";
+            Error::new(Category::Decode, "change_unreadable", message).with_source(cause)
+        })
     }
 
     /// What of `change` the client gets.

@@ -143,14 +143,12 @@ fn stored_change(row: &Row) -> Result<StoredChange> {
     })
 }
 
-/// The ids of the oldest and the newest change that are kept; `None` when there is none.
-pub async fn bounds<S>(connection: &mut Connection<S>) -> Result<Option<(i64, i64)>>
+/// The id of the oldest change that is kept; behind `head` when none is.
+pub async fn oldest<S>(connection: &mut Connection<S>, head: i64) -> Result<i64>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let row = connection
-        .query_one("SELECT min(id), max(id) FROM change_history", &[])
-        .await?;
-    let (oldest, newest): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
-    Ok(oldest.zip(newest))
+    let row = connection.query_one(OLDEST, &[]).await?;
+    let oldest: Option<i64> = row.get(0)?;
+    Ok(oldest.unwrap_or(head.saturating_add(1)))
 }

@@ -13,7 +13,7 @@ use crate::answer;
 use crate::clients::{
     ChangesRequest, Columns, FrameError, MAX_CHANGES_BYTES, Position, ResetReason, Start, View,
 };
-use crate::error::{Category, Error, Result};
+use crate::error::Result;
 use crate::history::{self, PageRequest};
 use crate::state::Checkpoint;
 use crate::workers::database::{self, Database};
@@ -119,14 +119,14 @@ async fn find(
     let head = position(checkpoint.last_id);
     let after = match asked.start {
         Start::After(after) if after.epoch != head.epoch || after.id > head.id => {
-            let oldest = history::bounds(connection).await?;
-            let oldest = oldest.map_or(head.id, |(oldest, _)| oldest.saturating_sub(1));
-            return Ok(Found::Reset(ResetReason::EpochChanged, position(oldest)));
+            let oldest = history::oldest(connection, head.id).await?;
+            let before = position(oldest.saturating_sub(1));
+            return Ok(Found::Reset(ResetReason::EpochChanged, before));
         }
         Start::After(after) => after.id,
-        Start::Earliest | Start::Now => history::bounds(connection)
+        Start::Earliest | Start::Now => history::oldest(connection, head.id)
             .await?
-            .map_or(head.id, |(oldest, _)| oldest.saturating_sub(1)),
+            .saturating_sub(1),
     };
     let request = PageRequest {
         after,
@@ -143,10 +143,7 @@ async fn find(
     }
     let mut changes = Vec::with_capacity(page.changes.len());
     for change in &page.changes {
-        let seen = view.show(&change.json).map_err(|cause| {
-            let message = "a stored change cannot be read";
-            Error::new(Category::Decode, "change_unreadable", message).with_source(cause)
-        })?;
+        let seen = view.show(&change.json)?;
         changes.extend(seen.map(std::borrow::Cow::into_owned));
     }
     Ok(Found::Page {

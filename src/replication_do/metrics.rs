@@ -185,8 +185,7 @@ impl Text {
     fn family(&mut self, name: &str, kind: &str, unit: &str, help: &str) {
         // Writing to a string never fails.
         let _ = writeln!(self.out, "# TYPE pg_change_feed_{name} {kind}");
-        // Some readers refuse a histogram's unit, which its name tells too.
-        if !unit.is_empty() && kind != "histogram" {
+        if !unit.is_empty() {
             let _ = writeln!(self.out, "# UNIT pg_change_feed_{name} {unit}");
         }
         let _ = writeln!(self.out, "# HELP pg_change_feed_{name} {help}");

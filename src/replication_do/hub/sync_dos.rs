@@ -167,8 +167,7 @@ impl SyncDos {
             .values()
             .any(|it| it.is_behind(head))
         {
-            let bounds = history::bounds(connection).await?;
-            feed.oldest = bounds.map_or(feed.head.saturating_add(1), |(oldest, _)| oldest);
+            feed.oldest = history::oldest(connection, feed.head).await?;
         }
         let ids: Vec<ClientId> = self.registered.borrow().keys().cloned().collect();
         for id in ids {
