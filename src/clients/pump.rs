@@ -54,6 +54,38 @@ impl Pump {
         &self.views
     }
 
+    /// Moves the cursors of those who are live and whom the changes in memory serve: without a
+    /// question to the database, so at once. [`Self::deliver`] is for everybody else.
+    pub fn deliver_recent<O: Outlet>(
+        &self,
+        subscribers: &[Rc<Subscriber<O>>],
+        head: Head<'_>,
+    ) -> Result<()> {
+        let is_served = |it: &&Rc<Subscriber<O>>| {
+            !it.is_settled(head.position)
+                && it.unbound().is_none()
+                && is_served_from_memory(it, head)
+        };
+        let served = subscribers.iter().filter(is_served).cloned().collect();
+        let feed = Feed {
+            epoch: head.position.epoch,
+            oldest: 0,
+            head: head.position.id,
+        };
+        let mut groups = Groups::new();
+        regroup(&mut groups, served, feed);
+        while let Some((due, members)) = groups.pop_last() {
+            let view = members.first().map(|it| Rc::clone(&it.attachment().view));
+            let (Some(view), Some(changes)) = (view, recent_after(head.recent, due.after)) else {
+                continue;
+            };
+            let frames = Frames::of(&view, (feed.epoch, due.told), changes, due.catch_up)?;
+            hand_out(frames, due, &members, feed);
+            regroup(&mut groups, members, feed);
+        }
+        Ok(())
+    }
+
     /// Moves the cursors towards the head. False when the deadline came before all stood there, or
     /// wait for an acknowledgement.
     ///

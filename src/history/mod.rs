@@ -14,4 +14,4 @@ mod write;
 pub use page::{Page, PageRequest, oldest, read_page};
 pub use prune::{Extent, Pruned, prune, read_extent};
 pub use recent::{Recent, StoredChange};
-pub use write::{VALUE_REFUSED, WriteBy, Writer};
+pub use write::{Condition, VALUE_REFUSED, WriteBy, Writer};

@@ -20,6 +20,24 @@ FROM unnest($3::text[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[], $8::te
 $10::text[], $11::int8[], $12::timestamptz[]) WITH ORDINALITY AS c(lsn, table_name, operation, \
 data, old_data, unchanged, omitted, as_text, xid, committed_at, ordinality)";
 
+/// A statement that must return a row for a batch to be inserted. Both run as one statement, so that
+/// both happen, or neither.
+#[derive(Clone, Debug)]
+pub struct Condition<'a> {
+    /// It changes something and returns a row, or changes nothing. Its parameters are numbered from
+    /// [`Self::FIRST_PARAM`] on.
+    pub sql: String,
+    /// Its parameters.
+    pub params: Vec<Param<'a>>,
+}
+
+impl Condition<'_> {
+    /// The first parameter's number: behind those of the insertion.
+    pub const FIRST_PARAM: usize = INSERT_PARAMS + 1;
+}
+
+const INSERT_PARAMS: usize = 12;
+
 /// The code of the error when Postgres refuses a value: jsonb does not take every JSON.
 pub const VALUE_REFUSED: &str = "value_refused";
 
@@ -86,7 +104,34 @@ impl Writer {
             return Ok(connection.queue_copy_end()?);
         }
         self.fill(batch);
-        let params = [
+        Ok(connection.queue(INSERT, &self.params(first_id, epoch))?)
+    }
+
+    /// As [`Self::queue`], by an `INSERT`, which takes place only if `condition` is met: else it
+    /// inserts nothing.
+    pub fn queue_if<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+        batch: &ChangeBatch,
+        first_id: i64,
+        epoch: i32,
+        condition: &Condition<'_>,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.fill(batch);
+        let sql = format!(
+            "WITH condition AS ({}) {INSERT} WHERE EXISTS (SELECT FROM condition)",
+            condition.sql
+        );
+        let mut params = self.params(first_id, epoch).to_vec();
+        params.extend_from_slice(&condition.params);
+        Ok(connection.queue(&sql, &params)?)
+    }
+
+    fn params(&self, first_id: i64, epoch: i32) -> [Param<'_>; INSERT_PARAMS] {
+        [
             Param::Int8(first_id),
             Param::Int4(epoch),
             Param::Array(&self.lsn),
@@ -99,19 +144,18 @@ impl Writer {
             unless_all_null(&self.as_text),
             Param::Array(&self.xid),
             Param::Array(&self.committed_at),
-        ];
-        Ok(connection.queue(INSERT, &params)?)
+        ]
     }
 
-    /// Takes in the answer to what was queued.
+    /// Takes in the answer to what was queued; gives the number of rows inserted.
     ///
     /// Fails with [`Category::Storage`] when Postgres refuses a value (SQLSTATE classes 22 and 54)
     /// or has no room (class 53).
-    pub async fn finish<S>(connection: &mut Connection<S>) -> Result<()>
+    pub async fn finish<S>(connection: &mut Connection<S>) -> Result<u64>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        connection.finish().await.map(drop).map_err(explain)
+        connection.finish().await.map_err(explain)
     }
 
     fn fill(&mut self, batch: &ChangeBatch) {

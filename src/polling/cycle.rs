@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::backlog::{Connect, Lanes};
 use super::fence;
-use super::peek::{Peek, PeekRequest};
+use super::opening::{self, Opened};
+use super::peek::Peek;
 use super::store::Store;
 use crate::changes::TypeCatalog;
 use crate::clock;
@@ -47,7 +49,7 @@ pub struct Cycle {
     /// The flush LSN before the last peek that came back whole: nothing new until it moves.
     peeked_through: Option<Lsn>,
     /// The slot may be behind the checkpoint, since the last advance failed or is not known.
-    unconsumed: bool,
+    pub(super) unconsumed: bool,
     /// When the slot was last seen at the checkpoint, milliseconds since the Unix epoch.
     advanced_at: u64,
     /// What is known of the types that are not built in.
@@ -55,7 +57,7 @@ pub struct Cycle {
 }
 
 /// What one cycle did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Report {
     /// Changes stored.
     pub stored: u64,
@@ -67,8 +69,21 @@ pub struct Report {
     pub phases: Phases,
     /// The stored changes, when they are few enough to be kept for live clients.
     pub recent: Option<Recent>,
+    /// A backlog was stored over one connection, since no second one could be had.
+    pub second_connection_error: Option<Error>,
     /// The slot could not be advanced. Harmless: it is tried again.
     pub advance_error: Option<Error>,
+    /// When the slot's advance was asked for, if its answer is still to come.
+    advancing_since: Option<u64>,
+}
+
+/// What the caller of a cycle knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Perhaps nothing has happened: ask, in a round trip of its own, before anything is read.
+    Nothing,
+    /// Somebody has written, or the last cycle left something: read at once.
+    Changes,
 }
 
 /// Milliseconds of a cycle, by what they were spent on.
@@ -91,13 +106,6 @@ const IDLE_ADVANCE_BYTES: u64 = 16 << 20;
 /// or this far, when it has not been advanced for a while.
 const IDLE_ADVANCE_SLOW_BYTES: u64 = 64 << 10;
 const IDLE_ADVANCE_AFTER: Duration = Duration::from_mins(1);
-/// The defaults of role and database may be others. The fence needs a lock that waits and then sees
-/// what was committed meanwhile: at a higher level it fails instead.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE";
-/// What is stored must be on disk before the slot is advanced, else a crash of the server could
-/// lose it from both.
-const COMMIT_TO_DISK: &str = "SELECT set_config('synchronous_commit', 'on', true) \
-                              WHERE current_setting('synchronous_commit') = 'off'";
 /// Another reader of the slot may store between our look at the checkpoint and its lock.
 const MAX_RACES: u32 = 5;
 
@@ -113,115 +121,107 @@ impl Cycle {
             types: TypeCatalog::default(),
         }
     }
+
+    /// The checkpoint has moved, and the slot has not yet.
+    fn moved(&mut self, lsn: Lsn, last_id: i64) {
+        self.checkpoint.lsn = lsn;
+        self.checkpoint.last_id = last_id;
+        self.unconsumed = true;
+    }
 }
 
-struct Stored {
-    changes: u64,
-    complete: bool,
-    recent: Option<Recent>,
-}
-
-/// Runs one cycle.
+/// Runs one cycle, up to its COMMIT. The slot's advance is then under way: the caller, who may tell
+/// clients meanwhile, takes it in with [`Report::settle`] before the connection serves anything else.
+///
+/// `another` gives a second connection where there is a backlog.
 ///
 /// On an error the connection must be dropped, which ends its transaction: neither history nor
 /// checkpoint nor slot have moved then, or, when only the answer to COMMIT was lost, both of the
 /// first have, and the caller resumes from the database.
-pub async fn run<S>(
+pub async fn run<S, C>(
     connection: &mut Connection<S>,
+    another: &C,
     feed: &Feed,
     cycle: &mut Cycle,
+    expect: Expect,
 ) -> Result<Report>
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    C: Connect<Stream = S>,
 {
-    let mut phases = Phases::default();
+    let mut report = Report::default();
+    if expect == Expect::Nothing && !has_moved(connection, cycle, &mut report).await? {
+        return Ok(report);
+    }
+    for _ in 0..=MAX_RACES {
+        if attempt(connection, another, feed, cycle, &mut report).await? {
+            return Ok(report);
+        }
+    }
+    Err(slot_contended(&feed.slot))
+}
+
+/// Whether anything was written since the last complete peek. Else the cycle is idle: one round trip
+/// that reads no table.
+async fn has_moved<S>(
+    connection: &mut Connection<S>,
+    cycle: &Cycle,
+    report: &mut Report,
+) -> Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let started = clock::now_ms();
-    // Before the peek: everything that committed before this position is in a peek that comes
-    // back whole. The flush position, since the write position can run ahead of commits.
     let flush = connection
         .query_one("SELECT pg_current_wal_flush_lsn()", &[])
         .await?;
     let flush: Lsn = flush.get(0)?;
-    phases.probe = since(started);
-    if cycle.peeked_through == Some(flush) {
-        return Ok(Report::idle(phases));
-    }
-
-    let mut races = 0;
-    let stored = loop {
-        match store_peek(connection, feed, cycle, flush, &mut phases).await? {
-            Attempt::Stored(stored) => break stored,
-            Attempt::Raced if races < MAX_RACES => races += 1,
-            Attempt::Raced => return Err(slot_contended(&feed.slot)),
-        }
-    };
-    let advance_error = advance(connection, feed, cycle, &mut phases).await;
-    if stored.complete {
-        cycle.peeked_through = Some(flush);
-    }
-    Ok(Report {
-        stored: stored.changes,
-        complete: stored.complete,
-        idle: false,
-        phases,
-        recent: stored.recent,
-        advance_error,
-    })
+    report.phases.probe = since(started);
+    report.idle = cycle.peeked_through == Some(flush);
+    report.complete = report.idle;
+    Ok(!report.idle)
 }
 
-enum Attempt {
-    Stored(Stored),
-    /// Another reader has stored meanwhile; the checkpoint in memory is now its.
-    Raced,
-}
-
-async fn store_peek<S>(
+/// Stores one peek. False when another reader has stored meanwhile, who may have gone before it
+/// advanced the slot.
+async fn attempt<S, C>(
     connection: &mut Connection<S>,
+    another: &C,
     feed: &Feed,
     cycle: &mut Cycle,
-    flush: Lsn,
-    phases: &mut Phases,
-) -> Result<Attempt>
+    report: &mut Report,
+) -> Result<bool>
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    C: Connect<Stream = S>,
 {
     let started = clock::now_ms();
-    let request = PeekRequest {
-        slot: &feed.slot,
-        publication: &feed.publication,
-        max_changes: feed.max_changes,
-        max_row_bytes: feed.max_row_bytes,
-        slice_bytes: feed.slice_bytes,
-        stored_through: cycle.unconsumed.then_some(cycle.checkpoint.lsn),
-    };
-    let mut peek = open_peek(connection, cycle, request).await?;
-    phases.peek += since(started);
+    let mut opened = opening::open(connection, feed, cycle).await?;
+    report.phases.peek += since(started);
 
     let started = clock::now_ms();
     let mut store = Store::new(feed, cycle);
-    let stored = store_slices(connection, feed, cycle, &mut peek, &mut store).await?;
-    phases.store += since(started);
-    if !stored {
-        return race(connection, cycle).await;
-    }
-
-    // A filtered peek shows fewer messages than it read, so it cannot tell that it was whole.
-    let complete = request.stored_through.is_none() && peek.messages() < feed.max_changes.into();
-    let covered = if complete {
-        store.passed().max(flush)
+    let is_stored = if gather(connection, feed, cycle, &mut opened.peek, &mut store).await? {
+        report.phases.store += since(started);
+        let reach = Reach::of(&opened, feed, &store);
+        store_at_once(connection, feed, cycle, store, reach, report).await?
     } else {
-        store.passed()
+        let (lanes, error) = Lanes::open(connection, another).await;
+        report.second_connection_error = error;
+        let is_stored = store_backlog(lanes, feed, cycle, &mut opened, store, report).await?;
+        if is_stored {
+            state::queue_slot_advance(connection, &feed.slot, cycle.checkpoint.lsn)?;
+            connection.send().await?;
+            report.advancing_since = Some(clock::now_ms());
+        }
+        is_stored
     };
-    let started = clock::now_ms();
-    let attempt = commit(connection, feed, cycle, store, covered, complete).await;
-    phases.commit += since(started);
-    attempt
+    cycle.unconsumed |= !is_stored;
+    Ok(is_stored)
 }
 
-/// Stores the peek's slices. False when another reader has stored meanwhile.
-///
-/// While a slice is decoded here, Postgres inserts the one before and reads the one behind.
-async fn store_slices<S>(
+/// Transforms slices until all are, or until they are too much for one write: false then.
+async fn gather<S>(
     connection: &mut Connection<S>,
     feed: &Feed,
     cycle: &mut Cycle,
@@ -231,97 +231,137 @@ async fn store_slices<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    peek.queue_next(connection)?;
-    connection.send_queued().await?;
-    while let Some(slice) = peek.take() {
-        store.transform(connection, cycle, peek, slice).await?;
-        store.settle(connection, cycle).await?;
-        peek.receive(connection).await?;
-        if store.has_unwritten() {
-            if !store.lock(connection, feed, cycle).await? {
-                return Ok(false);
-            }
-            store.queue_write(connection)?;
+    loop {
+        if !peek.is_at_last() && store.unwritten_bytes() >= feed.slice_bytes / 2 {
+            return Ok(false);
         }
         peek.queue_next(connection)?;
         connection.send_queued().await?;
+        let Some(slice) = peek.take() else {
+            return Ok(true);
+        };
+        store
+            .transform(connection, cycle, peek, slice, false)
+            .await?;
+        peek.receive(connection).await?;
     }
-    store.settle(connection, cycle).await?;
-    Ok(true)
 }
 
-/// Begins the transaction and opens the peek, in one round trip.
-async fn open_peek<S>(
-    connection: &mut Connection<S>,
-    cycle: &mut Cycle,
-    request: PeekRequest<'_>,
-) -> Result<Peek>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    connection.queue(BEGIN, &[])?;
-    connection.queue(COMMIT_TO_DISK, &[])?;
-    fence::queue_look(connection, request.slot)?;
-    let mut peek = Peek::queue(connection, request)?;
-    connection.send().await?;
-    connection.finish().await?;
-    connection.finish().await?;
-    // Another reader has stored, and may have gone before it advanced the slot.
-    cycle.unconsumed |=
-        fence::receive_look(connection, request.slot, &mut cycle.checkpoint).await?;
-    peek.open(connection, request).await?;
-    cycle.types.begin_peek();
-    Ok(peek)
+/// How far a peek went.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    /// It came back whole.
+    complete: bool,
+    /// Before it everything that committed is in the peek, or was stored before.
+    covered: Lsn,
+    /// The flush position before the peek.
+    flush: Lsn,
 }
 
-/// Moves the checkpoint with what was stored, in the same transaction, and ends it.
-async fn commit<S>(
+impl Reach {
+    fn of(opened: &Opened, feed: &Feed, store: &Store) -> Self {
+        // A filtered peek shows fewer messages than it read, so it cannot tell that it was whole.
+        let complete = !opened.is_filtered && opened.peek.messages() < u64::from(feed.max_changes);
+        let covered = if complete {
+            store.passed().max(opened.flush)
+        } else {
+            store.passed()
+        };
+        Self {
+            complete,
+            covered,
+            flush: opened.flush,
+        }
+    }
+}
+
+/// Stores what fits one write, in one round trip: the write, which moves the checkpoint with it or
+/// does nothing; the end of the transaction; and the slot's advance, which does nothing when the
+/// transaction has not moved the checkpoint.
+async fn store_at_once<S>(
     connection: &mut Connection<S>,
     feed: &Feed,
     cycle: &mut Cycle,
-    store: Store,
-    covered: Lsn,
-    complete: bool,
-) -> Result<Attempt>
+    mut store: Store,
+    reach: Reach,
+    report: &mut Report,
+) -> Result<bool>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let must_move = store.stored() > 0
-        || (!complete && covered > cycle.checkpoint.lsn)
-        || idle_advance_is_due(cycle, covered);
-    let (changes, last_id, recent) = store.finish();
-    if must_move {
-        let known = &cycle.checkpoint;
-        let covered = covered.max(known.lsn);
-        if !fence::move_on(connection, &feed.slot, known, covered, last_id).await? {
-            return race(connection, cycle).await;
-        }
-        connection.execute("COMMIT", &[]).await?;
-        cycle.checkpoint.lsn = covered;
-        cycle.checkpoint.last_id = last_id;
-        cycle.unconsumed = true;
-        if changes > 0 {
-            cycle.documents_as_text_from = None;
-        }
-    } else {
-        connection.execute("ROLLBACK", &[]).await?;
+    let started = clock::now_ms();
+    let known = cycle.checkpoint.clone();
+    let step = store.move_to(&feed.slot, &known, reach.covered);
+    let writes = store.has_unwritten();
+    let moves = writes
+        || (!reach.complete && reach.covered > known.lsn)
+        || idle_advance_is_due(cycle, reach.covered);
+    let advances = moves || cycle.unconsumed;
+    if writes {
+        store.queue_write_and_move(connection, &step)?;
+    } else if moves {
+        fence::queue_move(connection, &step)?;
     }
-    Ok(Attempt::Stored(Stored {
-        changes,
-        complete,
-        recent: recent.filter(|_| changes > 0),
-    }))
+    connection.queue(if moves { "COMMIT" } else { "ROLLBACK" }, &[])?;
+    if advances {
+        let to = if moves { step.lsn } else { known.lsn };
+        state::queue_slot_advance(connection, &feed.slot, to)?;
+    }
+    connection.send().await?;
+
+    let is_stored = if writes {
+        store.settle(connection, cycle).await? > 0
+    } else {
+        !moves || connection.finish().await? > 0
+    };
+    report.phases.store += since(started);
+    let started = clock::now_ms();
+    connection.finish().await?;
+    report.phases.commit += since(started);
+    if !is_stored {
+        connection.finish().await?;
+        return Ok(false);
+    }
+    if moves {
+        cycle.moved(step.lsn, step.last_id);
+    }
+    report.advancing_since = advances.then(clock::now_ms);
+    report.take_in(cycle, store, reach);
+    Ok(true)
 }
 
-/// Gives way to another reader, who has stored what this peek gave, or some of it. It may have gone
-/// before it advanced the slot.
-async fn race<S>(connection: &mut Connection<S>, cycle: &mut Cycle) -> Result<Attempt>
+/// Stores what does not fit one write.
+async fn store_backlog<S>(
+    mut lanes: Lanes<'_, S>,
+    feed: &Feed,
+    cycle: &mut Cycle,
+    opened: &mut Opened,
+    mut store: Store,
+    report: &mut Report,
+) -> Result<bool>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connection.execute("ROLLBACK", &[]).await?;
-    cycle.unconsumed = true;
-    Ok(Attempt::Raced)
+    let started = clock::now_ms();
+    let is_stored = lanes
+        .store(feed, cycle, &mut opened.peek, &mut store)
+        .await?;
+    report.phases.store += since(started);
+
+    let started = clock::now_ms();
+    let reach = Reach::of(opened, feed, &store);
+    let known = cycle.checkpoint.clone();
+    let step = store.move_to(&feed.slot, &known, reach.covered);
+    let is_stored = is_stored && fence::move_on(lanes.writer(), &step).await?;
+    lanes
+        .end(if is_stored { "COMMIT" } else { "ROLLBACK" })
+        .await?;
+    report.phases.commit += since(started);
+    if is_stored {
+        cycle.moved(step.lsn, step.last_id);
+        report.take_in(cycle, store, reach);
+    }
+    Ok(is_stored)
 }
 
 /// Traffic outside the publication moves the WAL on, and a slot that stays behind keeps all of it.
@@ -332,46 +372,42 @@ fn idle_advance_is_due(cycle: &Cycle, covered: Lsn) -> bool {
     behind >= IDLE_ADVANCE_BYTES || (waited && behind >= IDLE_ADVANCE_SLOW_BYTES)
 }
 
-/// Consumes what is stored. A failure is harmless: the next peek leaves out what it finds again.
-async fn advance<S>(
-    connection: &mut Connection<S>,
-    feed: &Feed,
-    cycle: &mut Cycle,
-    phases: &mut Phases,
-) -> Option<Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    if !cycle.unconsumed {
-        return None;
-    }
-    let started = clock::now_ms();
-    let advanced = state::advance_slot(connection, &feed.slot, cycle.checkpoint.lsn).await;
-    phases.advance = since(started);
-    match advanced {
-        Ok(()) => {
-            cycle.unconsumed = false;
-            cycle.advanced_at = clock::now_ms();
-            None
-        }
-        Err(error) => Some(error),
-    }
-}
-
 fn since(started: u64) -> u64 {
     clock::now_ms().saturating_sub(started)
 }
 
 impl Report {
-    fn idle(phases: Phases) -> Self {
-        Self {
-            stored: 0,
-            complete: true,
-            idle: true,
-            phases,
-            recent: None,
-            advance_error: None,
+    /// Takes in the answer to the slot's advance, if one was asked for. A failure is harmless for
+    /// what is stored, since the next peek leaves out what it finds again; but the connection is of
+    /// no use any more.
+    pub async fn settle<S>(&mut self, connection: &mut Connection<S>, cycle: &mut Cycle)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(asked_at) = self.advancing_since.take() else {
+            return;
+        };
+        match connection.finish().await {
+            Ok(_) => {
+                cycle.unconsumed = false;
+                cycle.advanced_at = clock::now_ms();
+            }
+            Err(error) => self.advance_error = Some(error.into()),
         }
+        self.phases.advance = since(asked_at);
+    }
+
+    fn take_in(&mut self, cycle: &mut Cycle, store: Store, reach: Reach) {
+        let (stored, recent) = store.finish();
+        if stored > 0 {
+            cycle.documents_as_text_from = None;
+        }
+        if reach.complete {
+            cycle.peeked_through = Some(reach.flush);
+        }
+        self.stored = stored;
+        self.complete = reach.complete;
+        self.recent = recent.filter(|_| stored > 0);
     }
 }
 

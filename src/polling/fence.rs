@@ -1,9 +1,10 @@
-//! The checkpoint row as a cycle uses it: looked at before the peek, locked before the first
-//! insert, moved with what was stored. Its lock makes two readers of one slot take turns.
+//! The checkpoint row as a cycle uses it: looked at before the peek, moved with what was stored, and
+//! locked before where that is not one statement. Its lock makes two readers of one slot take turns.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{Category, Error, Result};
+use crate::history::Condition;
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Param, Row};
 use crate::state::Checkpoint;
@@ -16,30 +17,8 @@ struct Position {
     last_id: i64,
 }
 
-const LOOK: &str = "SELECT epoch, lsn, last_id FROM replication_checkpoint WHERE slot = $1::text";
-
-/// Queues a look at the row, without a lock. [`receive_look`] takes it in.
-pub(super) fn queue_look<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    Ok(connection.queue(LOOK, &[Param::Text(slot)])?)
-}
-
-/// Brings `known` up to date. True when another reader has moved the row since.
-pub(super) async fn receive_look<S>(
-    connection: &mut Connection<S>,
-    slot: &str,
-    known: &mut Checkpoint,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let row = connection.next_row().await?;
-    let moved = adopt(known, row.as_ref(), slot)?;
-    connection.finish().await?;
-    Ok(moved)
-}
+/// What [`adopt`] reads of the checkpoint's row.
+pub(super) const COLUMNS: &str = "epoch, lsn, last_id";
 
 /// Locks the row to the end of the transaction, and brings `known` up to date. True when another
 /// reader has moved it meanwhile.
@@ -51,49 +30,87 @@ pub(super) async fn lock<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let lock = format!("{LOOK} FOR UPDATE");
+    let lock =
+        format!("SELECT {COLUMNS} FROM replication_checkpoint WHERE slot = $1::text FOR UPDATE");
     let row = connection
         .query_optional(&lock, &[Param::Text(slot)])
         .await?;
-    adopt(known, row.as_ref(), slot)
+    let row = row.ok_or_else(|| gone(slot))?;
+    adopt(known, &row, 0, slot)
 }
 
-/// Moves the row on, when it still says what is `known`: where nothing was stored, nothing has
-/// locked it. False when it does not.
-///
-/// The sequence keeps step with the ids, for whoever looks at it.
-pub(super) async fn move_on<S>(
-    connection: &mut Connection<S>,
-    slot: &str,
-    known: &Checkpoint,
-    lsn: Lsn,
-    last_id: i64,
-) -> Result<bool>
+/// A move of the row, from what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move<'a> {
+    pub(super) slot: &'a str,
+    pub(super) known: &'a Checkpoint,
+    pub(super) lsn: Lsn,
+    pub(super) last_id: i64,
+}
+
+impl<'a> Move<'a> {
+    /// The statement, with its parameters numbered from `first` on. It returns a row when it has
+    /// found the checkpoint as it is known, and changes nothing when it has not.
+    ///
+    /// The sequence keeps step with the ids, for whoever looks at it.
+    fn sql(first: usize) -> String {
+        let [slot, lsn, last_id, epoch, known_id, known_lsn]: [usize; 6] =
+            std::array::from_fn(|nth| first + nth);
+        format!(
+            "UPDATE replication_checkpoint SET lsn = ${lsn}::pg_lsn, last_id = ${last_id}::int8, \
+             updated_at = now() WHERE slot = ${slot}::text AND epoch = ${epoch}::int4 \
+             AND last_id = ${known_id}::int8 AND lsn = ${known_lsn}::pg_lsn \
+             RETURNING CASE WHEN ${last_id}::int8 > ${known_id}::int8 \
+             THEN setval(pg_get_serial_sequence('change_history', 'id'), ${last_id}::int8) END"
+        )
+    }
+
+    fn params(&self) -> [Param<'a>; 6] {
+        [
+            Param::Text(self.slot),
+            Param::Lsn(self.lsn),
+            Param::Int8(self.last_id),
+            Param::Int4(self.known.epoch),
+            Param::Int8(self.known.last_id),
+            Param::Lsn(self.known.lsn),
+        ]
+    }
+}
+
+/// Queues the move.
+pub(super) fn queue_move<S>(connection: &mut Connection<S>, step: &Move<'_>) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    const UPDATE: &str = "\
-UPDATE replication_checkpoint SET lsn = $2::pg_lsn, last_id = $3::int8, updated_at = now() \
-WHERE slot = $1::text AND epoch = $4::int4 AND last_id = $5::int8 AND lsn = $6::pg_lsn \
-RETURNING CASE WHEN $3::int8 > $5::int8 \
-THEN setval(pg_get_serial_sequence('change_history', 'id'), $3::int8) END";
-    let params = [
-        Param::Text(slot),
-        Param::Lsn(lsn),
-        Param::Int8(last_id),
-        Param::Int4(known.epoch),
-        Param::Int8(known.last_id),
-        Param::Lsn(known.lsn),
-    ];
-    Ok(connection.execute(UPDATE, &params).await? == 1)
+    Ok(connection.queue(&Move::sql(1), &step.params())?)
 }
 
-fn adopt(known: &mut Checkpoint, row: Option<&Row>, slot: &str) -> Result<bool> {
-    let row = row.ok_or_else(|| gone(slot))?;
+/// Moves the row. False when it is not as it is known.
+pub(super) async fn move_on<S>(connection: &mut Connection<S>, step: &Move<'_>) -> Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    queue_move(connection, step)?;
+    connection.send().await?;
+    Ok(connection.finish().await? == 1)
+}
+
+/// The move as what an insertion depends on: both happen, or neither.
+pub(super) fn condition<'a>(step: &Move<'a>) -> Condition<'a> {
+    Condition {
+        sql: Move::sql(Condition::FIRST_PARAM),
+        params: step.params().into(),
+    }
+}
+
+/// Brings `known` up to date with [`COLUMNS`], the first of which is `row`'s column `first`. True
+/// when another reader has moved the checkpoint since.
+pub(super) fn adopt(known: &mut Checkpoint, row: &Row, first: usize, slot: &str) -> Result<bool> {
+    let epoch: Option<i32> = row.get(first)?;
     let found = Position {
-        epoch: row.get(0)?,
-        lsn: row.get(1)?,
-        last_id: row.get(2)?,
+        epoch: epoch.ok_or_else(|| gone(slot))?,
+        lsn: row.get(first + 1)?,
+        last_id: row.get(first + 2)?,
     };
     let expected = Position {
         epoch: known.epoch,

@@ -2,22 +2,27 @@
 //!
 //! ```text
 //! flush LSN moved?  no -> done, one read-only round trip
-//!   | yes
-//! BEGIN -> peek by cursor -> [ slice -> decode -> lock checkpoint -> INSERT ]* -> checkpoint -> COMMIT
-//!                                                                                         |
-//!                                                              advance the slot  <--------+
+//!   | yes, or somebody has written for sure
+//! BEGIN -> look at the checkpoint -> peek by cursor -> first slice        one round trip
+//!   | fits one write                                | does not
+//! INSERT if the checkpoint is as it was,          second connection: lock the checkpoint,
+//! which moves with it -> COMMIT -> advance          [ write a slice ]* -> move it -> COMMIT
+//!        one round trip                                              -> advance
 //! ```
 //!
 //! History and checkpoint move in one transaction, or not at all; the slot follows. A crash
 //! anywhere leaves a slot at or behind the checkpoint, and what it gives again is skipped.
 
+mod backlog;
 mod cycle;
 mod fence;
+mod opening;
 mod peek;
 mod policy;
 mod schedule;
 mod store;
 
-pub use cycle::{Cycle, Feed, Phases, Report, run};
+pub use backlog::Connect;
+pub use cycle::{Cycle, Expect, Feed, Phases, Report, run};
 pub use policy::{Policy, backoff, policy};
 pub use schedule::{Next, Outcome, Pace};

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use postgres_protocol::escape::escape_identifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::changes::SESSION_SETTINGS;
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::{self, Connection, Param};
@@ -74,8 +73,9 @@ pub(super) struct Slice {
     pub(super) is_last: bool,
 }
 
-// The first FETCH is small, since nothing is known yet of how large the rows are.
-const FIRST_FETCH_ROWS: u32 = 256;
+// The first FETCH is small, since nothing is known yet of how large the rows are; and large enough
+// for the few transactions of a live feed, which are then one round trip.
+const FIRST_FETCH_ROWS: u32 = 512;
 const MAX_FETCH_ROWS: u32 = 16_384;
 // Behind the commits rows of any size may come.
 const COMMITS_FETCH_ROWS: u32 = 1_024;
@@ -86,22 +86,6 @@ const RELATION: u8 = b'R';
 
 const UNDEFINED_OBJECT: &str = "42704";
 const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
-
-/// Fixes the session for the transaction, and tells whether slot and publication are there.
-///
-/// The level of messages too: a warning is all that tells of changes left out.
-fn prepare() -> String {
-    let settings: Vec<String> = SESSION_SETTINGS
-        .iter()
-        .chain(&[("client_min_messages", "warning")])
-        .map(|(name, value)| format!("set_config('{name}', '{value}', true)"))
-        .collect();
-    format!(
-        "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1::name), \
-         EXISTS (SELECT FROM pg_publication WHERE pubname = $2::name), {}",
-        settings.join(", ")
-    )
-}
 
 /// SCROLL, so that rows beyond the slice's bytes can be given back and fetched again. The function
 /// runs once: a materialised CTE that two scans read.
@@ -135,16 +119,12 @@ fn declare(filtered: bool) -> String {
 }
 
 impl Peek {
-    /// Queues what fixes the session's output format for this transaction, and the cursor. The
-    /// caller has queued the transaction's begin, sends, takes in what it has queued before, and
-    /// calls [`Self::open`].
+    /// Queues the cursor, in a transaction that is open by then. The caller sends, takes in what it
+    /// has queued before, and calls [`Self::open`].
     pub(super) fn queue<S>(connection: &mut Connection<S>, request: PeekRequest<'_>) -> Result<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let names = [Param::Text(request.slot), Param::Text(request.publication)];
-        connection.queue(&prepare(), &names)?;
-
         let publication = escape_identifier(request.publication);
         let max_changes = i32::try_from(request.max_changes).unwrap_or(i32::MAX);
         let max_row_bytes = i32::try_from(request.max_row_bytes).unwrap_or(i32::MAX);
@@ -169,21 +149,16 @@ impl Peek {
         Ok(peek)
     }
 
-    /// Takes in the first slice. This is when Postgres decodes.
+    /// Takes in the first slice. This is when Postgres decodes. `missing` explains a failure.
     pub(super) async fn open<S>(
         &mut self,
         connection: &mut Connection<S>,
         request: PeekRequest<'_>,
+        missing: Missing,
     ) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let found = connection.next_row().await?.ok_or(postgres::Error::NoRow)?;
-        let missing = Missing {
-            slot: !found.get::<bool>(0)?,
-            publication: !found.get::<bool>(1)?,
-        };
-        connection.finish().await?;
         let first = async {
             connection.finish().await?;
             self.receive(connection).await
@@ -207,6 +182,11 @@ impl Peek {
         self.messages
     }
 
+    /// The slice that has arrived is the last.
+    pub(super) fn is_at_last(&self) -> bool {
+        self.ahead.as_ref().is_none_or(|slice| slice.is_last)
+    }
+
     /// The slice that has arrived; `None` after the last. What comes after it is to be asked for
     /// with [`Self::queue_next`] and taken in with [`Self::receive`] before this is called again.
     pub(super) fn take(&mut self) -> Option<Slice> {
@@ -220,7 +200,7 @@ impl Peek {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if self.ahead.as_ref().is_some_and(|slice| !slice.is_last) {
+        if !self.is_at_last() {
             self.queue_fetch(connection)?;
         }
         Ok(())
@@ -307,10 +287,10 @@ fn next_fetch_rows(messages: usize, bytes: usize, slice_bytes: usize) -> u32 {
 }
 
 /// What the peek needs and does not find: Postgres has one SQLSTATE for both.
-#[derive(Clone, Copy)]
-struct Missing {
-    slot: bool,
-    publication: bool,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missing {
+    pub(super) slot: bool,
+    pub(super) publication: bool,
 }
 
 impl Missing {

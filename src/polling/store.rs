@@ -1,13 +1,15 @@
 //! What one peek gave, on its way into history.
 //!
 //! ```text
-//! Slice -> decode -> Assembler -> ChangeBatch -> [ lock the checkpoint, once ] -> Writer
+//! Slice -> decode -> Assembler -> ChangeBatch -> Writer
 //! ```
+
+use std::collections::VecDeque;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::cycle::{Cycle, Feed};
-use super::fence;
+use super::fence::{self, Move};
 use super::peek::{Peek, Slice};
 use crate::changes::{Accepted, Assembler, ChangeBatch, Limits, TypeCatalog, TypeRow};
 use crate::error::Result;
@@ -15,7 +17,7 @@ use crate::history::{self, Recent};
 use crate::lsn::Lsn;
 use crate::pgoutput;
 use crate::postgres::{self, ArrayParam, Connection, Element, Param};
-use crate::state::OWN_TABLES;
+use crate::state::{Checkpoint, OWN_TABLES};
 
 /// The changes of one peek, a slice at a time.
 #[derive(Debug)]
@@ -29,10 +31,8 @@ pub(super) struct Store {
     stored: u64,
     /// The end of the last commit that the peek lists, stored or not.
     passed: Lsn,
-    /// The checkpoint row is locked by this transaction.
-    fenced: bool,
-    /// The id of the first change of the write that is under way.
-    writing: Option<i64>,
+    /// The ids of the first changes of the writes that are under way.
+    writing: VecDeque<i64>,
 }
 
 impl Store {
@@ -53,14 +53,8 @@ impl Store {
             last_id: checkpoint.last_id,
             stored: 0,
             passed: checkpoint.lsn,
-            fenced: false,
-            writing: None,
+            writing: VecDeque::new(),
         }
-    }
-
-    /// Changes stored so far.
-    pub(super) fn stored(&self) -> u64 {
-        self.stored
     }
 
     /// Up to where everything that the peek lists is stored.
@@ -68,24 +62,47 @@ impl Store {
         self.passed
     }
 
-    /// The last slice gave changes.
+    /// There are changes that no write has taken.
     pub(super) fn has_unwritten(&self) -> bool {
         !self.batch.is_empty()
     }
 
-    /// Decodes a slice into the batch. Asks the catalogue for types that are new, once what is under
-    /// way has been answered.
+    /// Bytes of changes that no write has taken.
+    pub(super) fn unwritten_bytes(&self) -> usize {
+        self.batch.bytes()
+    }
+
+    /// The checkpoint's move when everything up to `covered` is stored, with what no write has
+    /// taken yet.
+    pub(super) fn move_to<'a>(
+        &self,
+        slot: &'a str,
+        known: &'a Checkpoint,
+        covered: Lsn,
+    ) -> Move<'a> {
+        let unwritten = self.batch.len() as u64;
+        Move {
+            slot,
+            known,
+            lsn: covered.max(known.lsn),
+            last_id: self.last_id.saturating_add_unsigned(unwritten),
+        }
+    }
+
+    /// Decodes a slice into the batch. Asks the catalogue for types that are new over `connection`,
+    /// the one that is peeked over, once what is under way there has been answered: with `shares`,
+    /// writes too.
     pub(super) async fn transform<S>(
         &mut self,
         connection: &mut Connection<S>,
         cycle: &mut Cycle,
         peek: &mut Peek,
         slice: Slice,
+        shares: bool,
     ) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.batch.clear();
         for commit in slice.commits {
             self.assembler.expect_commit(commit.xid, commit.end_lsn);
             self.passed = self.passed.max(commit.end_lsn);
@@ -107,7 +124,9 @@ impl Store {
             let types = &mut cycle.types;
             let accepted = self.assembler.accept(&decoded, types, &mut self.batch)?;
             if let Accepted::NeedTypes(missing) = accepted {
-                self.settle(connection, cycle).await?;
+                while shares && self.writes_under_way() > 0 {
+                    self.settle(connection, cycle).await?;
+                }
                 peek.receive(connection).await?;
                 let types = &mut cycle.types;
                 look_up_types(connection, types, &missing).await?;
@@ -117,25 +136,7 @@ impl Store {
         Ok(())
     }
 
-    /// Locks the checkpoint, once. False when another reader has stored since it was looked at.
-    /// Nothing may be under way.
-    pub(super) async fn lock<S>(
-        &mut self,
-        connection: &mut Connection<S>,
-        feed: &Feed,
-        cycle: &mut Cycle,
-    ) -> Result<bool>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        if !self.fenced {
-            let has_moved = fence::lock(connection, &feed.slot, &mut cycle.checkpoint).await?;
-            self.fenced = !has_moved;
-        }
-        Ok(self.fenced)
-    }
-
-    /// Queues the batch's insertion; [`Self::settle`] takes in the answer.
+    /// Queues the insertion of all that is not written yet; [`Self::settle`] takes in the answer.
     pub(super) fn queue_write<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -143,7 +144,30 @@ impl Store {
         let first_id = self.next_id();
         self.writer
             .queue(connection, &self.batch, first_id, self.epoch)?;
-        self.writing = Some(first_id);
+        self.note_written(first_id);
+        Ok(())
+    }
+
+    /// As [`Self::queue_write`], in one statement with the checkpoint's move, and only if that finds
+    /// the checkpoint as it is known.
+    pub(super) fn queue_write_and_move<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+        step: &Move<'_>,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let first_id = self.next_id();
+        let fence = fence::condition(step);
+        self.writer
+            .queue_if(connection, &self.batch, first_id, self.epoch, &fence)?;
+        self.note_written(first_id);
+        Ok(())
+    }
+
+    fn note_written(&mut self, first_id: i64) {
+        self.writing.push_back(first_id);
         if !self
             .recent
             .as_mut()
@@ -154,20 +178,21 @@ impl Store {
         let count = self.batch.len() as u64;
         self.last_id = self.last_id.saturating_add_unsigned(count);
         self.stored += count;
-        Ok(())
+        self.batch.clear();
     }
 
-    /// Waits for the insertion that is under way, if there is one.
+    /// Waits for the oldest insertion that is under way, if there is one; gives the number of rows
+    /// it inserted.
     pub(super) async fn settle<S>(
         &mut self,
         connection: &mut Connection<S>,
         cycle: &mut Cycle,
-    ) -> Result<()>
+    ) -> Result<u64>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Some(first_id) = self.writing.take() else {
-            return Ok(());
+        let Some(first_id) = self.writing.pop_front() else {
+            return Ok(0);
         };
         history::Writer::finish(connection)
             .await
@@ -179,9 +204,14 @@ impl Store {
             })
     }
 
-    /// The number of changes stored, the last id, and the changes when they are few.
-    pub(super) fn finish(self) -> (u64, i64, Option<Recent>) {
-        (self.stored, self.last_id, self.recent)
+    /// Insertions that are under way.
+    pub(super) fn writes_under_way(&self) -> usize {
+        self.writing.len()
+    }
+
+    /// The number of changes stored, and the changes when they are few.
+    pub(super) fn finish(self) -> (u64, Option<Recent>) {
+        (self.stored, self.recent)
     }
 
     fn next_id(&self) -> i64 {

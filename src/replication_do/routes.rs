@@ -40,7 +40,7 @@ pub(super) async fn respond(
         (Method::Get, "/status") => ResponseBuilder::new().from_json(&status::status(runtime)),
         (Method::Get, "/wait-for-initial-poll") => initial_poll::wait(runtime, &request).await,
         (Method::Get, "/metrics") => metrics_text(runtime),
-        (Method::Post, "/poll") => match runtime.poll().await {
+        (Method::Post, "/poll") => match runtime.nudge().await {
             Ok(outcome) => ResponseBuilder::new().from_json(&json!({
                 "position": status::position(runtime),
                 "complete": outcome != Outcome::Unfinished,

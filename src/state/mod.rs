@@ -25,7 +25,7 @@ pub use recovery::{
     resume,
 };
 pub use server::Server;
-pub use slot::{Slot, advance as advance_slot, read as read_slot};
+pub use slot::{Slot, queue_advance as queue_slot_advance, read as read_slot};
 
 /// The tables this system writes itself, which it never captures.
 pub const OWN_TABLES: [&str; 3] = [

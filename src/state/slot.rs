@@ -129,12 +129,24 @@ pub async fn advance<S>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    queue_advance(connection, slot, to)?;
+    connection.send().await?;
+    connection.finish().await?;
+    Ok(())
+}
+
+/// Queues what [`advance`] does.
+///
+/// It may follow a COMMIT whose outcome is not known yet: where the checkpoint does not say that
+/// everything up to `to` is stored, the slot stays where it is.
+pub fn queue_advance<S>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     // An already confirmed position is an error to Postgres, so it is not asked for.
     const ADVANCE: &str = "\
 SELECT pg_replication_slot_advance(slot_name, $2::pg_lsn) FROM pg_replication_slots \
-WHERE slot_name = $1::text AND confirmed_flush_lsn < $2::pg_lsn";
-    connection
-        .execute(ADVANCE, &[Param::Text(slot), Param::Lsn(to)])
-        .await?;
-    Ok(())
+WHERE slot_name = $1::text AND confirmed_flush_lsn < $2::pg_lsn AND EXISTS \
+(SELECT FROM replication_checkpoint WHERE slot = $1::text AND lsn >= $2::pg_lsn)";
+    Ok(connection.queue(ADVANCE, &[Param::Text(slot), Param::Lsn(to)])?)
 }

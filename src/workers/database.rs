@@ -12,6 +12,7 @@ use super::socket::{Socket, failed};
 use crate::clock;
 use crate::error::{Category, Error, Result};
 use crate::history::WriteBy;
+use crate::polling::Connect;
 use crate::postgres::{
     Connection, DatabaseUrl, DatabaseUrlError, Limits, Login, Negotiated, ProtocolError, SslMode,
     negotiate_tls,
@@ -56,6 +57,18 @@ pub(crate) async fn connect(env: &Env) -> Result<Database> {
     let url: DatabaseUrl = url.to_string().parse().map_err(invalid_url)?;
     let socket = direct(&url).await?;
     Ok(Connection::connect(socket, &url.login, LIMITS).await?)
+}
+
+/// Further connections, for a cycle with a backlog.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Further<'a>(pub(crate) &'a Env);
+
+impl Connect for Further<'_> {
+    type Stream = Socket;
+
+    async fn connect(&self) -> Result<Database> {
+        connect(self.0).await
+    }
 }
 
 /// How changes are written over such a connection: Hyperdrive does not say that it knows COPY.

@@ -17,6 +17,7 @@ use crate::support::server::{Version, connect, open_socket};
 on_each_version!(
     cut_after_any_byte_of_a_small_cycle_nothing_is_lost_or_doubled,
     cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_doubled,
+    cut_in_a_large_cycle_over_one_connection_nothing_is_lost_or_doubled,
     a_socket_that_moves_one_byte_at_a_time_carries_a_cycle,
     an_answer_to_commit_that_is_lost_loses_and_doubles_nothing,
 );
@@ -31,7 +32,7 @@ const LARGE_CUTS: usize = 1_000;
 
 /// Feeds in databases of their own, on a cluster of their own: each peek decodes what anybody has
 /// written lately, which on a busy server is most of the time.
-async fn lanes_on(cluster: &Cluster, slice_bytes: usize) -> Vec<TestFeed> {
+async fn lanes_on(cluster: &Cluster, size: &Size) -> Vec<TestFeed> {
     let url: DatabaseUrl = cluster.url().parse().unwrap();
     let mut lanes = Vec::new();
     for lane in 0..LANES {
@@ -40,7 +41,8 @@ async fn lanes_on(cluster: &Cluster, slice_bytes: usize) -> Vec<TestFeed> {
         connect(&url).await.execute(&create, &[]).await.unwrap();
         url.login.database = format!("lane_{lane}");
         let mut feed = TestFeed::in_database(url, ITEMS, "FOR TABLE items").await;
-        feed.feed.slice_bytes = slice_bytes;
+        feed.feed.slice_bytes = size.slice_bytes;
+        feed.gives_second = size.connections > 1;
         lanes.push(feed);
     }
     lanes
@@ -144,26 +146,36 @@ async fn cut_and_read_on(feed: &TestFeed, cuts: &[Faults], count: u64) -> usize 
     broken
 }
 
-/// Cuts cycles over `count` rows in slices of `slice_bytes`, in each direction at every byte or at
-/// `at_most` of them.
-async fn cut_cycles(version: Version, slice_bytes: usize, count: u64, at_most: usize) {
+/// The cycles that are cut.
+struct Size {
+    rows: u64,
+    slice_bytes: usize,
+    /// As many as they can have.
+    connections: usize,
+    /// Cuts in each direction.
+    at_most: usize,
+}
+
+/// Cuts cycles in each direction, at every byte or at `at_most` of them.
+async fn cut_cycles(version: Version, size: Size) {
     let started = Instant::now();
     let cluster = Cluster::start(version);
-    let lanes = lanes_on(&cluster, slice_bytes).await;
-    let traffic = Traffic::measure(&lanes[0], count).await;
-    let cuts = traffic.cuts(at_most);
+    let lanes = lanes_on(&cluster, &size).await;
+    let traffic = Traffic::measure(&lanes[0], size.rows).await;
+    let cuts = traffic.cuts(size.at_most);
     // Neighbours go to different lanes, and each lane has all of the traffic.
     let share = |lane| cuts.iter().skip(lane).step_by(LANES).copied();
     let shares: Vec<Vec<Faults>> = (0..LANES).map(|lane| share(lane).collect()).collect();
     let cutting = lanes
         .iter()
         .zip(&shares)
-        .map(|(feed, cuts)| cut_and_read_on(feed, cuts, count));
+        .map(|(feed, cuts)| cut_and_read_on(feed, cuts, size.rows));
     let broken: usize = join_all(cutting).await.iter().sum();
     let [read, written] = traffic.bytes();
     println!(
-        "{version:?}: a cycle over {count} rows receives {read} bytes and sends {written}; cut at \
+        "{version:?}: a cycle over {} rows receives {read} bytes and sends {written}; cut at \
          {} of these offsets, {broken} times before it was done, in {:?}",
+        size.rows,
         cuts.len(),
         started.elapsed(),
     );
@@ -171,14 +183,36 @@ async fn cut_cycles(version: Version, slice_bytes: usize, count: u64, at_most: u
 }
 
 async fn cut_after_any_byte_of_a_small_cycle_nothing_is_lost_or_doubled(version: Version) {
-    cut_cycles(version, 2 << 20, 1, usize::MAX).await;
+    let size = Size {
+        rows: 1,
+        slice_bytes: 2 << 20,
+        connections: 1,
+        at_most: usize::MAX,
+    };
+    cut_cycles(version, size).await;
 }
 
+/// Some ten slices; both connections come to the cut together.
 async fn cut_after_thousands_of_bytes_of_a_large_cycle_nothing_is_lost_or_doubled(
     version: Version,
 ) {
-    // Some ten slices.
-    cut_cycles(version, 512, 80, LARGE_CUTS).await;
+    let size = Size {
+        rows: 80,
+        slice_bytes: 512,
+        connections: 2,
+        at_most: LARGE_CUTS,
+    };
+    cut_cycles(version, size).await;
+}
+
+async fn cut_in_a_large_cycle_over_one_connection_nothing_is_lost_or_doubled(version: Version) {
+    let size = Size {
+        rows: 80,
+        slice_bytes: 512,
+        connections: 1,
+        at_most: LARGE_CUTS / 4,
+    };
+    cut_cycles(version, size).await;
 }
 
 async fn a_socket_that_moves_one_byte_at_a_time_carries_a_cycle(version: Version) {

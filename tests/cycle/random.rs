@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 use pg_change_feed::error::Category;
+use pg_change_feed::polling::Expect;
 
 use crate::support::cluster::Cluster;
 use crate::support::faulty_stream::{Cut, Faults};
@@ -86,10 +87,14 @@ async fn read_to_the_end(feed: &TestFeed, seed: u64) -> u64 {
         };
         let reading = async {
             let mut reader = feed.faulty_reader(faults).await?;
+            if random.once_in(3) {
+                reader.further.refuse();
+            }
             reader.feed.max_changes = random.choose(&[500, 2_000, 10_000]);
             reader.feed.slice_bytes = random.choose(&[2 << 10, 64 << 10, 2 << 20]);
             loop {
-                let report = reader.poll().await?;
+                let expect = random.choose(&[Expect::Nothing, Expect::Changes]);
+                let report = reader.poll_expecting(expect).await?;
                 if let Some(error) = report.advance_error {
                     return Err(error);
                 }

@@ -78,6 +78,16 @@ impl<S> FaultyStream<S> {
         }
     }
 
+    /// Wraps another stream, with the same faults: both together come to the limits.
+    pub fn beside<T>(&self) -> impl Fn(T) -> FaultyStream<T> + use<S, T> {
+        let (faults, traffic) = (self.faults, self.traffic());
+        move |stream| FaultyStream {
+            stream,
+            faults,
+            traffic: traffic.clone(),
+        }
+    }
+
     /// The counters, which outlive the stream.
     pub fn traffic(&self) -> Traffic {
         self.traffic.clone()

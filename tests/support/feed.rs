@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pg_change_feed::config::{OnSlotLost, ReplicationConfig};
 use pg_change_feed::error::{Category, Error, Result};
 use pg_change_feed::history::WriteBy;
-use pg_change_feed::polling::{self, Cycle, Feed, Report};
+use pg_change_feed::polling::{self, Connect, Cycle, Expect, Feed, Report};
 use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits};
 use pg_change_feed::state::{self, Checkpoint, Resumption};
 use serde_json::json;
@@ -24,6 +24,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct TestFeed {
     /// How readers read it; tests change it to their needs.
     pub feed: Feed,
+    /// Readers get a second connection where they ask for one.
+    pub gives_second: bool,
     url: DatabaseUrl,
     database: Option<Database>,
 }
@@ -67,6 +69,7 @@ impl TestFeed {
                     WriteBy::Copy
                 },
             },
+            gives_second: true,
             url,
             database: None,
         }
@@ -126,7 +129,8 @@ impl TestFeed {
                 None => connect(&self.url).await,
             };
             let drained = async {
-                let mut reader = Reader::resume_on(connection, &self.feed).await?;
+                let further = Further::of(self, std::convert::identity);
+                let mut reader = Reader::resume_on(connection, &self.feed, further).await?;
                 reader.drain().await?;
                 Ok::<_, Error>(reader)
             };
@@ -153,27 +157,85 @@ impl TestFeed {
     }
 }
 
+/// A socket that can be made anew with the same faults, if it has any.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + Sized {
+    /// Makes another of a socket that is connected.
+    fn another(&self) -> impl Fn(TcpStream) -> Self + 'static;
+}
+
+impl Socket for TcpStream {
+    fn another(&self) -> impl Fn(TcpStream) -> Self + 'static {
+        std::convert::identity
+    }
+}
+
+impl Socket for FaultyStream<TcpStream> {
+    fn another(&self) -> impl Fn(TcpStream) -> Self + 'static {
+        self.beside()
+    }
+}
+
+/// Where a cycle with a backlog gets its second connection.
+pub struct Further<S> {
+    url: Option<DatabaseUrl>,
+    wrap: Box<dyn Fn(TcpStream) -> S>,
+}
+
+impl<S> Further<S> {
+    fn of(feed: &TestFeed, wrap: impl Fn(TcpStream) -> S + 'static) -> Self {
+        Self {
+            url: feed.gives_second.then(|| feed.url.clone()),
+            wrap: Box::new(wrap),
+        }
+    }
+
+    /// Gives none from now on.
+    pub fn refuse(&mut self) {
+        self.url = None;
+    }
+}
+
+impl<S: Socket> Connect for Further<S> {
+    type Stream = S;
+
+    async fn connect(&self) -> Result<Connection<S>> {
+        let Some(url) = &self.url else {
+            let message = "the test gives no second connection";
+            return Err(Error::new(Category::Connection, "refused", message));
+        };
+        let stream = (self.wrap)(open_socket(url).await);
+        Ok(Connection::connect(stream, &url.login, Limits::default()).await?)
+    }
+}
+
 /// A connection and what its cycles remember.
 pub struct Reader<S> {
     /// Where cycles run.
     pub connection: Connection<S>,
+    /// Where they get another.
+    pub further: Further<S>,
     /// What they remember.
     pub cycle: Cycle,
     /// What they read.
     pub feed: Feed,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
+impl<S: Socket> Reader<S> {
     /// Logs in and takes the position from the database, as an object does that has just started.
     /// A feed that lost changes fails.
     pub async fn resume(stream: S, feed: &TestFeed) -> Result<Self> {
+        let further = Further::of(feed, stream.another());
         let limits = Limits::default();
         let connection = Connection::connect(stream, &feed.url.login, limits).await?;
-        Self::resume_on(connection, &feed.feed).await
+        Self::resume_on(connection, &feed.feed, further).await
     }
 
     /// As [`Self::resume`], on a connection that is there.
-    pub async fn resume_on(mut connection: Connection<S>, feed: &Feed) -> Result<Self> {
+    async fn resume_on(
+        mut connection: Connection<S>,
+        feed: &Feed,
+        further: Further<S>,
+    ) -> Result<Self> {
         let resumption = Resumption {
             slot: &feed.slot,
             publication: &feed.publication,
@@ -184,6 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
         let (standing, _) = state::resume(&mut connection, resumption).await?;
         Ok(Self {
             connection,
+            further,
             cycle: Cycle::resume_from(standing.checkpoint),
             feed: feed.clone(),
         })
@@ -191,10 +254,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
 
     /// Logs in and goes on from what an object remembers, without a look at the database.
     pub async fn go_on(stream: S, feed: &TestFeed, checkpoint: Checkpoint) -> Result<Self> {
+        let further = Further::of(feed, stream.another());
         let limits = Limits::default();
         let connection = Connection::connect(stream, &feed.url.login, limits).await?;
         Ok(Self {
             connection,
+            further,
             cycle: Cycle::resume_from(checkpoint),
             feed: feed.feed.clone(),
         })
@@ -202,7 +267,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
 
     /// Runs one cycle.
     pub async fn poll(&mut self) -> Result<Report> {
-        polling::run(&mut self.connection, &self.feed, &mut self.cycle).await
+        self.poll_expecting(Expect::Nothing).await
+    }
+
+    /// Runs one cycle, with what its caller knows.
+    pub async fn poll_expecting(&mut self, expect: Expect) -> Result<Report> {
+        let (connection, cycle) = (&mut self.connection, &mut self.cycle);
+        let mut report = polling::run(connection, &self.further, &self.feed, cycle, expect).await?;
+        report.settle(connection, cycle).await;
+        Ok(report)
     }
 
     /// Runs cycles until one comes back whole; gives the number of changes stored.

@@ -150,13 +150,15 @@ impl Hub {
         self.sync_dos.remove(id)
     }
 
-    /// Moves every cursor towards the head.
-    pub(super) async fn deliver(
-        &self,
-        connection: &mut Database,
-        head: &Checkpoint,
-        recent: Option<&Recent>,
-    ) -> Result<Delivered> {
+    /// Moves the cursors of the WebSockets that `recent` serves, with nothing but memory.
+    /// [`Self::deliver`] follows, for everybody else.
+    pub(super) fn deliver_recent(&self, head: &Checkpoint, recent: Option<&Recent>) -> Result<()> {
+        let clients = self.sockets.borrow().clone();
+        self.pump
+            .deliver_recent(&clients, self.move_head(head, recent))
+    }
+
+    fn move_head<'a>(&self, head: &Checkpoint, recent: Option<&'a Recent>) -> Head<'a> {
         let budget = u64::try_from(PAGES_BUDGET.as_millis()).unwrap_or(u64::MAX);
         let head = Head {
             position: Position {
@@ -167,6 +169,17 @@ impl Hub {
             deadline: clock::now_ms().saturating_add(budget),
         };
         self.head.set(Some(head.position));
+        head
+    }
+
+    /// Moves every cursor towards the head.
+    pub(super) async fn deliver(
+        &self,
+        connection: &mut Database,
+        head: &Checkpoint,
+        recent: Option<&Recent>,
+    ) -> Result<Delivered> {
+        let head = self.move_head(head, recent);
         let clients = self.sockets.borrow().clone();
         let delivered = self.pump.deliver(&clients, connection, head).await;
         for client in &clients {

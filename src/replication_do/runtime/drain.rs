@@ -11,11 +11,11 @@ use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::history::WriteBy;
-use crate::polling::{self, Cycle, Feed, Outcome, Policy, policy};
+use crate::polling::{self, Cycle, Expect, Feed, Outcome, Policy, policy};
 use crate::replication_do::health::Position;
 use crate::replication_do::hub::Callback;
 use crate::state::{self, Remembered, Resumption};
-use crate::workers::database::{self, Database};
+use crate::workers::database::{self, Database, Further};
 use crate::workers::log;
 
 /// Cycles go on in one event for at most so long; then an alarm takes over. The platform ends an
@@ -150,20 +150,26 @@ impl Runtime {
         let started = clock::now_ms();
         let feed = feed(config, schema.clone(), database::write_by(&self.env));
         let mut changed = false;
+        let mut expect = self.take_expectation();
         let outcome = loop {
-            let report = polling::run(connection, &feed, &mut cycle).await;
+            let further = Further(&self.env);
+            let report = polling::run(connection, &further, &feed, &mut cycle, expect).await;
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
-            let report = report?;
+            let mut report = report?;
             changed |= report.stored > 0;
+            // While Postgres advances the slot, and before the storage is written to, which holds up
+            // whatever is sent until it is on disk.
+            self.hub
+                .deliver_recent(&cycle.checkpoint, report.recent.as_ref())?;
+            report.settle(connection, &mut cycle).await;
             self.note_report(&report, &cycle);
             if report.advance_error.is_some() {
                 // It has cost the connection, but nothing of what was stored.
                 *connection = database::connect(&self.env).await?;
             }
-            let head = &cycle.checkpoint;
             let delivered = self
                 .hub
-                .deliver(connection, head, report.recent.as_ref())
+                .deliver(connection, &cycle.checkpoint, report.recent.as_ref())
                 .await?;
             for callback in delivered.callbacks {
                 self.call(callback);
@@ -179,9 +185,21 @@ impl Runtime {
             if u128::from(flown) > FLIGHT_LIMIT.as_millis() || self.flights.must_give_way() {
                 break Outcome::Unfinished;
             }
+            expect = Expect::Changes;
         };
-        self.memory.borrow_mut().cycle = Some((cycle, schema));
+        let mut memory = self.memory.borrow_mut();
+        memory.expects_changes |= changed;
+        memory.cycle = Some((cycle, schema));
         Ok(outcome)
+    }
+
+    /// Where changes came, more are likely to come.
+    fn take_expectation(&self) -> Expect {
+        if std::mem::take(&mut self.memory.borrow_mut().expects_changes) {
+            Expect::Changes
+        } else {
+            Expect::Nothing
+        }
     }
 
     /// Makes a callback beside the cycles, so that a slow client holds up nobody.
@@ -249,6 +267,9 @@ impl Runtime {
         let mut memory = self.memory.borrow_mut();
         if let Some(error) = &report.advance_error {
             log::error("advance_failed", error);
+        }
+        if let Some(error) = &report.second_connection_error {
+            log::error("second_connection_failed", error);
         }
         if memory.health.cycle_succeeded(report) {
             self.keep(HEALTH, &memory.health);

@@ -15,6 +15,12 @@ impl Runtime {
         self.ask(Errand::Poll).await
     }
 
+    /// As [`Self::poll`], for somebody who has just written.
+    pub(in crate::replication_do) async fn nudge(self: &Rc<Self>) -> Landing {
+        self.memory.borrow_mut().expects_changes = true;
+        self.poll().await
+    }
+
     /// Starts a poll that nobody waits for: its failure is counted where it happens.
     pub(in crate::replication_do) fn start_polling(self: &Rc<Self>) {
         let runtime = Rc::clone(self);

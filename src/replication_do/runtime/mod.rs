@@ -58,6 +58,9 @@ pub(super) struct Memory {
     pub(super) interval_ms: Option<u64>,
     pub(super) last_phases: Phases,
     pub(super) vitals: Option<Vitals>,
+    /// A writer has asked for a poll, or the last one found something: the next need not ask first
+    /// whether there is anything.
+    expects_changes: bool,
     /// The next drain is followed by upkeep, whenever the last was.
     upkeep_is_due: bool,
     /// What is stored does not read as a configuration, with the variables of this deployment.

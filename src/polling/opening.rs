@@ -1,0 +1,93 @@
+//! Opening a cycle: the transaction, the session's settings and a look at what the cycle must know,
+//! in the same round trip as the peek.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::cycle::{Cycle, Feed};
+use super::fence;
+use super::peek::{Missing, Peek, PeekRequest};
+use crate::changes::SESSION_SETTINGS;
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::postgres::{self, Connection, Param};
+
+/// The defaults of role and database may be others. The fence needs a lock that waits and then sees
+/// what was committed meanwhile: at a higher level it fails instead.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE";
+
+/// What is stored must be on disk before the slot is advanced, else a crash of the server could
+/// lose it from both.
+pub(super) const COMMIT_TO_DISK: &str = "SELECT CASE current_setting('synchronous_commit') \
+     WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
+
+/// A cycle whose first slice has arrived.
+pub(super) struct Opened {
+    pub(super) peek: Peek,
+    /// Everything that committed before it is in a peek that comes back whole: read before the peek.
+    /// The flush position, since the write position can run ahead of commits.
+    pub(super) flush: Lsn,
+    /// The peek leaves out what the checkpoint has.
+    pub(super) is_filtered: bool,
+}
+
+/// What must be known before the peek: the flush position, whether slot and publication are there,
+/// and the checkpoint. Fixes the session's settings for the transaction, the level of messages too:
+/// a warning is all that tells of changes left out.
+fn look() -> String {
+    let settings: Vec<String> = SESSION_SETTINGS
+        .iter()
+        .chain(&[("client_min_messages", "warning")])
+        .map(|(name, value)| format!("set_config('{name}', '{value}', true)"))
+        .collect();
+    format!(
+        "SELECT pg_current_wal_flush_lsn(), \
+         EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1::name), \
+         EXISTS (SELECT FROM pg_publication WHERE pubname = $2::name), \
+         {}, ({COMMIT_TO_DISK}), {} \
+         FROM (SELECT) AS always LEFT JOIN replication_checkpoint ON slot = $1::text",
+        fence::COLUMNS,
+        settings.join(", ")
+    )
+}
+
+/// Begins the transaction and opens the peek, in one round trip.
+pub(super) async fn open<S>(
+    connection: &mut Connection<S>,
+    feed: &Feed,
+    cycle: &mut Cycle,
+) -> Result<Opened>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let request = PeekRequest {
+        slot: &feed.slot,
+        publication: &feed.publication,
+        max_changes: feed.max_changes,
+        max_row_bytes: feed.max_row_bytes,
+        slice_bytes: feed.slice_bytes,
+        stored_through: cycle.unconsumed.then_some(cycle.checkpoint.lsn),
+    };
+    connection.queue(BEGIN, &[])?;
+    let names = [Param::Text(&feed.slot), Param::Text(&feed.publication)];
+    connection.queue(&look(), &names)?;
+    let mut peek = Peek::queue(connection, request)?;
+    connection.send().await?;
+
+    connection.finish().await?;
+    let found = connection.next_row().await?.ok_or(postgres::Error::NoRow)?;
+    let flush = found.get(0)?;
+    let missing = Missing {
+        slot: !found.get::<bool>(1)?,
+        publication: !found.get::<bool>(2)?,
+    };
+    // Another reader has stored, and may have gone before it advanced the slot.
+    cycle.unconsumed |= fence::adopt(&mut cycle.checkpoint, &found, 3, &feed.slot)?;
+    connection.finish().await?;
+    peek.open(connection, request, missing).await?;
+    cycle.types.begin_peek();
+    Ok(Opened {
+        peek,
+        flush,
+        is_filtered: request.stored_through.is_some(),
+    })
+}
