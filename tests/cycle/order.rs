@@ -1,8 +1,10 @@
 //! Changes arrive once each, in the order of their commits.
 
+use std::time::Duration;
+
 use pg_change_feed::lsn::Lsn;
 
-use crate::support::feed::TestFeed;
+use crate::support::feed::{PATIENCE, TestFeed};
 use crate::support::history::read_sound_history;
 use crate::support::server::Version;
 
@@ -14,6 +16,7 @@ on_each_version!(
     a_commit_may_end_where_the_next_transaction_begins,
     a_stored_transaction_is_not_stored_again_when_the_slot_stayed_behind,
     other_defaults_of_the_role_change_nothing,
+    a_write_that_fails_leaves_the_slot_where_it_was,
 );
 
 /// T1 writes first and commits last. A filter by row, `WHERE lsn > last`, would drop T1's first
@@ -161,4 +164,33 @@ async fn other_defaults_of_the_role_change_nothing(version: Version) {
     .await;
     assert_eq!(feed.drain().await, 1);
     assert_eq!(read_sound_history(&feed).await.len(), 1);
+}
+
+/// The write, the COMMIT and the advance are sent together: the last must see that the first failed.
+async fn a_write_that_fails_leaves_the_slot_where_it_was(version: Version) {
+    let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
+    feed.run("ALTER TABLE change_history ADD CONSTRAINT refusal CHECK (table_name <> 'items')")
+        .await;
+    feed.run("INSERT INTO items VALUES (1, 'kept')").await;
+    let mut reader = feed.reader().await;
+    let slot = &feed.feed.slot;
+    let confirmed =
+        format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    let before = feed.value(&confirmed).await;
+    let error = reader.poll().await.unwrap_err();
+    assert_eq!(error.sqlstate(), Some("23514"), "{error:?}");
+    drop(reader);
+    // Until it has gone, the server may still work on what was sent.
+    let sessions = "SELECT count(*) FROM pg_stat_activity \
+                    WHERE datname = current_database() AND application_name = 'pg-change-feed'";
+    let gone = async {
+        while feed.value(sessions).await != "0" {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    assert_eq!(feed.value(&confirmed).await, before);
+    feed.run("ALTER TABLE change_history DROP CONSTRAINT refusal")
+        .await;
+    assert_eq!(feed.drain().await, 1);
 }
