@@ -178,7 +178,7 @@ impl ReplicationConfig {
             publication: fields.name("publication")?,
             hibernation_delay: fields.duration("hibernationDelay", 60_000, 1_000..=DAY_MS)?,
             poll_interval: fields.duration("pollInterval", 1_000, 20..=3_600_000)?,
-            max_changes_per_poll: fields.narrow("maxChangesPerPoll", 10_000, 1..=1_000_000)?,
+            max_changes_per_poll: fields.narrow("maxChangesPerPoll", 100_000, 1..=1_000_000)?,
             tables: fields.tables("tables")?,
             history_retention: fields.retention("historyRetention")?,
             max_slot_lag: fields.integer("maxSlotLag", 64 * MIB, MIB..=1 << 50)?,
