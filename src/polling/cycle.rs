@@ -78,9 +78,10 @@ pub struct Report {
 }
 
 /// What the caller of a cycle knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expect {
     /// Perhaps nothing has happened: ask, in a round trip of its own, before anything is read.
+    #[default]
     Nothing,
     /// Somebody has written, or the last cycle left something: read at once.
     Changes,

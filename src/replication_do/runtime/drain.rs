@@ -150,7 +150,7 @@ impl Runtime {
         let started = clock::now_ms();
         let feed = feed(config, schema.clone(), database::write_by(&self.env));
         let mut changed = false;
-        let mut expect = self.take_expectation();
+        let mut expect = std::mem::take(&mut self.memory.borrow_mut().expect);
         let outcome = loop {
             let further = Further(&self.env);
             let report = polling::run(connection, &further, &feed, &mut cycle, expect).await;
@@ -188,18 +188,12 @@ impl Runtime {
             expect = Expect::Changes;
         };
         let mut memory = self.memory.borrow_mut();
-        memory.expects_changes |= changed;
+        if changed {
+            // Where changes came, more are likely to come.
+            memory.expect = Expect::Changes;
+        }
         memory.cycle = Some((cycle, schema));
         Ok(outcome)
-    }
-
-    /// Where changes came, more are likely to come.
-    fn take_expectation(&self) -> Expect {
-        if std::mem::take(&mut self.memory.borrow_mut().expects_changes) {
-            Expect::Changes
-        } else {
-            Expect::Nothing
-        }
     }
 
     /// Makes a callback beside the cycles, so that a slow client holds up nobody.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::Runtime;
 use crate::config::Fields;
+use crate::polling::Expect;
 use crate::replication_do::flights::{Errand, Landing, Pilot, arrival};
 
 impl Runtime {
@@ -17,7 +18,7 @@ impl Runtime {
 
     /// As [`Self::poll`], for somebody who has just written.
     pub(in crate::replication_do) async fn nudge(self: &Rc<Self>) -> Landing {
-        self.memory.borrow_mut().expects_changes = true;
+        self.memory.borrow_mut().expect = Expect::Changes;
         self.poll().await
     }
 

@@ -27,7 +27,7 @@ use super::health::{Health, Position, Vitals};
 use super::hub::Hub;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error};
-use crate::polling::{Cycle, Pace, Phases};
+use crate::polling::{Cycle, Expect, Pace, Phases};
 use crate::workers::database::Database;
 use crate::workers::log;
 use crate::workers::storage::Storage;
@@ -58,9 +58,9 @@ pub(super) struct Memory {
     pub(super) interval_ms: Option<u64>,
     pub(super) last_phases: Phases,
     pub(super) vitals: Option<Vitals>,
-    /// A writer has asked for a poll, or the last one found something: the next need not ask first
-    /// whether there is anything.
-    expects_changes: bool,
+    /// What the next cycle finds, as far as is known: a writer has asked for it, or the last one has
+    /// found something.
+    expect: Expect,
     /// The next drain is followed by upkeep, whenever the last was.
     upkeep_is_due: bool,
     /// What is stored does not read as a configuration, with the variables of this deployment.
