@@ -251,7 +251,7 @@ where
 /// How far a peek went.
 #[derive(Clone, Copy, Debug)]
 struct Reach {
-    /// It came back whole.
+    /// Everything that committed before the peek is in it, or was stored before.
     complete: bool,
     /// Before it everything that committed is in the peek, or was stored before.
     covered: Lsn,
@@ -262,7 +262,10 @@ struct Reach {
 impl Reach {
     fn of(opened: &Opened, feed: &Feed, store: &Store) -> Self {
         // A filtered peek shows fewer messages than it read, so it cannot tell that it was whole.
-        let complete = !opened.is_filtered && opened.peek.messages() < u64::from(feed.max_changes);
+        let is_whole = !opened.is_filtered && opened.peek.messages() < u64::from(feed.max_changes);
+        // One that stopped at its limit may have reached the end all the same. Else another one
+        // would read all that storing this one has written.
+        let complete = is_whole || store.passed() >= opened.flush;
         let covered = if complete {
             store.passed().max(opened.flush)
         } else {

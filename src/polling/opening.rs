@@ -31,7 +31,7 @@ pub(super) struct Opened {
 }
 
 /// What must be known before the peek: the flush position, whether slot and publication are there,
-/// and the checkpoint. Fixes the session's settings for the transaction, the level of messages too:
+/// and the checkpoint. (The view of the slots takes longer than its function, and than the peek.) Fixes the session's settings for the transaction, the level of messages too:
 /// a warning is all that tells of changes left out.
 fn look() -> String {
     let settings: Vec<String> = SESSION_SETTINGS
@@ -41,7 +41,7 @@ fn look() -> String {
         .collect();
     format!(
         "SELECT pg_current_wal_flush_lsn(), \
-         EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1::name), \
+         EXISTS (SELECT FROM pg_get_replication_slots() WHERE slot_name = $1::name), \
          EXISTS (SELECT FROM pg_publication WHERE pubname = $2::name), \
          {}, ({COMMIT_TO_DISK}), {} \
          FROM (SELECT) AS always LEFT JOIN replication_checkpoint ON slot = $1::text",

@@ -120,11 +120,10 @@ where
     Ok(())
 }
 
-/// Consumes everything that committed before `to`, which must be stored.
+/// Consumes what is stored, once the checkpoint says that everything up to `to` is.
 ///
-/// Same effect as `pg_logical_slot_get_changes` up to `to`, without running the output plugin
-/// again. A slot that is further already stays where it is (PostgreSQL documentation,
-/// "Replication Management Functions").
+/// Same effect as `pg_logical_slot_get_changes` up to there, without running the output plugin
+/// again (PostgreSQL documentation, "Replication Management Functions").
 pub async fn advance<S>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -137,16 +136,14 @@ where
 
 /// Queues what [`advance`] does.
 ///
-/// It may follow a COMMIT whose outcome is not known yet: where the checkpoint does not say that
-/// everything up to `to` is stored, the slot stays where it is.
+/// It may follow a COMMIT whose outcome is not known yet: unless the checkpoint has come to `to`, the
+/// slot stays where it is. It goes to where the checkpoint is, which is never behind where any reader
+/// of the slot has advanced it: that would be an error to Postgres.
 pub fn queue_advance<S>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // An already confirmed position is an error to Postgres, so it is not asked for.
-    const ADVANCE: &str = "\
-SELECT pg_replication_slot_advance(slot_name, $2::pg_lsn) FROM pg_replication_slots \
-WHERE slot_name = $1::text AND confirmed_flush_lsn < $2::pg_lsn AND EXISTS \
-(SELECT FROM replication_checkpoint WHERE slot = $1::text AND lsn >= $2::pg_lsn)";
+    const ADVANCE: &str = "SELECT pg_replication_slot_advance(slot::name, lsn) \
+                           FROM replication_checkpoint WHERE slot = $1::text AND lsn >= $2::pg_lsn";
     Ok(connection.queue(ADVANCE, &[Param::Text(slot), Param::Lsn(to)])?)
 }
