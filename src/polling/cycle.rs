@@ -6,8 +6,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::fence;
 use super::peek::{Peek, PeekRequest};
-use super::store::Store;
-use crate::changes::TypeCatalog;
+use super::store::{Finished, Store};
+use crate::changes::{DescribedRelation, TypeCatalog};
 use crate::clock;
 use crate::error::{Category, Error, Result};
 use crate::history::{Recent, WriteBy};
@@ -67,6 +67,10 @@ pub struct Report {
     pub phases: Phases,
     /// The stored changes, when they are few enough to be kept for live clients.
     pub recent: Option<Recent>,
+    /// The id before the first change that was stored.
+    pub after: i64,
+    /// The relations that were described, each with the id of the first change that it is of.
+    pub relations: Vec<(i64, DescribedRelation)>,
     /// The slot could not be advanced. Harmless: it is tried again.
     pub advance_error: Option<Error>,
 }
@@ -119,6 +123,8 @@ struct Stored {
     changes: u64,
     complete: bool,
     recent: Option<Recent>,
+    after: i64,
+    relations: Vec<(i64, DescribedRelation)>,
 }
 
 /// Runs one cycle.
@@ -144,7 +150,7 @@ where
     let flush: Lsn = flush.get(0)?;
     phases.probe = since(started);
     if cycle.peeked_through == Some(flush) {
-        return Ok(Report::idle(phases));
+        return Ok(Report::idle(phases, cycle.checkpoint.last_id));
     }
 
     let mut races = 0;
@@ -165,6 +171,8 @@ where
         idle: false,
         phases,
         recent: stored.recent,
+        after: stored.after,
+        relations: stored.relations,
         advance_error,
     })
 }
@@ -289,7 +297,13 @@ where
     let must_move = store.stored() > 0
         || (!complete && covered > cycle.checkpoint.lsn)
         || idle_advance_is_due(cycle, covered);
-    let (changes, last_id, recent) = store.finish();
+    let after = cycle.checkpoint.last_id;
+    let Finished {
+        changes,
+        last_id,
+        recent,
+        relations,
+    } = store.finish();
     if must_move {
         let known = &cycle.checkpoint;
         let covered = covered.max(known.lsn);
@@ -310,6 +324,8 @@ where
         changes,
         complete,
         recent: recent.filter(|_| changes > 0),
+        after,
+        relations,
     }))
 }
 
@@ -363,13 +379,15 @@ fn since(started: u64) -> u64 {
 }
 
 impl Report {
-    fn idle(phases: Phases) -> Self {
+    fn idle(phases: Phases, last_id: i64) -> Self {
         Self {
             stored: 0,
             complete: true,
             idle: true,
             phases,
             recent: None,
+            after: last_id,
+            relations: Vec::new(),
             advance_error: None,
         }
     }

@@ -9,7 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::cycle::{Cycle, Feed};
 use super::fence;
 use super::peek::{Peek, Slice};
-use crate::changes::{Accepted, Assembler, ChangeBatch, Limits, TypeCatalog, TypeRow};
+use crate::changes::{
+    Accepted, Assembler, ChangeBatch, DescribedRelation, Limits, TypeCatalog, TypeRow,
+};
 use crate::error::Result;
 use crate::history::{self, Recent};
 use crate::lsn::Lsn;
@@ -24,6 +26,7 @@ pub(super) struct Store {
     batch: ChangeBatch,
     writer: history::Writer,
     recent: Option<Recent>,
+    relations: Vec<(i64, DescribedRelation)>,
     epoch: i32,
     last_id: i64,
     stored: u64,
@@ -33,6 +36,17 @@ pub(super) struct Store {
     fenced: bool,
     /// The id of the first change of the write that is under way.
     writing: Option<i64>,
+}
+
+/// What one peek has stored.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) changes: u64,
+    pub(super) last_id: i64,
+    /// The changes, when they are few.
+    pub(super) recent: Option<Recent>,
+    /// The relations that were described, each with the id of the first change that it is of.
+    pub(super) relations: Vec<(i64, DescribedRelation)>,
 }
 
 impl Store {
@@ -49,6 +63,7 @@ impl Store {
             batch: ChangeBatch::default(),
             writer: history::Writer::new(feed.write_by),
             recent: Some(Recent::after(checkpoint.epoch, checkpoint.last_id)),
+            relations: Vec::new(),
             epoch: checkpoint.epoch,
             last_id: checkpoint.last_id,
             stored: 0,
@@ -113,6 +128,9 @@ impl Store {
                 look_up_types(connection, types, &missing).await?;
                 self.assembler.accept(&decoded, types, &mut self.batch)?;
             }
+            let described = self.assembler.take_described().into_iter();
+            self.relations
+                .extend(described.map(|relation| (next_id, relation)));
         }
         Ok(())
     }
@@ -179,9 +197,14 @@ impl Store {
             })
     }
 
-    /// The number of changes stored, the last id, and the changes when they are few.
-    pub(super) fn finish(self) -> (u64, i64, Option<Recent>) {
-        (self.stored, self.last_id, self.recent)
+    /// What was stored.
+    pub(super) fn finish(self) -> Finished {
+        Finished {
+            changes: self.stored,
+            last_id: self.last_id,
+            recent: self.recent,
+            relations: self.relations,
+        }
     }
 
     fn next_id(&self) -> i64 {
