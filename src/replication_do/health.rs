@@ -20,6 +20,16 @@ pub(super) struct Position {
     pub(super) lsn: Lsn,
 }
 
+impl Position {
+    /// As clients have it.
+    pub(super) fn of_clients(&self) -> crate::clients::Position {
+        crate::clients::Position {
+            epoch: self.epoch,
+            id: self.id,
+        }
+    }
+}
+
 /// Errors of one category.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use pg_change_feed::clients::{
-    Attachment, ClientId, Cursor, Outlet, Position, Start, Subscriber, View, Views,
+    Attachment, ClientId, Cursor, Flow, Outlet, Position, Start, Subscriber, View, Views,
 };
 use serde_json::Value;
 
@@ -69,12 +69,12 @@ impl Inbox {
 }
 
 /// A client that has just come.
-pub fn join(view: View, start: Start, window: Option<u64>, views: &Views) -> Subscriber<Recorder> {
+pub fn join(view: View, start: Start, flow: Flow, views: &Views) -> Subscriber<Recorder> {
     let attachment = Attachment {
         client: ClientId::random(),
         connection: 1,
         view: Rc::new(view),
-        cursor: Cursor::new(start, window),
+        cursor: Cursor::new(start, flow),
         connected_at: 0,
         expires_at: None,
     };
