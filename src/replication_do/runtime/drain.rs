@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::recall::{HEALTH, INITIAL_POLL_AT, POSITION};
 use super::{Memory, Runtime};
+use crate::clients::Described;
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
@@ -260,6 +261,18 @@ impl Runtime {
             id: checkpoint.last_id,
             lsn: checkpoint.lsn,
         };
+        // What was described belongs to what was stored: both are written down, or neither.
+        let described = Described {
+            after: crate::clients::Position {
+                epoch: checkpoint.epoch,
+                id: report.after,
+            },
+            through: position.of_clients(),
+            relations: &report.relations,
+        };
+        if let Err(error) = self.hub.learn(&described) {
+            log::error("storage_failed", &error);
+        }
         if memory.position != Some(position) {
             memory.position = Some(position);
             self.keep(POSITION, &position);
