@@ -76,7 +76,9 @@ impl Pump {
     ) -> Learned {
         let learned = self.relations.borrow_mut().learn(described);
         if !learned.changed.is_empty() {
-            subscribers.iter().for_each(|it| it.rebind());
+            for subscriber in subscribers {
+                subscriber.rebind();
+            }
         }
         learned
     }

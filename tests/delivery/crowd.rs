@@ -140,6 +140,7 @@ impl Crowd {
         let Some(position) = inbox.position() else {
             return;
         };
+        inbox.refuse_doubles();
         member.ids.extend(inbox.ids());
         member.resumed = Some(position.id);
         let again = view(WANTED[member.wanted].0);
@@ -313,6 +314,7 @@ async fn check(
     head: i64,
 ) -> usize {
     let inbox = &member.client.outlet().0;
+    inbox.refuse_doubles();
     let mut ids = member.ids.clone();
     ids.extend(inbox.ids());
     // After an eviction some may come twice, but nothing comes out of order: each one is either the
