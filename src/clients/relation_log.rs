@@ -84,7 +84,7 @@ impl RelationLog {
     /// Takes in what the feed described.
     pub fn learn(&mut self, described: &Described<'_>) -> Learned {
         let mut learned = Learned::default();
-        if self.through.is_some_and(|it| it != described.after) {
+        if self.through != Some(described.after) {
             // Another reader has stored what was not seen here, or a position was not kept.
             learned.forgotten = self.tables.drain().map(|(name, _)| name).collect();
         }
