@@ -49,7 +49,7 @@ async function prepare(t: Lifetime, setting: Setting) {
 async function runFeed(t: Lifetime, setting: Setting): Promise<Sample> {
   const { worker } = await prepare(t, setting);
   const started = performance.timeOrigin + performance.now();
-  const crowd = CrowdProcess.start(t, worker, `/ws?v=1&after=1-${seen}`, { count: clients, counted: '{"type":"caught_up"' });
+  const crowd = CrowdProcess.start(t, worker, `/ws?v=1&ack=1&after=1-${seen}`, { count: clients, counted: '{"type":"caught_up"' });
   const { last, changes, leastBytes, mostBytes } = await crowd.arrival();
   if (changes !== missed) throw new Error(`the first client got ${changes} changes`);
   // The name that each is given, and a position, may be longer for one than for another.

@@ -52,6 +52,7 @@ class Crowd {
   #join(number: number): Promise<void> {
     const { url, protocols, subscription, ready, counted } = this.#order;
     const socket = new WebSocket(url, protocols, { perMessageDeflate: false });
+    const acknowledges = new URL(url).searchParams.get("ack") === "1";
     const asks = subscription === undefined ? [] : [subscription.replaceAll("%", String(number))];
     return new Promise((resolve, reject) => {
       socket.on("error", reject);
@@ -60,6 +61,7 @@ class Crowd {
       socket.on("message", (data: Buffer) => {
         this.#bytes[number] = (this.#bytes[number] ?? 0) + data.length;
         if (number === 0) this.#changes += changesIn(data);
+        if (acknowledges && begins(data, '{"type":"changes"')) socket.send(JSON.stringify({ type: "ack", position: end(data) }));
         if (begins(data, counted)) this.#count();
         if (ready === undefined || !begins(data, ready)) return;
         const next = asks.pop();
@@ -84,6 +86,13 @@ class Crowd {
 function changesIn(data: Buffer): number {
   const frame = JSON.parse(data.toString()) as { changes?: unknown[] };
   return frame.changes?.length ?? 0;
+}
+
+/** Where a reader of the frame stands, which is at its end. */
+function end(data: Buffer): string {
+  const position = data.toString("latin1", data.length - 100).match(/"to":"([\d-]+)"/)?.[1];
+  if (position === undefined) throw new Error("a frame of changes does not say where it ends");
+  return position;
 }
 
 function begins(data: Buffer, beginning: string): boolean {

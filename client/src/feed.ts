@@ -15,6 +15,9 @@ import type { WebSocketConstructor } from "./connection.ts";
 const defaults = {
   // Twice what the server leaves unacknowledged, so that with `ack` it is the server that waits.
   maxBuffered: 16 << 20,
+  // Well below what the server leaves unacknowledged, whatever the characters are in bytes; and seldom,
+  // since each acknowledgement wakes the server.
+  ackEveryChars: 512 << 10,
   retry: { firstMs: 1_000, maxMs: 30_000 },
   watch: { openMs: 15_000, heartbeatMs: 15_000 },
 };
@@ -224,7 +227,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
   }
 
   #makeReceiver(): Receiver {
-    const { url, token, ticket, tables, subscriptions, clientId, ack = false, afterReset = "now", maxBuffered = defaults.maxBuffered, retry, watch, onError, onFrame } = this.#options;
+    const { url, token, ticket, tables, subscriptions, clientId, ack, commit, afterReset = "now", maxBuffered = defaults.maxBuffered, retry, watch, onError, onFrame } = this.#options;
     if (token !== undefined && ticket !== undefined) throw new TypeError("a feed takes a token or a ticket, not both");
     if (tables !== undefined && subscriptions !== undefined) throw new TypeError("a feed takes tables or subscriptions, not both");
     const WebSocket = this.#options.WebSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
@@ -234,7 +237,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
       credential: token ?? ticket,
       subscriptions: (subscriptions ?? tables)?.map(asSubscription),
       clientId,
-      ack,
+      ack: acknowledging(ack, commit),
       afterReset,
       maxBuffered,
       retry: { ...defaults.retry, ...retry },
@@ -243,6 +246,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
       stop: this.#stop.signal,
       inbox: this.#inbox,
       onState: (state) => this.#tell(state),
+      onWarnings: (warnings) => this.#guard("onWarnings", () => this.#options.onWarnings?.(warnings)),
       onError: (error) => this.#guard("onError", () => onError?.(error)),
       onFrame: (frame) => this.#guard("onFrame", () => onFrame?.(frame)),
     });
@@ -304,6 +308,11 @@ async function consumer(name: string, callback: () => void | Promise<void>): Pro
 
 function asSubscription(subscription: Subscription | string): Subscription {
   return typeof subscription === "string" ? { table: subscription } : subscription;
+}
+
+function acknowledging(ack: boolean | undefined, commit: "auto" | "manual" | undefined): { everyChars: number } | undefined {
+  if (ack === true) return { everyChars: 0 };
+  return ack === false || commit === "manual" ? undefined : { everyChars: defaults.ackEveryChars };
 }
 
 function checkedStart(after: Position | "earliest" | undefined): Position | "earliest" | undefined {

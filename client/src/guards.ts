@@ -3,7 +3,7 @@
 //
 // Unknown members are let through: a later server of the same protocol version may add some.
 import { isPosition } from "./position.ts";
-import type { CaughtUpMessage, ChangesMessage, ErrorMessage, FilterWarning, ProgressMessage, ResetMessage, ResetReason, ServerMessage, TableChange, WelcomeMessage } from "./protocol.ts";
+import type { CaughtUpMessage, ChangesMessage, ErrorMessage, FilterWarning, ProgressMessage, ResetMessage, ResetReason, ServerMessage, TableChange, WarningsMessage, WelcomeMessage } from "./protocol.ts";
 
 /** A frame that is not of this protocol. */
 export class MalformedFrame extends Error {
@@ -64,8 +64,9 @@ const checks: Record<ServerMessage["type"], (fields: Members) => void> = {
     whole(fields, "epoch", "");
     position(fields, "oldest");
     position(fields, "head");
-    if (fields.warnings !== undefined) list(fields, "warnings", "").forEach((warning, index) => checkWarning(warning, `warnings[${index}]`));
+    if (fields.warnings !== undefined) warnings(fields);
   },
+  warnings: (fields: Members & Partial<Unchecked<WarningsMessage>>) => warnings(fields),
   changes: (fields: Members & Partial<Unchecked<ChangesMessage>>) => {
     list(fields, "changes", "").forEach((change, index) => checkChange(change, `changes[${index}]`));
     position(fields, "from");
@@ -90,6 +91,10 @@ type Unchecked<Message> = { [Name in keyof Message]: unknown };
 const resetReasons = new Set<string>(["too_old", "epoch_changed", "slow_consumer"] satisfies ResetReason[]);
 
 const isMessageType = (type: string): type is ServerMessage["type"] => Object.hasOwn(checks, type);
+
+function warnings(fields: Members): void {
+  list(fields, "warnings", "").forEach((warning, index) => checkWarning(warning, `warnings[${index}]`));
+}
 
 function checkWarning(warning: unknown, path: string): void {
   const fields = members(warning, path);

@@ -2,7 +2,7 @@
 import type { Backoff } from "./backoff.ts";
 import type { Watch, WebSocketConstructor } from "./connection.ts";
 import type { FeedError } from "./errors.ts";
-import type { Position, ResetReason, Subscription, TableChange, Tables, ChangeOf, WelcomeMessage } from "./protocol.ts";
+import type { FilterWarning, Position, ResetReason, Subscription, TableChange, Tables, ChangeOf, WelcomeMessage } from "./protocol.ts";
 import type { PositionStorage } from "./storage.ts";
 
 /** A secret, or what fetches one: it is asked at each new connection. */
@@ -26,7 +26,12 @@ export interface FeedOptions<T extends object = Tables> {
   storage?: PositionStorage | undefined;
   /** A name for this client, in the server's `/clients` and logs. */
   clientId?: string | undefined;
-  /** Whether to tell the server what has been dealt with, so that it sends no more than a window beyond. */
+  /**
+   * Whether to tell the server what has been committed, so that it sends no more than a window beyond
+   * and waits. Left out: now and then, often enough for who keeps up; but not with `commit: "manual"`,
+   * where the server could wait for a commit that waits for more. `true`: after each commit. `false`:
+   * not at all; the server then closes the connection after each 16 MiB, and the feed comes back.
+   */
   ack?: boolean | undefined;
   /**
    * `auto`: asking for the next batch says that the one before has been dealt with. `manual`: only
@@ -46,6 +51,11 @@ export interface FeedOptions<T extends object = Tables> {
    * loaded. Without this function the feed fails with a `ResetError`.
    */
   onReset?: ((reset: Reset) => void | Promise<void>) | undefined;
+  /**
+   * Filters that some updates and deletes cannot be judged by, with the SQL that mends it: where the
+   * welcome has any, and whenever they change since a table was altered.
+   */
+  onWarnings?: ((warnings: readonly FilterWarning[]) => void) | undefined;
   onState?: ((state: FeedState) => void) | undefined;
   /** Something went wrong; where the error is not `retryable`, the feed has ended. */
   onError?: ((error: FeedError) => void) | undefined;
@@ -54,8 +64,8 @@ export interface FeedOptions<T extends object = Tables> {
 
   /**
    * How much may wait to be taken, in characters of JSON; 16 Mi when left out. Above it the feed
-   * disconnects, and goes on where it stood when all has been taken. With `ack` the server stops
-   * sending before that (at 8 MiB).
+   * disconnects, and goes on where it stood when all has been taken. Where it acknowledges, the server
+   * stops sending before that (at 8 MiB).
    */
   maxBuffered?: number | undefined;
   retry?: Partial<Backoff> | undefined;

@@ -119,6 +119,13 @@ export interface WelcomeMessage {
   warnings?: FilterWarning[];
 }
 
+/** What the welcome warned of is so no more: a table was altered. */
+export interface WarningsMessage {
+  type: "warnings";
+  /** All that hold from now on; maybe none. */
+  warnings: FilterWarning[];
+}
+
 /** A filter's columns whose old values the table's replica identity leaves out. */
 export interface FilterWarning {
   table: string;
@@ -173,7 +180,7 @@ export interface ErrorMessage {
 }
 
 /** Every frame that the server sends, but for "pong". */
-export type ServerMessage = WelcomeMessage | ChangesMessage | CaughtUpMessage | ProgressMessage | ResetMessage | ErrorMessage;
+export type ServerMessage = WelcomeMessage | WarningsMessage | ChangesMessage | CaughtUpMessage | ProgressMessage | ResetMessage | ErrorMessage;
 
 /** The client wants something else from here on. */
 export interface SubscribeMessage {

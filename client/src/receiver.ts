@@ -16,7 +16,7 @@ import type { Watch, WebSocketConstructor } from "./connection.ts";
 import { FeedError } from "./errors.ts";
 import type { Inbox } from "./inbox.ts";
 import type { Credential, FeedState } from "./options.ts";
-import type { Position, ResetReason, Subscription, TableChange } from "./protocol.ts";
+import type { FilterWarning, Position, ResetReason, Subscription, TableChange } from "./protocol.ts";
 import { Sequence } from "./sequence.ts";
 import { Session, type Outcome } from "./session.ts";
 
@@ -39,7 +39,8 @@ export interface Reception {
   /** None: everything that the credential allows. */
   subscriptions: readonly Subscription[] | undefined;
   clientId: string | undefined;
-  ack: boolean;
+  /** After so many characters of frames the server is told; undefined: never. */
+  ack: { everyChars: number } | undefined;
   afterReset: "now" | "earliest";
   maxBuffered: number;
   retry: Backoff;
@@ -48,6 +49,7 @@ export interface Reception {
   stop: AbortSignal;
   inbox: Inbox<Arrival>;
   onState(state: FeedState): void;
+  onWarnings(warnings: readonly FilterWarning[]): void;
   onError(error: FeedError): void;
   onFrame(frame: string): void;
 }
@@ -167,7 +169,7 @@ export class Receiver {
       after: this.isFiltered ? undefined : (this.sequence?.position ?? (this.start === "earliest" ? this.start : undefined)),
       tables: this.subscriptions === undefined ? undefined : [...new Set(this.subscriptions.map(({ table }) => table))],
       client: reception.clientId,
-      ack: reception.ack,
+      ack: reception.ack !== undefined,
     });
     const { opened, outcome } = await new Promise<{ opened: boolean; outcome: Outcome }>((resolve, reject) => {
       try {

@@ -10,7 +10,7 @@
 import { Connection, type End } from "./connection.ts";
 import { FeedError } from "./errors.ts";
 import { MalformedFrame, readServerMessage, UnknownFrame } from "./guards.ts";
-import type { ChangesMessage, ClientMessage, ErrorMessage, Position, ResetMessage, ServerMessage, Subscription, WelcomeMessage } from "./protocol.ts";
+import type { ChangesMessage, ClientMessage, ErrorMessage, FilterWarning, Position, ResetMessage, ServerMessage, Subscription, WelcomeMessage } from "./protocol.ts";
 import type { Acknowledge, Receiver } from "./receiver.ts";
 import { Sequence, type Step } from "./sequence.ts";
 
@@ -35,6 +35,9 @@ export class Session {
   #asked: Position | undefined;
   /** Why this side ended it; else the connection says. */
   #outcome: Outcome | undefined;
+  /** Characters of `changes` frames that have come, and of those that the server knows to be dealt with. */
+  #received = 0;
+  #acknowledged = 0;
   /** Counts the welcomes: what came before one is not acknowledged after it. */
   #generation = 0;
 
@@ -76,6 +79,8 @@ export class Session {
     switch (message.type) {
       case "welcome":
         return this.#welcome(message);
+      case "warnings":
+        return this.#warnings(message.warnings);
       case "changes":
         return this.#changes(message, frame.length);
       case "caught_up":
@@ -105,7 +110,13 @@ export class Session {
     if (reset !== undefined) receiver.reception.inbox.push({ kind: "reset", reason: reset, to }, 0);
     else if (sequence === undefined) receiver.reception.inbox.push({ kind: "moved", to }, 0);
     receiver.reception.onState({ status: "catching_up", welcome });
+    if (welcome.warnings !== undefined) receiver.reception.onWarnings(welcome.warnings);
     receiver.agreed();
+  }
+
+  #warnings(warnings: FilterWarning[]): void {
+    // Before the welcome they are of the subscription before, and it brings its own.
+    if (this.#phase === "following") this.#receiver.reception.onWarnings(warnings);
   }
 
   /** `now`: the head when we came, which the answer's own may be ahead of. */
@@ -121,7 +132,7 @@ export class Session {
     if (this.#phase !== "following") return;
     const step = this.#receiver.sequence?.take({ changes, from, to });
     const { inbox } = this.#receiver.reception;
-    const acknowledge = this.#acknowledge();
+    const acknowledge = this.#acknowledge(size);
     if (!this.#follows(step)) return;
     switch (step.kind) {
       case "changes":
@@ -161,10 +172,16 @@ export class Session {
     return true;
   }
 
-  #acknowledge(): Acknowledge {
+  /** Says that a frame has been dealt with, unless what is due to be said is too little to be worth a message. */
+  #acknowledge(size: number): Acknowledge {
     const generation = this.#generation;
+    const through = (this.#received += size);
     return (position) => {
-      if (this.#receiver.reception.ack && this.#phase === "following" && generation === this.#generation) this.#say({ type: "ack", position });
+      const { ack } = this.#receiver.reception;
+      if (ack === undefined || this.#phase !== "following" || generation !== this.#generation) return;
+      if (through - this.#acknowledged < ack.everyChars) return;
+      this.#acknowledged = through;
+      this.#say({ type: "ack", position });
     };
   }
 

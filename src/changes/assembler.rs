@@ -17,7 +17,8 @@ use std::rc::Rc;
 use crate::error::{Category, Error};
 use crate::lsn::Lsn;
 use crate::pgoutput::{
-    Begin, Commit, Message, OldTuple, OwnedRelation, Relation, RelationCache, RelationError, Tuple,
+    Begin, Commit, Message, OldTuple, OwnedRelation, Relation, RelationCache, RelationError,
+    ReplicaIdentity, Tuple,
 };
 
 use super::batch::{Change, ChangeBatch, Operation, RelationName};
@@ -102,6 +103,20 @@ struct Transaction {
     skip: bool,
 }
 
+/// What a relation's rows have to be read by, as pgoutput described it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DescribedRelation {
+    /// Its schema.
+    pub schema: Rc<str>,
+    /// Its name.
+    pub table: Rc<str>,
+    /// The columns whose type, or whose domain's base type, is an integer, `numeric` or a float.
+    pub numbers: Vec<Rc<str>>,
+    /// The columns that an update without an old row did not change: the key of the replica identity.
+    /// With the identity `FULL` there is none, since every update has an old row.
+    pub keys: Vec<Rc<str>>,
+}
+
 /// What is made of a relation's rows.
 #[derive(Debug)]
 struct Captured {
@@ -122,6 +137,7 @@ pub struct Assembler {
     captured: HashMap<u32, Captured>,
     members: Members,
     documents_as_text: bool,
+    described: Vec<DescribedRelation>,
 }
 
 impl Assembler {
@@ -142,7 +158,13 @@ impl Assembler {
             captured: HashMap::new(),
             members: Members::default(),
             documents_as_text: false,
+            described: Vec::new(),
         }
+    }
+
+    /// The relations that were described since this was last called.
+    pub fn take_described(&mut self) -> Vec<DescribedRelation> {
+        std::mem::take(&mut self.described)
     }
 
     /// Whether `json` and `jsonb` documents of the changes to come are given as strings of their
@@ -260,6 +282,7 @@ impl Assembler {
         }
         let relation = self.relations.insert(relation);
         let captured = Captured::new(&relation, shapes);
+        self.described.push(captured.describe(&relation));
         self.captured.insert(relation.oid, captured);
         Accepted::Nothing
     }
@@ -315,6 +338,20 @@ impl Captured {
         Self {
             name: Rc::new(RelationName::new(&relation.schema, &relation.name)),
             columns: columns.collect(),
+        }
+    }
+
+    fn describe(&self, relation: &OwnedRelation) -> DescribedRelation {
+        let is_full = relation.replica_identity == ReplicaIdentity::Full;
+        let names = |is_wanted: &dyn Fn(&CapturedColumn) -> bool| {
+            let wanted = self.columns.iter().filter(|column| is_wanted(column));
+            wanted.map(|column| Rc::clone(&column.name)).collect()
+        };
+        DescribedRelation {
+            schema: Rc::clone(&relation.schema),
+            table: Rc::clone(&relation.name),
+            numbers: names(&|column| column.shape.is_number()),
+            keys: names(&|column| column.is_key && !is_full),
         }
     }
 }

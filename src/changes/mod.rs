@@ -37,7 +37,7 @@ mod shape;
 mod table_change;
 mod value;
 
-pub use assembler::{Accepted, AssembleError, Assembler, Limits};
+pub use assembler::{Accepted, AssembleError, Assembler, DescribedRelation, Limits};
 pub use batch::{Change, ChangeBatch, Operation, RelationName};
 pub use catalog::{TypeCatalog, TypeRow};
 pub use json_document::MAX_JSON_DEPTH;

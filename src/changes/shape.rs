@@ -35,6 +35,13 @@ pub(super) enum Shape {
     Opaque,
 }
 
+impl Shape {
+    /// Whether values compare as numbers.
+    pub(super) fn is_number(&self) -> bool {
+        matches!(self, Self::Integer | Self::Float | Self::Numeric)
+    }
+}
+
 /// One attribute of a composite type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attribute {

@@ -26,6 +26,10 @@ use super::server_message::ResetReason;
 
 /// Bytes that a client with `ack=1` may leave unacknowledged, unless configured otherwise.
 pub const DEFAULT_WINDOW_BYTES: u64 = 8 << 20;
+/// Bytes that a client without `ack=1` is sent over one connection, unless it acknowledges all the
+/// same: then it must come back, which says that it has read them. The platform holds what a client
+/// does not read, and does not say how much that is.
+pub const UNACKNOWLEDGED_BYTES: u64 = 16 << 20;
 /// How long a client whose filter matches nothing is left without a fresh position, in milliseconds.
 pub const PROGRESS_INTERVAL_MS: u64 = 1_000;
 /// Frames in flight that are remembered one by one; the cursor must fit an attachment.
@@ -67,6 +71,9 @@ pub enum Step {
     Wait,
     /// Nothing is due until the client acknowledges.
     WaitForAck,
+    /// Close the connection: the client has been sent as much as one that does not acknowledge may
+    /// be, and comes back with its position.
+    ComeBack,
 }
 
 /// The state of one client's delivery. Small as JSON: see [`super::Attachment`].
@@ -96,11 +103,25 @@ enum State {
     Stopped,
 }
 
-/// What a client with `ack=1` has not acknowledged.
+/// What becomes of a client that leaves too much unacknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// It has said `ack=1`: it is waited for. Bytes.
+    Waits(u64),
+    /// It need not acknowledge: it must come back. Bytes.
+    ComesBack(u64),
+    /// What it was sent it has taken: each callback of a Sync Durable Object is answered.
+    Answered,
+}
+
+/// What a client has not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Window {
     #[serde(rename = "l")]
     limit: u64,
+    /// It need not acknowledge.
+    #[serde(rename = "b", default, skip_serializing_if = "std::ops::Not::not")]
+    comes_back: bool,
     /// The last id of each frame, and its bytes; oldest first.
     #[serde(rename = "f")]
     in_flight: VecDeque<(i64, u64)>,
@@ -123,18 +144,22 @@ pub enum AckError {
 pub struct NoPosition;
 
 impl Cursor {
-    /// A client that is not yet welcome. `window`: the bytes it may leave unacknowledged, for one
-    /// that acknowledges.
-    pub fn new(start: Start, window: Option<u64>) -> Self {
-        let in_flight = VecDeque::new;
+    /// A client that is not yet welcome.
+    pub fn new(start: Start, flow: Flow) -> Self {
+        let window = |limit, comes_back| Window {
+            limit,
+            comes_back,
+            in_flight: VecDeque::new(),
+        };
         Self {
             state: State::Starting(start),
             at: None,
             told: (0, 0),
-            window: window.map(|limit| Window {
-                limit,
-                in_flight: in_flight(),
-            }),
+            window: match flow {
+                Flow::Waits(limit) => Some(window(limit, false)),
+                Flow::ComesBack(limit) => Some(window(limit, true)),
+                Flow::Answered => None,
+            },
         }
     }
 
@@ -163,7 +188,7 @@ impl Cursor {
         self.state == State::Live
     }
 
-    /// The bytes that were sent and not acknowledged; `None` for a client that does not acknowledge.
+    /// The bytes that were sent and not acknowledged; `None` where there is nothing to acknowledge.
     pub fn unacknowledged(&self) -> Option<u64> {
         self.window.as_ref().map(Window::bytes)
     }
@@ -173,7 +198,7 @@ impl Cursor {
         let start = match (start, self.state, self.at) {
             (Some(start), ..) => {
                 if let Some(window) = &mut self.window {
-                    window.in_flight.clear();
+                    window.begin_anew();
                 }
                 start
             }
@@ -201,7 +226,10 @@ impl Cursor {
             None => {}
         }
         if at.id < feed.head {
-            if self.window.as_ref().is_some_and(Window::is_full) {
+            if let Some(window) = self.window.as_ref().filter(|it| it.is_full()) {
+                if window.comes_back {
+                    return Step::ComeBack;
+                }
                 self.state = State::CatchingUp;
                 return Step::WaitForAck;
             }
@@ -286,7 +314,7 @@ impl Cursor {
         self.state = State::Stopped;
         self.at = None;
         if let Some(window) = &mut self.window {
-            window.in_flight.clear();
+            window.begin_anew();
         }
         Step::Reset(reason)
     }
@@ -311,10 +339,19 @@ impl Window {
         self.bytes() > self.limit
     }
 
+    /// The acknowledgements to come are of another order of ids. But who does not acknowledge has
+    /// not said that it has read anything.
+    fn begin_anew(&mut self) {
+        if !self.comes_back {
+            self.in_flight.clear();
+        }
+    }
+
     fn push(&mut self, through: i64, bytes: u64) {
         // The newest two become one: it counts until its last change is acknowledged, so that the
         // window is never larger than was asked for.
-        let merged = (self.in_flight.len() >= MAX_IN_FLIGHT)
+        let max_in_flight = if self.comes_back { 1 } else { MAX_IN_FLIGHT };
+        let merged = (self.in_flight.len() >= max_in_flight)
             .then(|| self.in_flight.pop_back())
             .flatten()
             .map_or(0, |(_, bytes)| bytes);

@@ -72,10 +72,7 @@ pub struct Condition {
     operator: Operator,
     /// One, but for [`Operator::In`].
     operands: Vec<Operand>,
-    /// The column's type is a number: strings on both sides are numbers too.
-    is_number: bool,
-    /// The column is part of the replica identity: what an update does not give of the old row, it
-    /// did not change.
+    /// The column is part of the replica identity, as the catalogue had it last.
     is_identity: bool,
 }
 
@@ -108,9 +105,6 @@ pub(super) struct RawCondition {
     value: Box<RawValue>,
     /// Only in what the server keeps.
     #[serde(default, skip_serializing_if = "is_false")]
-    number: bool,
-    /// Only in what the server keeps.
-    #[serde(default, skip_serializing_if = "is_false")]
     identity: bool,
 }
 
@@ -125,9 +119,8 @@ fn is_false(flag: &bool) -> bool {
 impl Condition {
     /// Reads what a client sent.
     pub(super) fn from_client(raw: RawCondition) -> Result<Self, FrameError> {
-        if raw.number || raw.identity {
-            let field = if raw.number { "number" } else { "identity" };
-            return Err(FrameError::field(field, "unknown field"));
+        if raw.identity {
+            return Err(FrameError::field("identity", "unknown field"));
         }
         Self::try_from(raw)
     }
@@ -158,30 +151,44 @@ impl Condition {
                 }
             }
         }
-        self.is_number = facts.is_number;
         self.is_identity = facts.is_identity;
         Ok(())
     }
 
+    /// The same, when the column may have changed since: what does not fit any more is no mistake.
+    pub(super) fn rebind(&mut self, facts: Option<ColumnFacts>) {
+        self.is_identity = facts.is_some_and(|facts| facts.is_identity);
+    }
+
     /// Whether the condition holds for a column with this JSON value; `None`: the change does not
-    /// say.
-    pub(super) fn holds(&self, value: Option<&RawValue>) -> Truth {
+    /// say. `is_number`: whether the column was one of numbers then, as far as that is known.
+    pub(super) fn holds(&self, value: Option<&RawValue>, is_number: Option<bool>) -> Truth {
         let Some(value) = value else {
             return Truth::Unknown;
         };
         let value = Scalar::read(value.get());
-        let compare = |operand| value.compare(operand, self.is_number);
+        // A string that is no number is no column's of numbers.
+        let is_number = is_number.or_else(|| (!value.is_decimal_text()).then_some(false));
+        let holds = |is_number| self.holds_for(&value, is_number);
+        match is_number {
+            Some(is_number) => holds(is_number).into(),
+            None if holds(true) == holds(false) => holds(true).into(),
+            None => Truth::Unknown,
+        }
+    }
+
+    fn holds_for(&self, value: &Scalar<'_>, is_number: bool) -> bool {
+        let compare = |operand| value.compare(operand, is_number);
         let is_equal = |operand| compare(operand) == Some(Ordering::Equal);
         let order = || self.operands.first().and_then(compare);
-        let holds = match self.operator {
+        match self.operator {
             Operator::Eq | Operator::In => self.operands.iter().any(is_equal),
             Operator::Neq => !self.operands.iter().any(is_equal),
             Operator::Lt => order().is_some_and(Ordering::is_lt),
             Operator::Lte => order().is_some_and(Ordering::is_le),
             Operator::Gt => order().is_some_and(Ordering::is_gt),
             Operator::Gte => order().is_some_and(Ordering::is_ge),
-        };
-        holds.into()
+        }
     }
 }
 
@@ -197,7 +204,6 @@ impl TryFrom<RawCondition> for Condition {
             operands: read_operands(raw.op, &raw.value)?,
             column: raw.column,
             operator: raw.op,
-            is_number: raw.number,
             is_identity: raw.identity,
         })
     }
@@ -237,7 +243,6 @@ impl From<Condition> for RawCondition {
             column: condition.column,
             op: condition.operator,
             value: RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned()),
-            number: condition.is_number,
             identity: condition.is_identity,
         }
     }
@@ -293,6 +298,10 @@ impl<'a> Scalar<'a> {
             },
             _ => Decimal::parse(json).map_or(Self::Other, Self::Number),
         }
+    }
+
+    fn is_decimal_text(&self) -> bool {
+        matches!(self, Self::Text(text) if Decimal::parse(text).is_some())
     }
 
     /// `None` where the two have no order, null and null excepted.

@@ -22,6 +22,7 @@ mod filter;
 mod frame_error;
 mod position;
 mod pump;
+mod relation_log;
 mod server_message;
 mod subscriber;
 mod subscription;
@@ -38,7 +39,8 @@ pub use client_message::{
 };
 pub use column_facts::Columns;
 pub use cursor::{
-    AckError, Cursor, DEFAULT_WINDOW_BYTES, Feed, NoPosition, PROGRESS_INTERVAL_MS, Step,
+    AckError, Cursor, DEFAULT_WINDOW_BYTES, Feed, Flow, NoPosition, PROGRESS_INTERVAL_MS, Step,
+    UNACKNOWLEDGED_BYTES,
 };
 pub use filter::{
     ColumnFacts, Condition, MAX_COLUMN_BYTES, MAX_CONDITIONS, MAX_IN_VALUES, MAX_VALUE_BYTES,
@@ -47,8 +49,9 @@ pub use filter::{
 pub use frame_error::FrameError;
 pub use position::{ParsePositionError, Position};
 pub use pump::{Frame, Frames, Head, Pump, read_after, recent_after};
+pub use relation_log::{AsOf, Described, Known, Learned, RelationLog};
 pub use server_message::{ChangesFrame, MAX_CHANGES_BYTES, ResetReason, ServerMessage};
-pub use subscriber::{CLOSE_TICKET_EXPIRED, Outlet, Subscriber};
+pub use subscriber::{CLOSE_TICKET_EXPIRED, CLOSE_UNACKNOWLEDGED, Outlet, Subscriber};
 pub use subscription::{
     FilterWarning, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_BYTES, Subscription, Subscriptions, View,
 };

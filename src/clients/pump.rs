@@ -5,7 +5,7 @@
 //! them, nothing is read at all; else they get pages from the history, each group one page a turn, so
 //! that who is far behind does not hold up who is near.
 
-use std::cell::Cell;
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
@@ -15,11 +15,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::column_facts::Columns;
 use super::cursor::Feed;
 use super::position::Position;
+use super::relation_log::{Described, Known, Learned, RelationLog};
 use super::server_message::{ChangesFrame, MAX_CHANGES_BYTES};
 use super::subscriber::{Due, Outlet, Subscriber};
 use super::subscription::View;
 use super::views::Views;
 use crate::clock;
+use crate::config::TableName;
 use crate::error::Result;
 use crate::history::{self, PageRequest, Recent, StoredChange};
 use crate::postgres::Connection;
@@ -31,6 +33,7 @@ const PAGE_CHANGES: u32 = 5_000;
 #[derive(Debug, Default)]
 pub struct Pump {
     views: Views,
+    relations: RefCell<RelationLog>,
     /// Whose turn it was last.
     last: Cell<Option<Due>>,
 }
@@ -79,11 +82,40 @@ impl Pump {
             let (Some(view), Some(changes)) = (view, recent_after(head.recent, due.after)) else {
                 continue;
             };
-            let frames = Frames::of(&view, (feed.epoch, due.told), changes, due.catch_up)?;
+            let from = (feed.epoch, due.told);
+            let relations = self.relations.borrow();
+            let frames = Frames::of(&view, &relations, from, changes, due.catch_up)?;
+            drop(relations);
             hand_out(frames, due, &members, feed);
             regroup(&mut groups, members, feed);
         }
         Ok(())
+    }
+
+    /// What is known of the tables. Not to be held over an await.
+    pub fn relations(&self) -> Ref<'_, RelationLog> {
+        self.relations.borrow()
+    }
+
+    /// Remembers what an object knew before it was evicted.
+    pub fn recall(&self, known: Vec<Known>, through: Option<Position>) {
+        *self.relations.borrow_mut() = RelationLog::recall(known, through);
+    }
+
+    /// Takes in what the feed described of its tables. Must come before what is stored with it is
+    /// delivered. Where something is new, the filters' columns are looked up again.
+    pub fn learn<O: Outlet>(
+        &self,
+        described: &Described<'_>,
+        subscribers: &[Rc<Subscriber<O>>],
+    ) -> Learned {
+        let learned = self.relations.borrow_mut().learn(described);
+        if !learned.changed.is_empty() {
+            for subscriber in subscribers {
+                subscriber.rebind();
+            }
+        }
+        learned
     }
 
     /// Moves the cursors towards the head. False when the deadline came before all stood there, or
@@ -124,7 +156,8 @@ impl Pump {
             };
             let show = |changes, through| {
                 let from = (feed.epoch, due.told);
-                Frames::of(&view, from, (changes, through), due.catch_up)
+                let relations = self.relations.borrow();
+                Frames::of(&view, &relations, from, (changes, through), due.catch_up)
             };
             if let Some((changes, through)) = recent_after(head.recent, due.after) {
                 hand_out(show(changes, through)?, due, &members, feed);
@@ -198,6 +231,7 @@ impl Frames {
     /// what [`View::show`] fails with.
     pub fn of(
         view: &View,
+        relations: &RelationLog,
         (epoch, told): (i32, i64),
         (changes, through): (&[StoredChange], i64),
         catch_up: bool,
@@ -206,7 +240,7 @@ impl Frames {
         let mut frames = Vec::new();
         let (mut open, mut last) = (ChangesFrame::new(position(told)), told);
         for change in changes {
-            let Some(json) = view.show(&change.json)? else {
+            let Some(json) = view.show(change, relations)? else {
                 continue;
             };
             if !open.push(&json) {
@@ -259,7 +293,13 @@ where
             continue;
         }
         let mut bound = View::clone(&view);
-        let result = bound.bind(|table, column| columns.facts(table, column));
+        let facts = |table: &TableName, column: &str| columns.facts(table, column);
+        let result = if subscriber.is_welcome() {
+            bound.rebind(facts);
+            Ok(())
+        } else {
+            bound.bind(facts)
+        };
         subscriber.bind(result.map(|()| views.shared(Rc::new(bound))));
     }
     Ok(())

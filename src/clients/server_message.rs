@@ -34,6 +34,11 @@ pub enum ServerMessage<'a> {
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         warnings: &'a [FilterWarning],
     },
+    /// What the welcome warned of has changed, since a table has.
+    Warnings {
+        /// Filters that some updates and deletes cannot be judged by from now on; maybe none.
+        warnings: &'a [FilterWarning],
+    },
     /// The client has everything there is; live from here.
     CaughtUp {
         /// The head.

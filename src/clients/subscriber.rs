@@ -32,6 +32,9 @@ pub trait Outlet {
 /// The close code of a client whose ticket has expired.
 pub const CLOSE_TICKET_EXPIRED: u16 = 4001;
 
+/// The close code of a client that was sent as much as one that does not acknowledge may be.
+pub const CLOSE_UNACKNOWLEDGED: u16 = 4002;
+
 /// A client. Its methods never await, so what a pump and a message do to it never interleaves.
 #[derive(Debug)]
 pub struct Subscriber<O> {
@@ -39,8 +42,17 @@ pub struct Subscriber<O> {
     is_gone: Cell<bool>,
     attachment: RefCell<Attachment>,
     is_attached: Cell<bool>,
-    /// The filters' columns have been looked up in the catalogue.
-    is_bound: Cell<bool>,
+    binding: Cell<Binding>,
+}
+
+/// Whether the filters' columns have been looked up in the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Binding {
+    /// Not yet: the client is not yet welcome.
+    Due,
+    /// Yes, but a table may be another since.
+    Stale,
+    Done,
 }
 
 /// What a client is due, as far as it can share it with others: all with the same key get the same.
@@ -68,14 +80,18 @@ impl<O: Outlet> Subscriber<O> {
 
     fn with(outlet: O, mut attachment: Attachment, views: &Views, is_attached: bool) -> Self {
         attachment.view = views.shared(attachment.view);
-        // What waits to be welcomed is looked up before it is.
-        let is_bound = attachment.cursor.position().is_some();
+        // What waits to be welcomed is looked up before it is, and what happened to the tables while
+        // the object was evicted is not known.
+        let binding = match attachment.cursor.position() {
+            Some(_) => Binding::Stale,
+            None => Binding::Due,
+        };
         Self {
             outlet,
             is_gone: Cell::new(false),
             attachment: RefCell::new(attachment),
             is_attached: Cell::new(is_attached),
-            is_bound: Cell::new(is_bound),
+            binding: Cell::new(binding),
         }
     }
 
@@ -139,7 +155,7 @@ impl<O: Outlet> Subscriber<O> {
                     Ok::<(), super::NoPosition>(())
                 });
                 match restarted {
-                    Ok(()) => self.is_bound.set(false),
+                    Ok(()) => self.binding.set(Binding::Due),
                     Err(error) => self.refuse("bad_position", &error.to_string()),
                 }
             }
@@ -174,20 +190,43 @@ impl<O: Outlet> Subscriber<O> {
     /// The view, when its filters' columns are still to be looked up.
     pub(super) fn unbound(&self) -> Option<Rc<View>> {
         let view = Rc::clone(&self.attachment.borrow().view);
-        let is_open = !self.is_gone.get() && !self.is_bound.get();
+        let is_open = !self.is_gone.get() && self.binding.get() != Binding::Done;
         (is_open && view.has_filters()).then_some(view)
     }
 
-    /// Takes over the view with what the catalogue says of it, or the client's mistake.
+    /// Whether its filters were taken once.
+    pub(super) fn is_welcome(&self) -> bool {
+        self.binding.get() != Binding::Due
+    }
+
+    /// A table was described anew: the filters' columns are looked up before the next delivery.
+    pub(super) fn rebind(&self) {
+        if self.binding.get() == Binding::Done {
+            self.binding.set(Binding::Stale);
+        }
+    }
+
+    /// Takes over the view with what the catalogue says of it, or the client's mistake. A client that
+    /// was welcomed before is told what has become of its warnings.
     pub(super) fn bind(&self, bound: Result<Rc<View>, super::FrameError>) {
-        match bound {
-            Ok(view) => self.change(|it| it.view = view),
+        let was_told = self.binding.replace(Binding::Done) == Binding::Stale;
+        let view = match bound {
+            Ok(view) => view,
             Err(error) => {
                 self.change(|it| it.cursor.refuse());
-                self.tell(error.to_json());
+                return self.tell(error.to_json());
             }
+        };
+        let before = Rc::clone(&self.attachment.borrow().view);
+        if view == before {
+            return;
         }
-        self.is_bound.set(true);
+        let (warnings, before) = (view.warnings(), before.warnings());
+        self.change(|it| it.view = view);
+        if was_told && warnings != before {
+            let warnings = &warnings;
+            self.tell(ServerMessage::Warnings { warnings }.to_json());
+        }
     }
 
     /// Sends what is due to this client alone, until there are changes to read or nothing is due.
@@ -203,6 +242,14 @@ impl<O: Outlet> Subscriber<O> {
             let step = self.attachment.borrow_mut().cursor.step(feed, now);
             let frame = match step {
                 Step::Wait | Step::WaitForAck => break,
+                Step::ComeBack => {
+                    self.outlet.close(
+                        CLOSE_UNACKNOWLEDGED,
+                        "come back with your position, or acknowledge",
+                    );
+                    self.leave();
+                    break;
+                }
                 Step::Read {
                     after, catch_up, ..
                 } => {

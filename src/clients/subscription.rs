@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::change::{FeedChange, Kind, Visible, redact};
 use super::filter::{ColumnFacts, Condition, MAX_CONDITIONS, RawCondition, Truth};
 use super::frame_error::FrameError;
+use super::relation_log::{AsOf, RelationLog};
 use crate::changes::RelationName;
 use crate::config::TableName;
 use crate::error::{Category, Error};
+use crate::history::StoredChange;
 
 /// Subscriptions of one client, and tables of one ticket.
 pub const MAX_SUBSCRIPTIONS: usize = 64;
@@ -142,16 +144,23 @@ impl Subscription {
         self.table.schema == change.schema() && self.table.table == change.table()
     }
 
-    fn holds_for_new(&self, change: &FeedChange<'_>) -> Truth {
-        all(&self.filter, |it| it.holds(change.data(it.column())))
+    fn holds_for_new(&self, change: &FeedChange<'_>, then: AsOf<'_>) -> Truth {
+        all(&self.filter, |it| {
+            let is_number = then.is_number(&self.table, it.column());
+            it.holds(change.data(it.column()), is_number)
+        })
     }
 
-    /// An update that gives no old row did not change the replica identity's columns.
-    fn holds_for_old(&self, change: &FeedChange<'_>) -> Truth {
+    /// An update that gives no old row did not change the replica identity's columns. Both the feed
+    /// and the catalogue must say that it was one: what is described of a partitioned table is not
+    /// what its partitions have.
+    fn holds_for_old(&self, change: &FeedChange<'_>, then: AsOf<'_>) -> Truth {
         all(&self.filter, |it| {
             let old = change.old(it.column());
-            let is_same = it.is_identity() && !change.has_old();
-            it.holds(old.or_else(|| is_same.then(|| change.data(it.column())).flatten()))
+            let is_same =
+                !change.has_old() && it.is_identity() && then.is_key(&self.table, it.column());
+            let old = old.or_else(|| is_same.then(|| change.data(it.column())).flatten());
+            it.holds(old, then.is_number(&self.table, it.column()))
         })
     }
 }
@@ -187,16 +196,16 @@ pub(super) fn read_subscriptions(
     Ok(list)
 }
 
-/// Refuses what would not fit the socket's attachment, with the flags that [`Subscription::bind`]
+/// Refuses what would not fit the socket's attachment, with the flag that [`Subscription::bind`]
 /// may add.
 pub(super) fn check_bytes(field: &str, list: &[Subscription]) -> Result<(), FrameError> {
-    const FLAGS: usize = r#","number":true,"identity":true"#.len();
+    const FLAG: usize = r#","identity":true"#.len();
     let conditions: usize = list
         .iter()
         .map(|subscription| subscription.filter.len())
         .sum();
     let bytes = serde_json::to_string(list).map_or(usize::MAX, |json| json.len());
-    let bytes = bytes.saturating_add(conditions.saturating_mul(FLAGS));
+    let bytes = bytes.saturating_add(conditions.saturating_mul(FLAG));
     FrameError::check_size(field, bytes, MAX_SUBSCRIPTIONS_BYTES)
 }
 
@@ -284,6 +293,20 @@ impl View {
         )
     }
 
+    /// Takes in what the catalogue says of the columns now. A column that has gone, or is of another
+    /// type, is no mistake of the client: it goes on, and what cannot be judged is unknown.
+    pub fn rebind(&mut self, facts: impl Fn(&TableName, &str) -> Option<ColumnFacts>) {
+        let wanted = match &mut self.wanted {
+            Subscriptions::AllTables => &mut [],
+            Subscriptions::Tables(tables) => tables.as_mut_slice(),
+        };
+        for subscription in wanted.iter_mut().chain(self.allowed.iter_mut().flatten()) {
+            for condition in &mut subscription.filter {
+                condition.rebind(facts(&subscription.table, condition.column()));
+            }
+        }
+    }
+
     /// Every filter that some updates and deletes cannot be judged by.
     pub fn warnings(&self) -> Vec<FilterWarning> {
         let allowed = self.allowed.iter().flatten();
@@ -340,25 +363,31 @@ impl View {
     /// The JSON of a stored change as the client gets it; `None` when it is not for the client.
     ///
     /// Fails with [`Category::Decode`] where it is not JSON that this system wrote.
-    pub fn show<'a>(&self, json: &'a str) -> crate::error::Result<Option<Cow<'a, str>>> {
+    pub fn show<'a>(
+        &self,
+        stored: &'a StoredChange,
+        relations: &RelationLog,
+    ) -> crate::error::Result<Option<Cow<'a, str>>> {
+        let json = stored.json.as_str();
         if self.is_everything() {
             return Ok(Some(Cow::Borrowed(json)));
         }
+        let then = relations.as_of(stored.id);
         let change = FeedChange::parse(json);
-        let shown = change.and_then(|change| redact(json, self.judge(&change)));
+        let shown = change.and_then(|change| redact(json, self.judge(&change, then)));
         shown.map_err(|cause| {
             let message = "a stored change cannot be read";
             Error::new(Category::Decode, "change_unreadable", message).with_source(cause)
         })
     }
 
-    /// What of `change` the client gets.
-    pub fn judge(&self, change: &FeedChange<'_>) -> Visible {
-        let allowed_new = self.allows(|it| it.holds_for_new(change), change);
+    /// What of `change` the client gets; `then`: what is known of its table as of it.
+    pub fn judge(&self, change: &FeedChange<'_>, then: AsOf<'_>) -> Visible {
+        let allowed_new = self.allows(|it| it.holds_for_new(change, then), change);
         if change.kind() != Kind::Update {
             let is_seen = match change.kind() {
                 Kind::Truncate => self.allows(|_| Truth::True, change) && self.is_wanted(change),
-                _ => allowed_new && self.wants(|it| it.holds_for_new(change), change),
+                _ => allowed_new && self.wants(|it| it.holds_for_new(change, then), change),
             };
             return if is_seen {
                 Visible::Whole
@@ -366,9 +395,9 @@ impl View {
                 Visible::Nothing
             };
         }
-        let allowed_old = self.allows(|it| it.holds_for_old(change), change);
-        let wants_new = || self.wants(|it| it.holds_for_new(change), change);
-        let wants_old = || self.wants(|it| it.holds_for_old(change), change);
+        let allowed_old = self.allows(|it| it.holds_for_old(change, then), change);
+        let wants_new = || self.wants(|it| it.holds_for_new(change, then), change);
+        let wants_old = || self.wants(|it| it.holds_for_old(change, then), change);
         match (allowed_new, allowed_old) {
             (true, true) if wants_new() || wants_old() => Visible::Whole,
             // There is no old row to hide, and the new one is the client's to see.

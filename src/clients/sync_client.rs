@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::client_message::{ClientId, Start, read_frame};
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Flow};
 use super::frame_error::FrameError;
 use super::server_message::ResetReason;
 use super::subscription::{
@@ -172,7 +172,7 @@ impl SyncClient {
             binding: registration.binding,
             object: registration.object,
             view: Rc::new(registration.view),
-            cursor: same_place.unwrap_or_else(|| Cursor::new(start, None)),
+            cursor: same_place.unwrap_or_else(|| Cursor::new(start, Flow::Answered)),
             owed_reset: known
                 .as_ref()
                 .filter(|_| registration.start.is_none())

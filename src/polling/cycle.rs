@@ -8,8 +8,8 @@ use super::backlog::{Connect, Lanes};
 use super::fence;
 use super::opening::{self, Opened};
 use super::peek::Peek;
-use super::store::Store;
-use crate::changes::TypeCatalog;
+use super::store::{Finished, Store};
+use crate::changes::{DescribedRelation, TypeCatalog};
 use crate::clock;
 use crate::error::{Category, Error, Result};
 use crate::history::{Recent, WriteBy};
@@ -69,6 +69,10 @@ pub struct Report {
     pub phases: Phases,
     /// The stored changes, when they are few enough to be kept for live clients.
     pub recent: Option<Recent>,
+    /// The id before the first change that was stored.
+    pub after: i64,
+    /// The relations that were described, each with the id of the first change that it is of.
+    pub relations: Vec<(i64, DescribedRelation)>,
     /// A backlog was stored over one connection, since no second one could be had.
     pub second_connection_error: Option<Error>,
     /// The slot could not be advanced. Harmless: it is tried again.
@@ -180,6 +184,7 @@ where
     report.phases.probe = since(started);
     report.idle = cycle.peeked_through == Some(flush);
     report.complete = report.idle;
+    report.after = cycle.checkpoint.last_id;
     Ok(!report.idle)
 }
 
@@ -402,7 +407,12 @@ impl Report {
     }
 
     fn take_in(&mut self, cycle: &mut Cycle, store: Store, reach: Reach) {
-        let (stored, recent) = store.finish();
+        let Finished {
+            after,
+            stored,
+            recent,
+            relations,
+        } = store.finish();
         if stored > 0 {
             cycle.documents_as_text_from = None;
         }
@@ -412,6 +422,8 @@ impl Report {
         self.stored = stored;
         self.complete = reach.complete;
         self.recent = recent.filter(|_| stored > 0);
+        self.after = after;
+        self.relations = relations;
     }
 }
 

@@ -11,7 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::cycle::{Cycle, Feed};
 use super::fence::{self, Move};
 use super::peek::{Peek, Slice};
-use crate::changes::{Accepted, Assembler, ChangeBatch, Limits, TypeCatalog, TypeRow};
+use crate::changes::{
+    Accepted, Assembler, ChangeBatch, DescribedRelation, Limits, TypeCatalog, TypeRow,
+};
 use crate::error::Result;
 use crate::history::{self, Recent};
 use crate::lsn::Lsn;
@@ -26,6 +28,7 @@ pub(super) struct Store {
     batch: ChangeBatch,
     writer: history::Writer,
     recent: Option<Recent>,
+    relations: Vec<(i64, DescribedRelation)>,
     epoch: i32,
     last_id: i64,
     stored: u64,
@@ -33,6 +36,19 @@ pub(super) struct Store {
     passed: Lsn,
     /// The ids of the first changes of the writes that are under way.
     writing: VecDeque<i64>,
+}
+
+/// What one peek has stored.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// The id before the first change.
+    pub(super) after: i64,
+    /// How many changes.
+    pub(super) stored: u64,
+    /// The changes, when they are few.
+    pub(super) recent: Option<Recent>,
+    /// The relations that were described, each with the id of the first change that it is of.
+    pub(super) relations: Vec<(i64, DescribedRelation)>,
 }
 
 impl Store {
@@ -49,6 +65,7 @@ impl Store {
             batch: ChangeBatch::default(),
             writer: history::Writer::new(feed.write_by),
             recent: Some(Recent::after(checkpoint.epoch, checkpoint.last_id)),
+            relations: Vec::new(),
             epoch: checkpoint.epoch,
             last_id: checkpoint.last_id,
             stored: 0,
@@ -132,6 +149,9 @@ impl Store {
                 look_up_types(connection, types, &missing).await?;
                 self.assembler.accept(&decoded, types, &mut self.batch)?;
             }
+            let described = self.assembler.take_described().into_iter();
+            self.relations
+                .extend(described.map(|relation| (next_id, relation)));
         }
         Ok(())
     }
@@ -209,9 +229,14 @@ impl Store {
         self.writing.len()
     }
 
-    /// The number of changes stored, and the changes when they are few.
-    pub(super) fn finish(self) -> (u64, Option<Recent>) {
-        (self.stored, self.recent)
+    /// What was stored.
+    pub(super) fn finish(self) -> Finished {
+        Finished {
+            after: self.last_id.saturating_sub_unsigned(self.stored),
+            stored: self.stored,
+            recent: self.recent,
+            relations: self.relations,
+        }
     }
 
     fn next_id(&self) -> i64 {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use serde_json::json;
 use worker::{Response, ResponseBuilder};
 
+use super::hub::Hub;
 use super::routes::failure;
 use super::runtime::{Runtime, not_initialized};
 use crate::answer;
@@ -73,7 +74,7 @@ pub(super) async fn respond(
     };
     let found = async {
         let mut connection = database::connect(&runtime.env).await?;
-        let found = find(&mut connection, &config.slot, asked, view).await;
+        let found = find(&runtime.hub, &mut connection, &config.slot, asked, view).await;
         connection.close().await;
         found
     };
@@ -98,6 +99,7 @@ pub(super) async fn respond(
 }
 
 async fn find(
+    hub: &Hub,
     connection: &mut Database,
     slot: &str,
     asked: &ChangesRequest,
@@ -141,9 +143,10 @@ async fn find(
         let oldest = position(oldest.saturating_sub(1));
         return Ok(Found::Reset(ResetReason::TooOld, oldest));
     }
+    let relations = hub.relations();
     let mut changes = Vec::with_capacity(page.changes.len());
     for change in &page.changes {
-        let seen = view.show(&change.json)?;
+        let seen = view.show(change, &relations)?;
         changes.extend(seen.map(std::borrow::Cow::into_owned));
     }
     Ok(Found::Page {

@@ -9,7 +9,7 @@ use crate::error::{Category, Error};
 use crate::history::Extent;
 use crate::lsn::Lsn;
 use crate::polling::{Policy, Report, policy};
-use crate::state::Slot;
+use crate::state::{Checkpoint, Slot};
 
 /// How far changes are stored, as last seen. Ids are strings in JSON, since storage holds
 /// JavaScript numbers.
@@ -18,6 +18,24 @@ pub(super) struct Position {
     pub(super) epoch: i32,
     pub(super) id: i64,
     pub(super) lsn: Lsn,
+}
+
+impl Position {
+    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
+        Self {
+            epoch: checkpoint.epoch,
+            id: checkpoint.last_id,
+            lsn: checkpoint.lsn,
+        }
+    }
+
+    /// As clients have it.
+    pub(super) fn of_clients(&self) -> crate::clients::Position {
+        crate::clients::Position {
+            epoch: self.epoch,
+            id: self.id,
+        }
+    }
 }
 
 /// Errors of one category.

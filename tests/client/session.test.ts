@@ -193,7 +193,7 @@ test("a refused change of the subscription rejects, and the feed goes on with th
   await waitFor("the first change", () => ids().length === 1);
   await assert.rejects(feed.subscribe(["secrets"]), /not_allowed/);
   await waitFor("the second change", () => ids().length === 2);
-  assert.deepEqual(Object.fromEntries(visits[1]?.query ?? []), { v: "1", after: "1-1", tables: "items" });
+  assert.deepEqual(Object.fromEntries(visits[1]?.query ?? []), { v: "1", after: "1-1", tables: "items", ack: "1" });
 });
 
 test("a subscription that is changed before the first welcome is asked for after it", async (t) => {
@@ -255,6 +255,36 @@ test("a batch is acknowledged once it has been dealt with, and only over the con
   await batches[2]?.commit();
   await waitFor("the acknowledgement", () => visits[1]?.heard.includes('{"type":"ack","position":"1-3"}'));
   assert.deepEqual(visits[1]?.heard, ['{"type":"ack","position":"1-3"}']);
+});
+
+test("left to itself the library acknowledges now and then, and not where the application commits", async (t) => {
+  const large = (id: number) => {
+    const frame = changes(id - 1, id, [id]);
+    return { ...frame, changes: frame.changes.map((it) => ({ ...it, data: { text: "x".repeat(200_000) } })) };
+  };
+  const script = say(welcome("1-0"), ...Array.from({ length: 7 }, (_, index) => large(index + 1)), changes(7, 8, [8]));
+  const { url, visits } = await server(t, script);
+  const { ids } = follow(t, { url });
+  await waitFor("all changes", () => ids().length === 8);
+  const acks = () => visits[0]?.heard.filter((text) => text.includes("ack"));
+  await waitFor("two acknowledgements", () => acks()?.length === 2);
+  assert.deepEqual(acks(), ['{"type":"ack","position":"1-3"}', '{"type":"ack","position":"1-6"}']);
+  assert.equal(visits[0]?.query.get("ack"), "1");
+  const manual = follow(t, { url, commit: "manual" });
+  await waitFor("all changes", () => manual.ids().length === 8);
+  for (const batch of manual.batches) await batch.commit();
+  assert.equal(visits[1]?.query.get("ack"), null);
+  assert.deepEqual(visits[1]?.heard, []);
+});
+
+test("warnings are told with the welcome, and when a table was altered", async (t) => {
+  const warning = { table: "orders", columns: ["customer"], message: "m", sql: "ALTER" };
+  const { url } = await server(t, say({ ...welcome("1-0"), warnings: [warning] }, { type: "warnings", warnings: [] }, changes(0, 1, [1])));
+  const told: unknown[] = [];
+  const { ids, errors } = follow(t, { url, onWarnings: (warnings) => void told.push(warnings) });
+  await waitFor("the change", () => ids().length === 1);
+  assert.deepEqual(told, [[warning], []]);
+  assert.deepEqual(errors, []);
 });
 
 test("what brings no changes is stored and not acknowledged: the server counts only what it sent", async (t) => {

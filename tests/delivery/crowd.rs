@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use pg_change_feed::clients::{
-    ClientMessage, Head, Position, Pump, Start, Subscriber, Subscriptions, View,
+    ClientMessage, Flow, Head, Position, Pump, Start, Subscriber, Subscriptions, View,
 };
 use pg_change_feed::clock;
 use pg_change_feed::history::Recent;
@@ -108,8 +108,12 @@ impl Crowd {
                 (Start::After(Position { id, ..self.head }), Some(id))
             }
         };
-        let window = self.random.one_in(2).then_some(4 << 10);
-        let client = join(view(WANTED[wanted].0), start, window, self.pump.views());
+        let flow = if self.random.one_in(2) {
+            Flow::Waits(4 << 10)
+        } else {
+            Flow::ComesBack(32 << 10)
+        };
+        let client = join(view(WANTED[wanted].0), start, flow, self.pump.views());
         self.members.push(Member {
             client: Rc::new(client),
             wanted,
@@ -136,10 +140,23 @@ impl Crowd {
         let Some(position) = inbox.position() else {
             return;
         };
+        inbox.refuse_doubles();
         member.ids.extend(inbox.ids());
         member.resumed = Some(position.id);
         let again = view(WANTED[member.wanted].0);
-        member.client = Rc::new(join(again, Start::After(position), None, views));
+        let flow = Flow::ComesBack(32 << 10);
+        member.client = Rc::new(join(again, Start::After(position), flow, views));
+    }
+
+    /// Who does not acknowledge is sent away when it was sent much.
+    fn come_back(&mut self) -> u32 {
+        let is_closed = |member: &Member| member.client.outlet().0.is_dead.get();
+        let closed = (0..self.members.len()).filter(|index| is_closed(&self.members[*index]));
+        let closed: Vec<usize> = closed.collect();
+        for index in &closed {
+            self.reconnect(*index);
+        }
+        u32::try_from(closed.len()).unwrap()
     }
 
     fn acknowledge(&self) {
@@ -216,7 +233,7 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
     };
     let mut gone = Vec::new();
     let mut next = 1;
-    let mut happened = [0_u32; 4];
+    let mut happened = [0_u32; 5];
     for _ in 0..1_200 {
         match crowd.random.below(8) {
             0..3 => write(&writer, &mut crowd.random, &mut next).await,
@@ -253,6 +270,7 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
             // At times there is no time for pages, and the next delivery goes on.
             let patience = if crowd.random.one_in(4) { 0 } else { 10_000 };
             crowd.deliver(&mut reader, patience).await;
+            happened[4] += crowd.come_back();
         }
         if crowd.random.one_in(2) {
             // Else what was sent since may be forgotten, and is sent again.
@@ -265,15 +283,18 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
     loop {
         crowd.acknowledge();
         crowd.deliver(&mut reader, 10_000).await;
+        happened[4] += crowd.come_back();
         let head = crowd.head;
         let behind = |it: &Member| it.client.attachment().cursor.position() != Some(head);
         if !crowd.members.iter().any(behind) {
             break;
         }
     }
-    let [joins, leaves, evictions, reconnects] = happened;
+    let [joins, leaves, evictions, reconnects, sent_away] = happened;
     let (changes, clients) = (crowd.head.id, crowd.members.len() + gone.len());
     println!("{joins} joins, {leaves} leaves, {evictions} evictions, {reconnects} reconnects");
+    println!("{sent_away} sent away");
+    assert!(sent_away > 100, "{sent_away}");
     println!("{changes} changes, {clients} clients");
     assert!(joins > 400 && leaves > 300 && evictions > 20 && reconnects > 400 && changes > 1_000);
     let mut received = 0;
@@ -293,6 +314,7 @@ async fn check(
     head: i64,
 ) -> usize {
     let inbox = &member.client.outlet().0;
+    inbox.refuse_doubles();
     let mut ids = member.ids.clone();
     ids.extend(inbox.ids());
     // After an eviction some may come twice, but nothing comes out of order: each one is either the
@@ -336,7 +358,12 @@ async fn a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing(v
     reader.drain().await.unwrap();
     let pump = Pump::default();
     let window = 2 << 20;
-    let client = Rc::new(join(view(""), Start::Earliest, Some(window), pump.views()));
+    let client = Rc::new(join(
+        view(""),
+        Start::Earliest,
+        Flow::Waits(window),
+        pump.views(),
+    ));
     let position = Position {
         epoch: reader.cycle.checkpoint.epoch,
         id: 3000,
@@ -375,8 +402,13 @@ async fn what_is_pruned_under_a_client_is_told_as_reset(version: Version) {
     let epoch = reader.cycle.checkpoint.epoch;
     let pump = Pump::default();
     let resuming = Start::After(Position { epoch, id: 5 });
-    let too_old = Rc::new(join(view(""), resuming, None, pump.views()));
-    let slow = Rc::new(join(view(""), resuming, Some(1), pump.views()));
+    let too_old = Rc::new(join(
+        view(""),
+        resuming,
+        Flow::ComesBack(u64::MAX),
+        pump.views(),
+    ));
+    let slow = Rc::new(join(view(""), resuming, Flow::Waits(1), pump.views()));
     let head = Head {
         position: Position { epoch, id: 3000 },
         recent: None,

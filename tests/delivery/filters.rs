@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use pg_change_feed::clients::{Columns, Head, Position, Pump, Start, Subscriptions, View};
+use pg_change_feed::clients::{Columns, Flow, Head, Position, Pump, Start, Subscriptions, View};
 use pg_change_feed::config::TableName;
 
 use crate::recorder::join;
@@ -73,7 +73,12 @@ async fn a_filter_on_a_column_that_is_not_there_is_refused_and_the_client_may_as
     reader.drain().await.unwrap();
     let pump = Pump::default();
     let everything = View::new(Subscriptions::AllTables, None).unwrap();
-    let client = Rc::new(join(everything, Start::Earliest, None, pump.views()));
+    let client = Rc::new(join(
+        everything,
+        Start::Earliest,
+        Flow::ComesBack(u64::MAX),
+        pump.views(),
+    ));
     let checkpoint = reader.cycle.checkpoint.clone();
     let head = Head {
         position: Position {
@@ -119,7 +124,12 @@ async fn a_filter_that_old_rows_cannot_be_judged_by_is_told_with_the_sql_that_me
     let mut reader = feed.reader().await;
     let pump = Pump::default();
     let everything = View::new(Subscriptions::AllTables, None).unwrap();
-    let client = Rc::new(join(everything, Start::Now, None, pump.views()));
+    let client = Rc::new(join(
+        everything,
+        Start::Now,
+        Flow::ComesBack(u64::MAX),
+        pump.views(),
+    ));
     let subscribe = r#"{"type":"subscribe","subscriptions":[
         {"table":"plain","filter":[{"column":"f","op":"gt","value":1}]}]}"#;
     client.hear(subscribe, pump.views(), None);

@@ -12,6 +12,7 @@
 #[macro_use]
 mod support;
 
+mod altered;
 mod crowd;
 mod filters;
 mod recorder;

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use pg_change_feed::clients::{
-    Attachment, ClientId, Cursor, Outlet, Position, Start, Subscriber, View, Views,
+    Attachment, ClientId, Cursor, Flow, Outlet, Position, Start, Subscriber, View, Views,
 };
 use serde_json::Value;
 
@@ -53,6 +53,21 @@ impl Inbox {
         changes.map(|it| it["id"].as_i64().unwrap()).collect()
     }
 
+    /// Fails where a change came twice or late, but for what an eviction lets the object forget.
+    pub fn refuse_doubles(&self) {
+        let mut last = 0;
+        for frame in self.frames.borrow().iter() {
+            if frame["type"] == "evicted" {
+                last = 0;
+            }
+            for change in frame["changes"].as_array().into_iter().flatten() {
+                let id = change["id"].as_i64().unwrap();
+                assert!(id > last, "{id} comes after {last}");
+                last = id;
+            }
+        }
+    }
+
     /// Where the client would resume from: what it was told last.
     pub fn position(&self) -> Option<Position> {
         let frames = self.frames.borrow();
@@ -69,12 +84,12 @@ impl Inbox {
 }
 
 /// A client that has just come.
-pub fn join(view: View, start: Start, window: Option<u64>, views: &Views) -> Subscriber<Recorder> {
+pub fn join(view: View, start: Start, flow: Flow, views: &Views) -> Subscriber<Recorder> {
     let attachment = Attachment {
         client: ClientId::random(),
         connection: 1,
         view: Rc::new(view),
-        cursor: Cursor::new(start, window),
+        cursor: Cursor::new(start, flow),
         connected_at: 0,
         expires_at: None,
     };
@@ -87,5 +102,7 @@ pub fn join(view: View, start: Start, window: Option<u64>, views: &Views) -> Sub
 pub fn evict(client: &Subscriber<Recorder>, views: &Views) -> Subscriber<Recorder> {
     let inbox = Rc::clone(&client.outlet().0);
     let attachment = Attachment::from_bytes(&inbox.attached.borrow()).unwrap();
+    let evicted = serde_json::json!({"type": "evicted"});
+    inbox.frames.borrow_mut().push(evicted);
     Subscriber::resuming(Recorder(inbox), attachment, views)
 }

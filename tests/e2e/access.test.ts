@@ -35,6 +35,7 @@ test("hostile requests get their status, and learn nothing", async (t) => {
     ["an empty token", "/changes", { headers: { authorization: "Bearer " } }, 401],
     ["a token of 1 MB", "/changes", { headers: { authorization: `Bearer ${"x".repeat(14_000)}` } }, 401],
     ["an expired ticket", "/changes", bearer(mintTicket({ secret, tables: item("eq", 1), expiresIn: -60 })), 401],
+    ["a ticket that has just expired", "/changes", bearer(mintTicket({ secret, tables: item("eq", 1), expiresIn: 0 })), 401],
     ["a ticket that lasts for ever", "/changes", bearer(mintTicket({ secret, tables: item("eq", 1), expiresIn: 1e9 })), 401],
     ["algorithm none", "/changes", bearer(none), 401],
     ["no algorithm", "/changes", bearer(mintTicket({ secret, tables: item("eq", 1), header: {} })), 401],
@@ -144,7 +145,6 @@ test("a ticket shows its rows alone: live, on replay, and by pages, also when a 
 test("a ticket that expires ends its socket, with a reason", async (t) => {
   const scenario = await start(t);
   const { worker } = scenario;
-  // Beyond the leeway that clocks are given, it lasts for two seconds.
   const token = mintTicket({ secret, tables: [{ table: "items" }], expiresIn: 2 });
   const feed = await worker.connect({ token });
   await feed.message("caught_up");
@@ -154,6 +154,44 @@ test("a ticket that expires ends its socket, with a reason", async (t) => {
   await scenario.insert(1);
   await worker.request("POST", "/poll");
   assert.deepEqual(feed.changes, []);
+  // What closed the socket opens no other.
+  await assert.rejects(worker.connect({ token }), /upgrade refused: 401 .*ticket_expired/);
+});
+
+test("a ticket hides what it hid while its table is altered and the object is evicted", async (t) => {
+  const scenario = await start(t);
+  const { worker, database } = scenario;
+  await database.query("ALTER TABLE items ADD owner int, ADD code text");
+  const filters: TicketTable[] = [
+    { table: "items", filter: [{ column: "owner", op: "eq", value: 42 }, { column: "code", op: "lt", value: "95" }] },
+  ];
+  const token = mintTicket({ secret, tables: filters });
+  const feed = await worker.connect({ token });
+  assert.deepEqual((await feed.message("welcome")).warnings?.[0]?.columns, ["code", "owner"]);
+  // As text the first code is less than "95"; as a number it is not.
+  await database.query("INSERT INTO items VALUES (1, 'seen', 42, '9007199254740993'), (2, 'hidden', 7, '1')");
+  await feed.receivedChanges(1);
+  await database.query("ALTER TABLE items REPLICA IDENTITY FULL, ALTER code TYPE numeric USING code::numeric");
+  await database.query("INSERT INTO items VALUES (3, 'hidden', 42, 9007199254740993), (4, 'seen', 42, 5)");
+  await database.query("UPDATE items SET owner = 7, name = 'hidden' WHERE id = 4");
+  assert.deepEqual((await feed.message("warnings")).warnings, []);
+  await feed.receivedChanges(3);
+  await worker.request("POST", "/poll");
+  await database.query("ALTER TABLE items REPLICA IDENTITY DEFAULT, ALTER code TYPE text");
+  await database.query("INSERT INTO items VALUES (5, 'seen', 42, '9007199254740993')");
+  await database.query("UPDATE items SET owner = 42 WHERE id = 2");
+  await feed.receivedChanges(4);
+  await worker.restart();
+  // The new life knows how the table was described before.
+  const replay = await worker.connect({ token, after: "earliest" });
+  await database.query("INSERT INTO items VALUES (6, 'seen', 42, '94'), (7, 'hidden', 42, '96')");
+  const mine = (await replay.message("caught_up")) && replay;
+  await waitFor("the newest", () => mine.changes.some((change) => change.data["id"] === 6));
+  for (const frame of [...feed.frames, ...replay.frames]) assert.ok(!frame.includes("hidden"), frame);
+  assert.deepEqual(feed.changes.slice(0, 3).map((change) => [change.operation, change.data["id"]]), [["insert", 1], ["insert", 4], ["delete", 4]]);
+  // From before the last alteration only what is certain under either type.
+  assert.ok(replay.changes.some((change) => change.data["id"] === 4));
+  assert.ok(replay.changes.some((change) => change.data["id"] === 5), "described so since");
 });
 
 test("other sites' pages get in only where CORS_ORIGINS names them", async (t) => {

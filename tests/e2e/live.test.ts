@@ -1,8 +1,10 @@
 // The path of one change: Postgres -> Durable Object -> change_history -> WebSocket.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { createDatabase } from "./support/database.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
+import { Workerd } from "./support/workerd.ts";
 
 for (const version of [18, 15] as const) {
   test(`an insert, an update and a delete arrive in order over the WebSocket from PostgreSQL ${version}`, async (t) => {
@@ -110,10 +112,23 @@ test("the system's own tables are not captured, also by a publication of all tab
   assert.deepEqual(tables, [{ table_name: "items" }]);
 });
 
-test("a ping is answered with a pong", async (t) => {
-  const scenario = await Scenario.start(t);
-  await scenario.initialise();
-  const feed = await scenario.worker.connect();
+/** Says after each alarm how many sockets the platform has answered itself. */
+const watch = `
+globalThis.onConstruction = (ctx) => {
+  globalThis.onAlarm = () => console.log("answered by the platform: " + ctx.getWebSockets().filter((socket) => ctx.getWebSocketAutoResponseTimestamp(socket) !== null).length);
+};
+`;
+
+test("a ping is answered with a pong by the platform, not by the object", async (t) => {
+  const database = await createDatabase(t);
+  await database.query("CREATE TABLE items (id int PRIMARY KEY)");
+  await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items`);
+  const worker = await Workerd.start(t, { hyperdrive: database.url, slot: database.slot, before: watch });
+  await worker.initialise({ pollInterval: 100 });
+  const [feed, silent] = await Promise.all([worker.connect(), worker.connect()]);
+  await Promise.all([feed.message("caught_up"), silent.message("caught_up")]);
+  await waitFor("an alarm", () => worker.log.includes("answered by the platform: 0"));
   feed.send("ping");
   await waitFor("a pong", () => feed.frames.includes("pong"));
+  await waitFor("the platform says so", () => worker.log.includes("answered by the platform: 1"));
 });

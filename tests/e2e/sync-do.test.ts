@@ -137,6 +137,18 @@ test("it renews its registration before that would end", async (t) => {
   await waitFor("it is registered for longer", async () => ((await registered(example))[0]?.expiresAt ?? 0) > expiresAt);
 });
 
+test("a registration that nobody renews ends, and that of another does not", async (t) => {
+  const example = await start(t);
+  const { worker } = example.scenario;
+  await agrees(example);
+  const orphan = { id: "orphan", binding: "SYNC", name: "nobody renews this", ttlSeconds: 10 };
+  assert.equal((await worker.request("POST", "/clients", orphan)).status, 200);
+  const ids = async () => (await registered(example)).map(({ id }) => id);
+  assert.ok((await ids()).includes("orphan"));
+  await waitFor("it has ended", async () => !(await ids()).includes("orphan"), 30_000);
+  assert.equal((await ids()).length, 1);
+});
+
 test("when changes may have been missed it begins anew, and its clients are told", async (t) => {
   const example = await start(t);
   const { scenario } = example;

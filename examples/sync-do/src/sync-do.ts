@@ -150,6 +150,7 @@ export class SyncDO extends DurableObject<Env> {
         await this.ctx.storage.setAlarm(Date.now());
         return new Response(null, { status: 204 });
       case "welcome":
+      case "warnings":
       case "error":
         return problem(400, "bad_message", `a callback is no place for ${message.type}`);
       default:
@@ -206,8 +207,10 @@ export class SyncDO extends DurableObject<Env> {
     yield JSON.stringify({ type: "caught_up", position: cursor } satisfies ServerMessage);
   }
 
-  override webSocketMessage(socket: WebSocket): void {
-    const message = "this server takes no messages but ping";
+  override webSocketMessage(socket: WebSocket, text: string | ArrayBuffer): void {
+    // What is kept is small, so nobody is waited for.
+    if (typeof text === "string" && text.startsWith('{"type":"ack"')) return;
+    const message = "this server takes no messages but ping and ack";
     send(socket, JSON.stringify({ type: "error", code: "unknown_type", message, retryable: false } satisfies ServerMessage));
   }
 

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::subscriptions;
 use crate::clients::{
-    Attachment, ClientId, ClientMessage, ColumnFacts, Cursor, Feed, FrameError,
+    Attachment, ClientId, ClientMessage, ColumnFacts, Cursor, Feed, Flow, FrameError,
     MAX_ATTACHMENT_BYTES, MAX_SUBSCRIPTIONS_BYTES, Start, Subscription, Subscriptions, View,
 };
 
@@ -11,7 +11,7 @@ fn attachment(view: View) -> Attachment {
         client: ClientId::parse("tab-7").unwrap(),
         connection: 9_007_199_254_740_991,
         view: view.into(),
-        cursor: Cursor::new(Start::Earliest, Some(8 << 20)),
+        cursor: Cursor::new(Start::Earliest, Flow::Waits(8 << 20)),
         connected_at: 1_767_225_600_000,
         expires_at: Some(1_767_225_600),
     }

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use crate::clients::{
-    AckError, Cursor, Feed, NoPosition, PROGRESS_INTERVAL_MS, Position, ResetReason, Start, Step,
+    AckError, Cursor, Feed, Flow, NoPosition, PROGRESS_INTERVAL_MS, Position, ResetReason, Start,
+    Step,
 };
 
 const FEED: Feed = Feed {
@@ -26,9 +27,13 @@ fn read(after: i64, through: i64, catch_up: bool) -> Step {
     }
 }
 
+fn flow(window: Option<u64>) -> Flow {
+    window.map_or(Flow::Answered, Flow::Waits)
+}
+
 /// A cursor that stands at the head, live.
 fn live(window: Option<u64>) -> Cursor {
-    let mut cursor = Cursor::new(Start::Now, window);
+    let mut cursor = Cursor::new(Start::Now, flow(window));
     assert_eq!(cursor.step(FEED, 0), Step::Welcome(at(100)));
     assert_eq!(cursor.step(FEED, 0), Step::CaughtUp(at(100)));
     assert_eq!(cursor.step(FEED, 0), Step::Wait);
@@ -44,7 +49,7 @@ fn a_client_is_welcomed_where_it_asked_to_begin() {
         (Start::After(at(50)), at(50)),
         (Start::After(at(100)), at(100)),
     ] {
-        let mut cursor = Cursor::new(start, None);
+        let mut cursor = Cursor::new(start, flow(None));
         assert_eq!(cursor.position(), None);
         assert_eq!(cursor.step(FEED, 0), Step::Welcome(position), "{start:?}");
         assert_eq!(cursor.position(), Some(position));
@@ -62,7 +67,7 @@ fn a_position_that_cannot_be_resumed_from_is_reset_at_once() {
         (other_epoch(2), ResetReason::EpochChanged),
         (at(i64::MAX), ResetReason::EpochChanged),
     ] {
-        let mut cursor = Cursor::new(Start::After(position), None);
+        let mut cursor = Cursor::new(Start::After(position), flow(None));
         assert_eq!(cursor.step(FEED, 0), Step::Reset(reason), "{position}");
         assert_eq!(cursor.step(FEED, 0), Step::Wait, "only once");
     }
@@ -76,7 +81,7 @@ fn an_empty_history_is_caught_up_with_at_once() {
         head: 0,
     };
     for start in [Start::Now, Start::Earliest, Start::After(at(0))] {
-        let mut cursor = Cursor::new(start, None);
+        let mut cursor = Cursor::new(start, flow(None));
         assert_eq!(cursor.step(empty, 0), Step::Welcome(at(0)));
         assert_eq!(cursor.step(empty, 0), Step::CaughtUp(at(0)));
         assert_eq!(cursor.step(empty, 0), Step::Wait);
@@ -85,7 +90,7 @@ fn an_empty_history_is_caught_up_with_at_once() {
 
 #[test]
 fn catching_up_reads_to_the_head_then_says_so_then_reads_live() {
-    let mut cursor = Cursor::new(Start::After(at(50)), None);
+    let mut cursor = Cursor::new(Start::After(at(50)), flow(None));
     cursor.step(FEED, 0);
     assert_eq!(cursor.step(FEED, 0), read(50, 100, true));
     cursor.sent(70, 1_000, 0);
@@ -141,6 +146,31 @@ fn a_client_that_does_not_acknowledge_is_sent_no_more_until_it_does() {
 }
 
 #[test]
+fn a_client_that_need_not_acknowledge_must_come_back_when_it_has_been_sent_too_much() {
+    let live = || {
+        let mut cursor = Cursor::new(Start::Now, Flow::ComesBack(1_000));
+        while cursor.step(FEED, 0) != Step::Wait {}
+        cursor
+    };
+    let mut cursor = live();
+    cursor.sent(101, 600, 0);
+    assert_eq!(cursor.step(feed_to(103), 0), read(101, 103, false));
+    cursor.sent(102, 600, 0);
+    assert_eq!(cursor.step(feed_to(102), 0), Step::Wait, "nothing is due");
+    assert!(!cursor.has_room());
+    // Asking for something else says nothing of what was read, and no more does eviction.
+    assert_eq!(cursor.restart(Some(Start::After(at(50)))), Ok(()));
+    let kept = serde_json::to_string(&cursor).unwrap();
+    cursor = serde_json::from_str(&kept).unwrap();
+    assert_eq!(cursor.step(feed_to(103), 0), Step::Welcome(at(50)));
+    assert_eq!(cursor.step(feed_to(103), 0), Step::ComeBack);
+    let mut polite = live();
+    polite.sent(101, 1_200, 0);
+    assert_eq!(polite.acknowledge(at(101)), Ok(()));
+    assert_eq!(polite.step(feed_to(103), 0), read(101, 103, false));
+}
+
+#[test]
 fn every_byte_in_flight_counts_however_many_frames_it_is_in() {
     let mut cursor = live(Some(u64::MAX));
     for id in 101..=1_000 {
@@ -170,7 +200,7 @@ fn acknowledgements_of_what_was_not_sent_are_refused() {
     assert_eq!(cursor.acknowledge(at(101)), Err(AckError::AheadOfSent));
     let other = Position { epoch: 2, id: 100 };
     assert_eq!(cursor.acknowledge(other), Err(AckError::OtherEpoch));
-    let mut new = Cursor::new(Start::Now, Some(1_000));
+    let mut new = Cursor::new(Start::Now, flow(Some(1_000)));
     assert_eq!(new.acknowledge(at(1)), Err(AckError::AheadOfSent));
 }
 
@@ -331,6 +361,7 @@ impl World {
                     assert!(self.heard.unwrap().id < self.feed.head);
                     return;
                 }
+                Step::ComeBack => panic!("it acknowledges"),
                 Step::Wait => {
                     let is_done = self.heard.is_some_and(|heard| heard.id == self.feed.head);
                     assert!(is_done || self.is_reset, "waits at {:?}", self.heard);
@@ -388,7 +419,7 @@ proptest! {
         events in prop::collection::vec(any_event(), 1..60),
     ) {
         let mut world = World {
-            cursor: Cursor::new(Start::Earliest, Some(4_000)),
+            cursor: Cursor::new(Start::Earliest, flow(Some(4_000))),
             feed: Feed { epoch: 1, oldest: 1, head: 0 },
             now: 0,
             limit: 4_000,

@@ -20,23 +20,26 @@ fn condition(op: &str, value: &str) -> Condition {
     tables[0].filter()[0].clone()
 }
 
-fn number_condition(op: &str, value: &str) -> Condition {
-    let mut condition = condition(op, value);
-    let facts = ColumnFacts {
-        is_number: true,
-        is_identity: false,
-    };
-    condition.bind(facts).unwrap();
-    condition
+fn truth(condition: &Condition, column: &str, is_number: Option<bool>) -> Truth {
+    let raw = RawValue::from_string(column.to_owned()).unwrap();
+    condition.holds(Some(&raw), is_number)
 }
 
-fn holds(condition: &Condition, column: &str) -> bool {
-    let raw = RawValue::from_string(column.to_owned()).unwrap();
-    match condition.holds(Some(&raw)) {
+fn known(truth: Truth) -> bool {
+    match truth {
         Truth::True => true,
         Truth::False => false,
         Truth::Unknown => panic!("a value that is given is known"),
     }
+}
+
+/// Of a column that is not one of numbers.
+fn holds(condition: &Condition, column: &str) -> bool {
+    known(truth(condition, column, Some(false)))
+}
+
+fn holds_for_number(condition: &Condition, column: &str) -> bool {
+    known(truth(condition, column, Some(true)))
 }
 
 fn refused(filter: &Value) -> FrameError {
@@ -123,17 +126,26 @@ fn a_value_that_the_change_does_not_give_is_unknown_to_every_operator() {
         ("in", "[]"),
         ("eq", "null"),
     ] {
-        assert_eq!(condition(op, value).holds(None), Truth::Unknown, "{op}");
+        assert_eq!(
+            condition(op, value).holds(None, Some(false)),
+            Truth::Unknown,
+            "{op}"
+        );
     }
 }
 
 #[test]
 fn integers_that_a_double_would_round_are_told_apart_in_both_spellings() {
     for operand in ["9007199254740993", "\"9007199254740993\""] {
-        let condition = number_condition("eq", operand);
-        assert!(holds(&condition, "\"9007199254740993\""), "{operand}");
-        assert!(!holds(&condition, "9007199254740992"), "{operand}");
-        assert!(!holds(&condition, "\"9007199254740992\""), "{operand}");
+        let condition = condition("eq", operand);
+        for (column, expected) in [
+            ("\"9007199254740993\"", true),
+            ("9007199254740992", false),
+            ("\"9007199254740992\"", false),
+        ] {
+            let holds = holds_for_number(&condition, column);
+            assert_eq!(holds, expected, "{column} {operand}");
+        }
     }
 }
 
@@ -141,12 +153,43 @@ fn integers_that_a_double_would_round_are_told_apart_in_both_spellings() {
 fn strings_are_numbers_on_both_sides_only_where_the_column_is_one() {
     let text = condition("lt", "\"9\"");
     assert!(holds(&text, "\"10000000000000000000\""), "bytewise");
-    let number = number_condition("lt", "\"9\"");
-    assert!(!holds(&number, "\"10000000000000000000\""), "by value");
-    assert!(holds(&number, "8"));
+    assert!(
+        !holds_for_number(&text, "\"10000000000000000000\""),
+        "by value"
+    );
+    assert!(holds_for_number(&text, "8"));
     let text = condition("eq", "\"007\"");
     assert!(!holds(&text, "\"7\""), "a text column");
-    assert!(holds(&number_condition("eq", "\"007\""), "\"7\""));
+    assert!(holds_for_number(&text, "\"7\""));
+}
+
+#[test]
+fn where_the_type_is_not_known_only_what_holds_for_both_is_certain() {
+    let less = condition("lt", "\"95\"");
+    let many = "\"9007199254740993\"";
+    assert_eq!(truth(&less, many, Some(false)), Truth::True);
+    assert_eq!(truth(&less, many, Some(true)), Truth::False);
+    assert_eq!(truth(&less, many, None), Truth::Unknown);
+    for (op, operand, column, expected) in [
+        ("lt", "\"95\"", "\"90\"", Truth::True),
+        ("lt", "\"95\"", "\"96\"", Truth::False),
+        ("eq", "\"9007199254740993\"", many, Truth::True),
+        ("eq", "\"9007199254740993.0\"", many, Truth::Unknown),
+        // No column of numbers has such values.
+        ("eq", "\"new\"", "\"new\"", Truth::True),
+        ("lt", "\"new\"", "\"done\"", Truth::True),
+        ("neq", "\"95\"", "\"done\"", Truth::True),
+        // Nor need the type be known for these.
+        ("lt", "95", many, Truth::False),
+        ("lt", "\"95\"", "9", Truth::True),
+    ] {
+        let condition = condition(op, operand);
+        assert_eq!(
+            truth(&condition, column, None),
+            expected,
+            "{column} {op} {operand}"
+        );
+    }
 }
 
 #[test]
@@ -184,10 +227,6 @@ fn filters_that_make_no_sense_are_refused_with_their_field() {
         (
             json!([{"column": "c", "op": "eq", "value": 1, "identity": true}]),
             "identity",
-        ),
-        (
-            json!([{"column": "c", "op": "eq", "value": 1, "number": true}]),
-            "number",
         ),
     ];
     for (filter, field) in cases {

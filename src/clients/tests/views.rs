@@ -2,7 +2,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{change, subscriptions};
-use crate::clients::{ColumnFacts, FeedChange, FrameError, Subscriptions, View, Visible, redact};
+use crate::changes::DescribedRelation;
+use crate::clients::{
+    ColumnFacts, Described, FeedChange, FrameError, Position, RelationLog, Subscriptions, View,
+    Visible, redact,
+};
 
 const NO_ROW: Value = Value::Null;
 
@@ -18,9 +22,32 @@ fn orders_of(customer: i64) -> Value {
     json!([{"table": "orders", "filter": [{"column": "customer", "op": "eq", "value": customer}]}])
 }
 
+/// Of a table of which nothing is known.
 fn judge(view: &View, change: &Value) -> Visible {
+    judge_with(&RelationLog::default(), view, change)
+}
+
+fn judge_with(log: &RelationLog, view: &View, change: &Value) -> Visible {
     let text = change.to_string();
-    view.judge(&FeedChange::parse(&text).unwrap())
+    view.judge(&FeedChange::parse(&text).unwrap(), log.as_of(42))
+}
+
+/// The feed has described `orders` with this key, before the change `since`.
+fn described(key: &str, since: i64) -> RelationLog {
+    let at = |id| Position { epoch: 1, id };
+    let orders = DescribedRelation {
+        schema: "public".into(),
+        table: "orders".into(),
+        numbers: vec!["customer".into()],
+        keys: vec![key.into()],
+    };
+    let mut log = RelationLog::default();
+    log.learn(&Described {
+        after: at(0),
+        through: at(100),
+        relations: &[(since, orders)],
+    });
+    log
 }
 
 /// What the catalogue says where `customer` is in the replica identity, or is not.
@@ -101,8 +128,47 @@ fn what_is_unknown_is_sent_to_a_client_without_a_ticket_and_to_no_other() {
 fn an_update_without_an_old_row_left_the_replica_identity_as_it_was() {
     let change = change("update", &json!({"customer": 7}), &NO_ROW);
     let view = wanting(&orders_of(42));
-    assert_eq!(judge(&bound(view.clone(), true), &change), Visible::Nothing);
-    assert_eq!(judge(&bound(view, false), &change), Visible::Whole);
+    for (log, in_catalogue, expected) in [
+        (described("customer", 1), true, Visible::Nothing),
+        (described("customer", 42), true, Visible::Nothing),
+        // It was another table then, or may have been.
+        (described("id", 1), true, Visible::Whole),
+        (described("customer", 43), true, Visible::Whole),
+        (RelationLog::default(), true, Visible::Whole),
+        // A partition has another replica identity than what is described.
+        (described("customer", 1), false, Visible::Whole),
+    ] {
+        let view = bound(view.clone(), in_catalogue);
+        assert_eq!(judge_with(&log, &view, &change), expected, "{log:?}");
+    }
+}
+
+#[test]
+fn what_was_learned_is_forgotten_when_the_feed_was_not_followed_on() {
+    let mut log = described("customer", 1);
+    let at = |id| Position { epoch: 1, id };
+    let described = |after, through| Described {
+        after: at(after),
+        through: at(through),
+        relations: &[],
+    };
+    let learned = log.learn(&described(100, 200));
+    assert!(learned.forgotten.is_empty() && learned.changed.is_empty());
+    let learned = log.learn(&described(201, 300));
+    assert_eq!(learned.forgotten.len(), 1);
+    let view = bound(wanting(&orders_of(42)), true);
+    let change = change("update", &json!({"customer": 7}), &NO_ROW);
+    assert_eq!(judge_with(&log, &view, &change), Visible::Whole);
+}
+
+#[test]
+fn what_was_stored_after_the_last_description_that_was_seen_is_not_judged_by_it() {
+    let log = described("customer", 1);
+    let view = bound(wanting(&orders_of(42)), true);
+    let text = change("update", &json!({"customer": 7}), &NO_ROW).to_string();
+    let change = FeedChange::parse(&text).unwrap();
+    assert_eq!(view.judge(&change, log.as_of(100)), Visible::Nothing);
+    assert_eq!(view.judge(&change, log.as_of(101)), Visible::Whole);
 }
 
 #[test]
@@ -361,7 +427,7 @@ proptest! {
             Subscriptions::Tables(subscriptions(&wanted)),
             Some(subscriptions(&ticket)),
         );
-        let visible = view.unwrap().judge(&FeedChange::parse(&change).unwrap());
+        let visible = view.unwrap().judge(&FeedChange::parse(&change).unwrap(), RelationLog::default().as_of(42));
         if let Some(seen) = redact(&change, visible).unwrap() {
             let seen: Value = serde_json::from_str(&seen).unwrap();
             prop_assert_eq!(&seen["data"]["a"], &json!(1));

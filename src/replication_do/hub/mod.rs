@@ -5,7 +5,7 @@ mod callback;
 mod list;
 mod sync_dos;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use worker::{Env, State, WebSocket, WebSocketIncomingMessage};
 pub(super) use self::callback::Callback;
 use self::sync_dos::SyncDos;
 use crate::clients::{
-    Attachment, ClientId, ConnectRequest, Cursor, DEFAULT_WINDOW_BYTES, FrameError, Head, Outlet,
-    Position, Pump, Registration, Subscriber, SyncClient, Ticket, View,
+    Attachment, ClientId, ConnectRequest, Cursor, DEFAULT_WINDOW_BYTES, Described, Flow,
+    FrameError, Head, Outlet, Position, Pump, Registration, RelationLog, Subscriber, SyncClient,
+    Ticket, UNACKNOWLEDGED_BYTES, View,
 };
 use crate::clock;
 use crate::error::Result;
@@ -33,6 +34,8 @@ pub(super) const MAX_SOCKETS: usize = 30_000;
 /// The close code of a socket whose client this version does not know how to serve: it comes back
 /// (RFC 6455, section 7.4.2, "service restart").
 const CLOSE_COME_BACK: u16 = 1012;
+/// Keys of what is known of the tables.
+const RELATION_PREFIX: &str = "relation:";
 
 type Client = Rc<Subscriber<ClientSocket>>;
 
@@ -42,6 +45,7 @@ pub(super) struct Hub {
     pump: Pump,
     sockets: RefCell<Vec<Client>>,
     sync_dos: SyncDos,
+    storage: Storage,
     head: Cell<Option<Position>>,
     connections: Cell<u64>,
 }
@@ -87,15 +91,41 @@ impl Hub {
             state,
             pump,
             sockets: RefCell::new(sockets),
-            sync_dos: SyncDos::new(env.clone(), storage),
+            sync_dos: SyncDos::new(env.clone(), storage.clone()),
+            storage,
             head: Cell::new(None),
             connections: Cell::new(connections),
         }
     }
 
-    /// Makes what is registered known. Called once, when the storage is ready.
-    pub(super) fn recall(&self) -> Result<()> {
+    /// Makes what is registered known, and what was learned of the tables up to `through`. Called
+    /// once, when the storage is ready.
+    pub(super) fn recall(&self, through: Option<Position>) -> Result<()> {
+        let known = self.storage.list(RELATION_PREFIX)?;
+        self.pump.recall(known, through);
         self.sync_dos.recall(self.pump.views())
+    }
+
+    /// Takes in what a cycle has described of the tables, and writes it down. Must be followed by
+    /// writing down the position, before anything is awaited.
+    pub(super) fn learn(&self, described: &Described<'_>) -> Result<()> {
+        let learned = self.pump.learn(described, &self.sockets.borrow());
+        if !learned.changed.is_empty() {
+            self.sync_dos.rebind();
+        }
+        for table in &learned.forgotten {
+            self.storage.delete(&format!("{RELATION_PREFIX}{table}"))?;
+        }
+        for known in &learned.changed {
+            let key = format!("{RELATION_PREFIX}{}", known.name());
+            self.storage.put(&key, known)?;
+        }
+        Ok(())
+    }
+
+    /// What is known of the tables. Not to be held over an await.
+    pub(super) fn relations(&self) -> Ref<'_, RelationLog> {
+        self.pump.relations()
     }
 
     pub(super) fn has_clients(&self) -> bool {
@@ -121,12 +151,16 @@ impl Hub {
     ) -> worker::Result<WebSocket> {
         let connection = self.connections.get().saturating_add(1);
         self.connections.set(connection);
-        let window = request.acknowledges.then_some(DEFAULT_WINDOW_BYTES);
+        let flow = if request.acknowledges {
+            Flow::Waits(DEFAULT_WINDOW_BYTES)
+        } else {
+            Flow::ComesBack(UNACKNOWLEDGED_BYTES)
+        };
         let attachment = Attachment {
             client: request.client.unwrap_or_else(ClientId::random),
             connection,
             view: Rc::new(view),
-            cursor: Cursor::new(request.start, window),
+            cursor: Cursor::new(request.start, flow),
             connected_at: clock::now_ms(),
             expires_at: ticket.map(|ticket| ticket.expires_at),
         };
@@ -187,10 +221,7 @@ impl Hub {
         }
         self.sockets.borrow_mut().retain(|client| !client.is_gone());
         let complete = delivered?;
-        let callbacks = self
-            .sync_dos
-            .due(connection, head, self.pump.views())
-            .await?;
+        let callbacks = self.sync_dos.due(connection, head, &self.pump).await?;
         Ok(Delivered {
             complete,
             callbacks,

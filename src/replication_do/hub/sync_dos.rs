@@ -13,10 +13,11 @@ use worker::Env;
 use super::callback::{self, Answer, Callback, Kind};
 use super::list;
 use crate::clients::{
-    ClientId, Columns, Cursor, Feed, FrameError, Frames, Head, MAX_SYNC_CLIENTS, Position,
+    ClientId, Columns, Cursor, Feed, FrameError, Frames, Head, MAX_SYNC_CLIENTS, Position, Pump,
     Registration, ServerMessage, Start, Step, SyncClient, View, Views, read_after, recent_after,
 };
 use crate::clock;
+use crate::config::TableName;
 use crate::error::{Category, Error, Result};
 use crate::history;
 use crate::polling;
@@ -148,14 +149,14 @@ impl SyncDos {
         &self,
         connection: &mut Database,
         head: Head<'_>,
-        views: &Views,
+        pump: &Pump,
     ) -> Result<Vec<Callback>> {
         let mut callbacks = Vec::new();
         if self.count() == 0 {
             return Ok(callbacks);
         }
         self.expire()?;
-        self.bind(connection, views).await?;
+        self.bind(connection, pump.views()).await?;
         let mut feed = Feed {
             epoch: head.position.epoch,
             oldest: 0,
@@ -174,7 +175,7 @@ impl SyncDos {
             if self.under_way.get() >= MAX_AT_ONCE {
                 break;
             }
-            match self.next_of(&id, connection, head, feed).await {
+            match self.next_of(&id, connection, head, feed, pump).await {
                 Ok(Some(callback)) => {
                     self.under_way.set(self.under_way.get() + 1);
                     callbacks.push(callback);
@@ -206,6 +207,13 @@ impl SyncDos {
         Ok(())
     }
 
+    /// A table was described anew: what filters name is looked up before the next callbacks.
+    pub(super) fn rebind(&self) {
+        for it in self.registered.borrow_mut().values_mut() {
+            it.is_bound &= !it.client.view.has_filters();
+        }
+    }
+
     /// Looks up what filters name. A filter that names nothing is the client's mistake, which it is
     /// told by its callbacks' absence and by `GET /clients`.
     async fn bind(&self, connection: &mut Database, views: &Views) -> Result<()> {
@@ -229,9 +237,15 @@ impl SyncDos {
         let columns = Columns::read(connection, &tables).await?;
         for (id, generation, view) in unbound {
             let mut bound = View::clone(&view);
-            let result = bound.bind(|table, column| columns.facts(table, column));
+            let facts = |table: &TableName, column: &str| columns.facts(table, column);
             self.with(&id, generation, |it| {
                 it.is_bound = true;
+                let result = if it.client.cursor.position().is_some() {
+                    bound.rebind(facts);
+                    Ok(())
+                } else {
+                    bound.bind(facts)
+                };
                 match result {
                     Ok(()) => it.client.view = views.shared(Rc::new(bound)),
                     Err(error) => {
@@ -250,6 +264,7 @@ impl SyncDos {
         connection: &mut Database,
         head: Head<'_>,
         feed: Feed,
+        pump: &Pump,
     ) -> Result<Option<Callback>> {
         while let Some((generation, due)) = self.step(id, feed)? {
             let (kind, body) = match due {
@@ -275,7 +290,7 @@ impl SyncDos {
                         }
                         (page.changes.as_slice(), page.through)
                     };
-                    let frames = Frames::of(&view, from, stretch, catch_up)?;
+                    let frames = Frames::of(&view, &pump.relations(), from, stretch, catch_up)?;
                     let through = frames.through;
                     let Some(frame) = frames.frames.into_iter().next() else {
                         self.with(id, generation, |it| {
@@ -398,7 +413,7 @@ impl Registered {
             }
             match self.client.cursor.step(feed, now) {
                 Step::Welcome(_) | Step::CaughtUp(_) => {}
-                Step::Wait | Step::WaitForAck => return Due::Nothing,
+                Step::Wait | Step::WaitForAck | Step::ComeBack => return Due::Nothing,
                 Step::Reset(reason) => self.client.owed_reset = Some(reason),
                 Step::Progress(position) => {
                     let body = ServerMessage::Progress { position }.to_json();

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::recall::{HEALTH, INITIAL_POLL_AT, POSITION};
 use super::{Memory, Runtime};
+use crate::clients::Described;
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
@@ -157,12 +158,16 @@ impl Runtime {
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
             let mut report = report?;
             changed |= report.stored > 0;
-            // While Postgres advances the slot, and before the storage is written to, which holds up
-            // whatever is sent until it is on disk.
-            self.hub
-                .deliver_recent(&cycle.checkpoint, report.recent.as_ref())?;
+            self.learn(&report, &cycle);
+            // While Postgres advances the slot, and before the position is written down, which holds
+            // up whatever is sent until it is on disk.
+            let delivered = self
+                .hub
+                .deliver_recent(&cycle.checkpoint, report.recent.as_ref());
+            self.note_position(&cycle);
+            delivered?;
             report.settle(connection, &mut cycle).await;
-            self.note_report(&report, &cycle);
+            self.note_report(&report);
             if report.advance_error.is_some() {
                 // It has cost the connection, but nothing of what was stored.
                 *connection = database::connect(&self.env).await?;
@@ -257,7 +262,32 @@ impl Runtime {
         Ok((cycle, standing.server.schema))
     }
 
-    fn note_report(&self, report: &polling::Report, cycle: &Cycle) {
+    /// Takes in what the cycle described. It belongs to what was stored: until the position is
+    /// written down, too, nothing may be awaited.
+    fn learn(&self, report: &polling::Report, cycle: &Cycle) {
+        let described = Described {
+            after: crate::clients::Position {
+                epoch: cycle.checkpoint.epoch,
+                id: report.after,
+            },
+            through: Position::of(&cycle.checkpoint).of_clients(),
+            relations: &report.relations,
+        };
+        if let Err(error) = self.hub.learn(&described) {
+            log::error("storage_failed", &error);
+        }
+    }
+
+    fn note_position(&self, cycle: &Cycle) {
+        let position = Position::of(&cycle.checkpoint);
+        let mut memory = self.memory.borrow_mut();
+        if memory.position != Some(position) {
+            memory.position = Some(position);
+            self.keep(POSITION, &position);
+        }
+    }
+
+    fn note_report(&self, report: &polling::Report) {
         let mut memory = self.memory.borrow_mut();
         if let Some(error) = &report.advance_error {
             log::error("advance_failed", error);
@@ -269,16 +299,6 @@ impl Runtime {
             self.keep(HEALTH, &memory.health);
         }
         memory.last_phases = report.phases;
-        let checkpoint = &cycle.checkpoint;
-        let position = Position {
-            epoch: checkpoint.epoch,
-            id: checkpoint.last_id,
-            lsn: checkpoint.lsn,
-        };
-        if memory.position != Some(position) {
-            memory.position = Some(position);
-            self.keep(POSITION, &position);
-        }
     }
 
     pub(super) fn note_landing(&self, outcome: Outcome) {

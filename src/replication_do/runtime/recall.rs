@@ -20,10 +20,11 @@ impl Runtime {
     /// Reads what the object knew before it was evicted.
     pub(super) fn recall(&self) -> Result<()> {
         self.storage.prepare()?;
-        self.hub.recall()?;
         let mut memory = self.memory.borrow_mut();
         memory.health = self.storage.get(HEALTH)?.unwrap_or_default();
         memory.position = self.storage.get(POSITION)?;
+        let followed_to = memory.position.map(|known| known.of_clients());
+        self.hub.recall(followed_to)?;
         memory.initial_poll_at = self.storage.get(INITIAL_POLL_AT)?;
         memory.hibernating = self.storage.get(HIBERNATING)?.unwrap_or_default();
         memory.vitals = self.storage.get(VITALS)?;
