@@ -179,7 +179,7 @@ test("a ticket hides what it hid while its table is altered and the object is ev
   await worker.request("POST", "/poll");
   await database.query("ALTER TABLE items REPLICA IDENTITY DEFAULT, ALTER code TYPE text");
   await database.query("INSERT INTO items VALUES (5, 'seen', 42, '9007199254740993')");
-  await database.query("UPDATE items SET owner = 42 WHERE id = 2");
+  await database.query("UPDATE items SET owner = 42, name = 'seen' WHERE id = 2");
   await feed.receivedChanges(4);
   await worker.restart();
   // The new life knows how the table was described before.
