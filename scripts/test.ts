@@ -138,14 +138,22 @@ async function endToEnd(env: NodeJS.ProcessEnv): Promise<void> {
   await nodeTests("end to end", "2 minutes", "e2e", { ...env, ...(await browser()), TEST_WORKER_BUNDLE: bundle });
 }
 
+/** Tests that wait for minutes and need next to nothing meanwhile: they run beside the others. */
+const waiting = ["outage.test.ts"];
+
 /** Runs the tests in one folder of `tests`; with TEST_ONLY set, those whose file's name has it. */
 async function nodeTests(name: string, usually: string, folder: string, env: NodeJS.ProcessEnv): Promise<void> {
   const only = process.env["TEST_ONLY"];
-  const files = readdirSync(join(root, "tests", folder))
-    .filter((name) => name.endsWith(".test.ts") && (only === undefined || name.includes(only)))
-    .map((name) => join("tests", folder, name));
-  if (files.length === 0) return;
-  await suite(name, usually, process.execPath, ["--test", "--test-reporter=spec", `--test-timeout=${fileTimeoutMs}`, ...files], env, countNode);
+  const names = readdirSync(join(root, "tests", folder)).filter((name) => name.endsWith(".test.ts") && (only === undefined || name.includes(only)));
+  const run = async (suiteName: string, chosen: string[]) => {
+    if (chosen.length === 0) return;
+    const files = chosen.map((name) => join("tests", folder, name));
+    await suite(suiteName, usually, process.execPath, ["--test", "--test-reporter=spec", `--test-timeout=${fileTimeoutMs}`, ...files], env, countNode);
+  };
+  await Promise.all([
+    run(name, names.filter((name) => !waiting.includes(name))),
+    run(`${name}, beside`, names.filter((name) => waiting.includes(name))),
+  ]);
 }
 
 /** The tests in a browser fail where there is none, and only they. */

@@ -1,10 +1,12 @@
-// Under load, at random points: the object is thrown away, workerd is killed, Postgres crashes, two
-// objects read one slot. Afterwards the history, applied from nothing, gives exactly the tables.
+// Under load, at random points and just where a cycle ends: the object is thrown away, workerd is
+// killed, Postgres crashes, two objects read one slot. Afterwards the history, applied from nothing,
+// gives exactly the tables.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { createDatabase, type TestDatabase } from "./support/database.ts";
 import type { FeedSocket } from "./support/feed-socket.ts";
+import { hold, putGates, type Held, type Step } from "./support/gate.ts";
 import { Random } from "./support/random.ts";
 import { startServer } from "./support/server.ts";
 import { waitFor } from "./support/wait-for.ts";
@@ -14,8 +16,11 @@ import { assertHistoryGivesTables, createTables, Workload } from "./support/work
 /** How often each thing is broken. */
 const rounds = 12;
 
-/** Breaks things at random points while writers write. */
-async function underLoad(t: TestContext, database: TestDatabase, break_: (random: Random) => Promise<void>): Promise<void> {
+/** Where a round breaks things: anywhere, or where the feed stands at a gate. */
+const places: (Step | undefined)[] = [undefined, "checkpoint", "commit"];
+
+/** Breaks things while writers write. At a gate, where `gated` is made to stand, `break_` is given what stands there. */
+async function underLoad(t: TestContext, database: TestDatabase, break_: (random: Random, held?: Held) => Promise<void>, gated?: Workerd): Promise<void> {
   const random = Random.seeded(t);
   const workload = new Workload(t, database, random.seed);
   let stored = 0;
@@ -25,12 +30,27 @@ async function underLoad(t: TestContext, database: TestDatabase, break_: (random
       const [checkpoint] = await database.query<{ id: number }>("SELECT last_id::int AS id FROM replication_checkpoint");
       return checkpoint !== undefined && checkpoint.id > stored && checkpoint.id;
     });
-    // Not waited for anything: the point at which it breaks is what is random.
-    await delay(random.below(200));
-    await break_(random);
+    const place = places[round % places.length];
+    if (gated === undefined || place === undefined) {
+      // Not waited for anything: the point at which it breaks is what is random.
+      await delay(random.below(200));
+      await break_(random);
+    } else {
+      const held = await hold(t, database, place, () => gated.request("POST", "/poll"));
+      await break_(random, held);
+    }
   }
   await workload.stop();
   t.diagnostic(`${workload.transactions} transactions, broken ${rounds} times`);
+}
+
+/**
+ * What becomes of the transaction whose reader has gone: the server ends it with its session, or goes
+ * on until it notices, which in COMMIT is when it has committed.
+ */
+async function leaveToItsFate(random: Random, held?: Held): Promise<void> {
+  if (random.below(2) === 0) await held?.endSession();
+  else await held?.open();
 }
 
 /** Polls until everything that was committed before is stored. */
@@ -54,47 +74,55 @@ async function proven(t: TestContext, database: TestDatabase, worker: Workerd): 
 }
 
 for (const version of [15, 18] as const) {
-  test(`workerd killed at random points under load loses and doubles nothing on PostgreSQL ${version}`, async (t) => {
+  test(`workerd killed under load loses and doubles nothing on PostgreSQL ${version}`, async (t) => {
     const database = await createDatabase(t, version);
     await createTables(database);
     const worker = await Workerd.start(t, { hyperdrive: database.url, slot: database.slot });
     await worker.initialise({ pollInterval: 20 });
+    await putGates(database);
     await worker.connect();
-    await underLoad(t, database, async (random) => {
+    await underLoad(t, database, async (random, held) => {
       await worker.kill();
+      await leaveToItsFate(random, held);
       await worker.run();
       // With a client and without one.
       if (random.below(2) === 0) await worker.connect();
       else worker.request("POST", "/poll").catch(() => undefined);
-    });
+    }, worker);
     await proven(t, database, worker);
   });
 
-  test(`the object thrown away at random points under load loses and doubles nothing on PostgreSQL ${version}`, async (t) => {
+  test(`the object thrown away under load loses and doubles nothing on PostgreSQL ${version}`, async (t) => {
     const database = await createDatabase(t, version);
     await createTables(database);
     const worker = await Workerd.start(t, { hyperdrive: database.url, slot: database.slot });
     await worker.initialise({ pollInterval: 20 });
+    await putGates(database);
     await worker.connect();
-    await underLoad(t, database, async (random) => {
+    await underLoad(t, database, async (random, held) => {
       await worker.abort();
+      await leaveToItsFate(random, held);
       if (random.below(2) === 0) await worker.connect();
       else worker.request("POST", "/poll").catch(() => undefined);
-    });
+    }, worker);
     await proven(t, database, worker);
   });
 
-  test(`PostgreSQL ${version} crashing at random points under load makes nothing be lost or doubled`, async (t) => {
+  test(`PostgreSQL ${version} crashing under load makes nothing be lost or doubled`, async (t) => {
     const server = await startServer(t, version);
     const database = await createDatabase(t, server.url);
     await createTables(database);
     const worker = await Workerd.start(t, { hyperdrive: database.url, slot: database.slot });
     await worker.initialise({ pollInterval: 20 });
+    await putGates(database);
     await worker.connect();
-    await underLoad(t, database, async () => {
+    await underLoad(t, database, async (_, held) => {
+      // A checkpoint saves the slot where it stands, which else a crash may set back.
+      if (held !== undefined) await database.query("CHECKPOINT");
       await server.restart("immediate");
+      await held?.open();
       worker.request("POST", "/poll").catch(() => undefined);
-    });
+    }, worker);
     await proven(t, database, worker);
   });
 

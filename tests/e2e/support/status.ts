@@ -13,7 +13,7 @@ export interface Status {
   polling: { cycles: number; changes: number; pruned: number; nextPollAt: number | null; consecutiveFailures: number };
   halted: { category: string; code: string; message: string; remedy?: string; since: number } | null;
   clients: { webSockets: number };
-  errors: Record<string, { count: number; lastCode: string; lastMessage: string }>;
+  errors: Record<string, { count: number; lastAt: number; lastCode: string; lastMessage: string }>;
 }
 
 export async function statusOf(worker: RunningWorker): Promise<Status> {

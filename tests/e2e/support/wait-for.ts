@@ -8,8 +8,9 @@ export const deadlineMs = 20_000;
  * Asks again and again until the answer is neither undefined nor false, and gives that answer.
  *
  * @param what The condition in words, for the error at the deadline.
+ * @param every Milliseconds between questions: more for what takes minutes.
  */
-export async function waitFor<T>(what: string, condition: () => T | Promise<T>, within = deadlineMs): Promise<Exclude<Awaited<T>, undefined | false>> {
+export async function waitFor<T>(what: string, condition: () => T | Promise<T>, within = deadlineMs, every = 20): Promise<Exclude<Awaited<T>, undefined | false>> {
   const end = performance.now() + within;
   let last: unknown;
   for (;;) {
@@ -21,6 +22,6 @@ export async function waitFor<T>(what: string, condition: () => T | Promise<T>, 
       last = error;
     }
     if (performance.now() > end) throw new Error(`${what}: not within ${within} ms; last seen: ${String(last)}`, { cause: last });
-    await delay(20);
+    await delay(every);
   }
 }

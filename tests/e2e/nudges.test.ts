@@ -1,0 +1,45 @@
+// POST /poll while a flight is under way: who asks then is not put off with what that flight has
+// read, and all who ask share the next one.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { hold, putGates } from "./support/gate.ts";
+import { Scenario } from "./support/scenario.ts";
+import { statusOf } from "./support/status.ts";
+
+for (const version of [15, 18] as const) {
+  test(`nudges during a flight share the next one, which stores what they have written, on PostgreSQL ${version}`, async (t) => {
+    const scenario = await Scenario.start(t, { version });
+    const { database, worker } = scenario;
+    // Nothing but nudges polls.
+    await scenario.initialise({ hibernationDelay: 3_600_000 });
+    await putGates(database);
+    const { polling: before } = await statusOf(worker);
+    const nudge = () => worker.request<{ position: string; complete: boolean }>("POST", "/poll");
+
+    await scenario.insert(1);
+    const holding = hold(t, database, "commit");
+    const first = nudge();
+    const held = await holding;
+    // The flight has read the slot; what commits from now on it cannot know.
+    await scenario.insert(2);
+    let answered = 0;
+    const others = Array.from({ length: 10 }, async () => {
+      const answer = await nudge();
+      answered += 1;
+      return answer;
+    });
+    // Asked after the others, it answers after all of them have been booked.
+    await statusOf(worker);
+    assert.equal(answered, 0);
+    await held.open();
+
+    assert.deepEqual((await first).body, { position: "1-1", complete: true });
+    for (const { status, body } of await Promise.all(others)) {
+      assert.equal(status, 200);
+      assert.deepEqual(body, { position: "1-2", complete: true });
+    }
+    assert.deepEqual(await scenario.storedItems(), [1, 2]);
+    const { polling: after } = await statusOf(worker);
+    assert.equal(after.cycles - before.cycles, 2, "a flight for the first and one for all the others");
+  });
+}
