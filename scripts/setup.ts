@@ -57,7 +57,8 @@ function lockedVersion(crate: string): string {
   return version;
 }
 
-function npmBinary(name: string, path: string): string {
+/** A program that a package of npm brings. */
+export function npmBinary(name: string, path: string): string {
   const binary = join(root, "node_modules", name, path);
   if (!existsSync(binary)) throw new Failure(`npm's package ${name} is not installed.`, "Run: npm ci");
   return binary;

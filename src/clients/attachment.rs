@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
 use super::client_message::ClientId;
@@ -50,6 +51,9 @@ impl Attachment {
 
     /// Reads what [`Self::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, AttachmentError> {
-        Ok(serde_json::from_slice(bytes)?)
+        // By way of text, which everything else is read from too: reading bytes would be compiled
+        // once more for each type.
+        let text = str::from_utf8(bytes).map_err(serde_json::Error::custom)?;
+        Ok(serde_json::from_str(text)?)
     }
 }

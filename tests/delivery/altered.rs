@@ -327,15 +327,21 @@ async fn live(feed: &TestFeed, forgets: bool) {
     check(&writer, &world, forgets).await;
 }
 
+/// A change's id, and which filters its new and its old row matched when it was written.
+type Witness = (i64, Option<Vec<bool>>, Option<Vec<bool>>);
+
 async fn check(client: &tokio_postgres::Client, world: &World, forgets: bool) {
     let rows = client.query("SELECT id, new, old FROM witness ORDER BY id", &[]);
-    let witnesses: Vec<(i64, Option<Vec<bool>>, Option<Vec<bool>>)> = rows
+    let witnesses: Vec<Witness> = rows
         .await
         .unwrap()
         .iter()
         .map(|row| (row.get(0), row.get(1), row.get(2)))
         .collect();
-    assert_eq!(witnesses.len() as i64, world.object.head().id);
+    assert_eq!(
+        i64::try_from(witnesses.len()).unwrap(),
+        world.object.head().id
+    );
     let (mut shown, mut hidden) = (0, 0);
     for member in &world.members {
         let (filter, frames) = (
