@@ -22,7 +22,7 @@ export async function growth(setting: Setting): Promise<Report> {
   const tenThousand = figures.slice(1, 2);
   return {
     name: "growth",
-    about: "Microseconds to drain one change, by the size of the backlog, with the defaults (10,000 changes a cycle), over Hyperdrive.",
+    about: "Microseconds to drain one change, by the size of the backlog, with the defaults (100,000 changes a cycle), over Hyperdrive.",
     figures: figures.map((figure) => ({ ...figure, against: tenThousand })),
     plot: [
       {

@@ -81,8 +81,16 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Notes a cycle. True when the storage must hear of it; an idle poll writes nothing.
-    pub(super) fn cycle_succeeded(&mut self, report: &Report) -> bool {
+    /// A cycle has stored what there was, so nothing is wrong any more. True when something was.
+    pub(super) fn recover(&mut self) -> bool {
+        let was_wrong = self.consecutive_failures > 0 || self.halted.is_some();
+        self.resume();
+        was_wrong
+    }
+
+    /// Notes a cycle that has ended, and whether it was a recovery. True when the storage must hear
+    /// of it; an idle poll writes nothing.
+    pub(super) fn cycle_succeeded(&mut self, report: &Report, recovered: bool) -> bool {
         self.cycles += 1;
         self.changes += report.stored;
         self.last_poll_at = Some(clock::now_ms());
@@ -90,8 +98,6 @@ impl Health {
         if let Some(error) = &report.advance_error {
             self.count(error);
         }
-        let recovered = self.consecutive_failures > 0 || self.halted.is_some();
-        self.resume();
         recovered || report.stored > 0 || report.advance_error.is_some()
     }
 

@@ -159,6 +159,8 @@ impl Runtime {
             let mut report = report?;
             changed |= report.stored > 0;
             self.learn(&report, &cycle);
+            // Who hears of the changes finds the status without the failures before them.
+            let recovered = self.memory.borrow_mut().health.recover();
             // While Postgres advances the slot, and before the position is written down, which holds
             // up whatever is sent until it is on disk.
             let delivered = self
@@ -167,7 +169,7 @@ impl Runtime {
             self.note_position(&cycle);
             delivered?;
             report.settle(connection, &mut cycle).await;
-            self.note_report(&report);
+            self.note_report(&report, recovered);
             if report.advance_error.is_some() {
                 // It has cost the connection, but nothing of what was stored.
                 *connection = database::connect(&self.env).await?;
@@ -287,7 +289,7 @@ impl Runtime {
         }
     }
 
-    fn note_report(&self, report: &polling::Report) {
+    fn note_report(&self, report: &polling::Report, recovered: bool) {
         let mut memory = self.memory.borrow_mut();
         if let Some(error) = &report.advance_error {
             log::error("advance_failed", error);
@@ -295,7 +297,7 @@ impl Runtime {
         if let Some(error) = &report.second_connection_error {
             log::error("second_connection_failed", error);
         }
-        if memory.health.cycle_succeeded(report) {
+        if memory.health.cycle_succeeded(report, recovered) {
             self.keep(HEALTH, &memory.health);
         }
         memory.last_phases = report.phases;
