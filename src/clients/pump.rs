@@ -78,17 +78,28 @@ impl Pump {
         let mut groups = Groups::new();
         regroup(&mut groups, served, feed);
         while let Some((due, members)) = groups.pop_last() {
-            let view = members.first().map(|it| Rc::clone(&it.attachment().view));
-            let (Some(view), Some(changes)) = (view, recent_after(head.recent, due.after)) else {
-                continue;
-            };
-            let from = (feed.epoch, due.told);
-            let relations = self.relations.borrow();
-            let frames = Frames::of(&view, &relations, from, changes, due.catch_up)?;
-            drop(relations);
-            hand_out(frames, due, &members, feed);
-            regroup(&mut groups, members, feed);
+            if let Some(changes) = recent_after(head.recent, due.after) {
+                self.serve(&members, due, feed, changes)?;
+                regroup(&mut groups, members, feed);
+            }
         }
+        Ok(())
+    }
+
+    /// Sends what `due` stands for, of `changes` that go so far, to all who share it.
+    fn serve<O: Outlet>(
+        &self,
+        members: &[Rc<Subscriber<O>>],
+        due: Due,
+        feed: Feed,
+        changes: (&[StoredChange], i64),
+    ) -> Result<()> {
+        let Some(view) = view_of(members) else {
+            return Ok(());
+        };
+        let from = (feed.epoch, due.told);
+        let frames = Frames::of(&view, &self.relations.borrow(), from, changes, due.catch_up)?;
+        hand_out(frames, due, members, feed);
         Ok(())
     }
 
@@ -151,16 +162,11 @@ impl Pump {
         let mut groups = Groups::new();
         regroup(&mut groups, unsettled, feed);
         while let Some((due, members)) = next(&mut groups, self.last.get(), head.recent) {
-            let Some(view) = members.first().map(|it| Rc::clone(&it.attachment().view)) else {
+            let Some(view) = view_of(&members) else {
                 continue;
             };
-            let show = |changes, through| {
-                let from = (feed.epoch, due.told);
-                let relations = self.relations.borrow();
-                Frames::of(&view, &relations, from, (changes, through), due.catch_up)
-            };
-            if let Some((changes, through)) = recent_after(head.recent, due.after) {
-                hand_out(show(changes, through)?, due, &members, feed);
+            if let Some(changes) = recent_after(head.recent, due.after) {
+                self.serve(&members, due, feed, changes)?;
             } else if clock::now_ms() >= head.deadline {
                 return Ok(false);
             } else {
@@ -169,13 +175,18 @@ impl Pump {
                 feed.oldest = page.oldest.min(feed.head.saturating_add(1));
                 // Else some of what was to be read was pruned meanwhile, and the cursors say so.
                 if page.oldest <= due.after.saturating_add(1) {
-                    hand_out(show(&page.changes, page.through)?, due, &members, feed);
+                    self.serve(&members, due, feed, (&page.changes, page.through))?;
                 }
             }
             regroup(&mut groups, members, feed);
         }
         Ok(true)
     }
+}
+
+/// The view that all of a group share.
+fn view_of<O: Outlet>(members: &[Rc<Subscriber<O>>]) -> Option<Rc<View>> {
+    members.first().map(|it| Rc::clone(&it.attachment().view))
 }
 
 /// The changes in memory behind `after`, and how far they go.

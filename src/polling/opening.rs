@@ -31,8 +31,10 @@ pub(super) struct Opened {
 }
 
 /// What must be known before the peek: the flush position, whether slot and publication are there,
-/// and the checkpoint. (The view of the slots takes longer than its function, and than the peek.) Fixes the session's settings for the transaction, the level of messages too:
-/// a warning is all that tells of changes left out.
+/// and the checkpoint. (The view of the slots takes longer than its function, and than the peek.)
+///
+/// Fixes the session's settings for the transaction, the level of messages too: a warning is all that
+/// tells of changes left out.
 fn look() -> String {
     let settings: Vec<String> = SESSION_SETTINGS
         .iter()
