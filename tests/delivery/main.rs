@@ -15,4 +15,5 @@ mod support;
 mod altered;
 mod crowd;
 mod filters;
+mod recent;
 mod recorder;
