@@ -71,6 +71,19 @@ pub struct AsOf<'a> {
     id: i64,
 }
 
+impl Learned {
+    /// Adds what came later.
+    pub fn add(&mut self, later: Self) {
+        let changed_again =
+            |it: &Known| later.changed.iter().any(|known| known.name() == it.name());
+        self.changed
+            .retain(|it| !later.forgotten.contains(&it.name()) && !changed_again(it));
+        self.changed.extend(later.changed);
+        self.forgotten.retain(|it| !later.forgotten.contains(it));
+        self.forgotten.extend(later.forgotten);
+    }
+}
+
 impl RelationLog {
     /// What an object remembers: `through` is the last position that it learned at.
     pub fn recall(known: Vec<Known>, through: Option<Position>) -> Self {

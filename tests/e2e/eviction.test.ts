@@ -1,8 +1,10 @@
 // The platform throws the object out of memory at will: nothing is lost, nothing comes twice.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { createDatabase } from "./support/database.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
+import { Workerd } from "./support/workerd.ts";
 
 /** So long a pause that the object closes its connection, without which it is never idle. */
 const resting = { pollInterval: 10_000 };
@@ -67,4 +69,42 @@ test("a runtime that is restarted in the middle of its polls stores every change
   assert.deepEqual(changes.map((change) => change.data["id"]), wanted);
   assert.deepEqual(changes.map((change) => change.id), wanted);
   assert.deepEqual(await scenario.storedItems(), wanted);
+});
+
+/** A storage that refuses whatever is said of a table a second time. */
+const forgetful = `
+globalThis.onConstruction = (ctx) => {
+  const sql = Object.getPrototypeOf(ctx.storage.sql);
+  const { exec } = sql;
+  globalThis.onConstruction = undefined;
+  sql.exec = function (statement, key, value) {
+    if (typeof value === "string" && key.startsWith("relation:") && JSON.parse(value).shapes.length > 1) throw new Error("the disk is full");
+    return exec.apply(this, arguments);
+  };
+};
+`;
+
+test("what an object could not write down of a table is not made up for by what it had written before", async (t) => {
+  const database = await createDatabase(t);
+  await database.query("CREATE TABLE items (id int PRIMARY KEY, code numeric)");
+  await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items`);
+  const worker = await Workerd.start(t, { hyperdrive: database.url, slot: database.slot, before: forgetful });
+  await worker.initialise(resting);
+  const insertion = async (id: number, code: string) => {
+    await database.query("INSERT INTO items VALUES ($1, $2)", [id, code]);
+    assert.equal((await worker.request("POST", "/poll")).status, 200);
+  };
+  await insertion(1, "9007199254740993");
+  await database.query("ALTER TABLE items ALTER code TYPE text");
+  // As text the code is less than "95", as the number that it was it is not.
+  await insertion(2, "9007199254740993");
+  assert.match(worker.log, /storage_failed.*the disk is full/);
+  const subscribe = { type: "subscribe", after: "earliest", subscriptions: [{ table: "items", filter: [{ column: "code", op: "lt", value: "95" }] }] };
+  for (const life of ["that life", "the next life"]) {
+    const feed = await worker.connect();
+    feed.send(subscribe);
+    assert.ok((await feed.receivedChanges(1)).some((change) => change.data["id"] === 2), life);
+    await worker.kill();
+    await worker.run();
+  }
 });

@@ -35,19 +35,22 @@ fn judge_with(log: &RelationLog, view: &View, change: &Value) -> Visible {
 /// The feed has described `orders` with this key, before the change `since`.
 fn described(key: &str, since: i64) -> RelationLog {
     let at = |id| Position { epoch: 1, id };
-    let orders = DescribedRelation {
-        schema: "public".into(),
-        table: "orders".into(),
-        numbers: vec!["customer".into()],
-        keys: vec![key.into()],
-    };
     let mut log = RelationLog::default();
     log.learn(&Described {
         after: at(0),
         through: at(100),
-        relations: &[(since, orders)],
+        relations: &[(since, described_orders(key))],
     });
     log
+}
+
+fn described_orders(key: &str) -> DescribedRelation {
+    DescribedRelation {
+        schema: "public".into(),
+        table: "orders".into(),
+        numbers: vec!["customer".into()],
+        keys: vec![key.into()],
+    }
 }
 
 /// What the catalogue says where `customer` is in the replica identity, or is not.
@@ -159,6 +162,32 @@ fn what_was_learned_is_forgotten_when_the_feed_was_not_followed_on() {
     let view = bound(wanting(&orders_of(42)), true);
     let change = change("update", &json!({"customer": 7}), &NO_ROW);
     assert_eq!(judge_with(&log, &view, &change), Visible::Whole);
+}
+
+#[test]
+fn what_could_not_be_written_down_is_written_with_what_was_learned_later() {
+    let orders = |key: &str| (1, described_orders(key));
+    let learn = |log: &mut RelationLog, (after, through), relations: &[_]| {
+        let at = |id| Position { epoch: 1, id };
+        log.learn(&Described {
+            after: at(after),
+            through: at(through),
+            relations,
+        })
+    };
+    let mut log = RelationLog::default();
+    let mut unsaved = learn(&mut log, (0, 100), &[orders("id")]);
+    unsaved.add(learn(&mut log, (100, 200), &[]));
+    assert_eq!((unsaved.changed.len(), unsaved.forgotten.len()), (1, 0));
+    let later = learn(&mut log, (200, 300), &[orders("customer")]);
+    let newest = later.changed.clone();
+    unsaved.add(later);
+    assert_eq!(unsaved.changed, newest);
+    // Another reader was at work: nothing of it counts any more.
+    unsaved.add(learn(&mut log, (301, 400), &[]));
+    assert_eq!((unsaved.changed.len(), unsaved.forgotten.len()), (0, 1));
+    unsaved.add(learn(&mut log, (401, 500), &[orders("id")]));
+    assert_eq!((unsaved.changed.len(), unsaved.forgotten.len()), (1, 1));
 }
 
 #[test]

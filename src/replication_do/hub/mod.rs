@@ -16,8 +16,8 @@ pub(super) use self::callback::Callback;
 use self::sync_dos::SyncDos;
 use crate::clients::{
     Attachment, ClientId, ConnectRequest, Cursor, DEFAULT_WINDOW_BYTES, Described, Flow,
-    FrameError, Head, Outlet, Position, Pump, Registration, RelationLog, Subscriber, SyncClient,
-    Ticket, UNACKNOWLEDGED_BYTES, View,
+    FrameError, Head, Learned, Outlet, Position, Pump, Registration, RelationLog, Subscriber,
+    SyncClient, Ticket, UNACKNOWLEDGED_BYTES, View,
 };
 use crate::clock;
 use crate::error::Result;
@@ -46,6 +46,8 @@ pub(super) struct Hub {
     sockets: RefCell<Vec<Client>>,
     sync_dos: SyncDos,
     storage: Storage,
+    /// What was learned of the tables and is not written down.
+    unsaved: RefCell<Learned>,
     head: Cell<Option<Position>>,
     connections: Cell<u64>,
 }
@@ -93,6 +95,7 @@ impl Hub {
             sockets: RefCell::new(sockets),
             sync_dos: SyncDos::new(env.clone(), storage.clone()),
             storage,
+            unsaved: RefCell::default(),
             head: Cell::new(None),
             connections: Cell::new(connections),
         }
@@ -106,13 +109,22 @@ impl Hub {
         self.sync_dos.recall(self.pump.views())
     }
 
-    /// Takes in what a cycle has described of the tables, and writes it down. Must be followed by
-    /// writing down the position, before anything is awaited.
+    /// Takes in what a cycle has described of the tables, and writes it down. Where that succeeds it
+    /// must be followed by writing down the position, before anything is awaited; where it fails the
+    /// position stays as it is written, so that the next life knows that it does not know.
     pub(super) fn learn(&self, described: &Described<'_>) -> Result<()> {
         let learned = self.pump.learn(described, &self.sockets.borrow());
         if !learned.changed.is_empty() {
             self.sync_dos.rebind();
         }
+        let mut unsaved = self.unsaved.borrow_mut();
+        unsaved.add(learned);
+        self.save(&unsaved)?;
+        *unsaved = Learned::default();
+        Ok(())
+    }
+
+    fn save(&self, learned: &Learned) -> Result<()> {
         for table in &learned.forgotten {
             self.storage.delete(&format!("{RELATION_PREFIX}{table}"))?;
         }

@@ -158,7 +158,7 @@ impl Runtime {
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
             let mut report = report?;
             changed |= report.stored > 0;
-            self.learn(&report, &cycle);
+            let learned = self.learn(&report, &cycle);
             // Who hears of the changes finds the status without the failures before them.
             let recovered = self.memory.borrow_mut().health.recover();
             // While Postgres advances the slot, and before the position is written down, which holds
@@ -166,7 +166,7 @@ impl Runtime {
             let delivered = self
                 .hub
                 .deliver_recent(&cycle.checkpoint, report.recent.as_ref());
-            self.note_position(&cycle);
+            self.note_position(&cycle, learned);
             delivered?;
             report.settle(connection, &mut cycle).await;
             self.note_report(&report, recovered);
@@ -265,8 +265,8 @@ impl Runtime {
     }
 
     /// Takes in what the cycle described. It belongs to what was stored: until the position is
-    /// written down, too, nothing may be awaited.
-    fn learn(&self, report: &polling::Report, cycle: &Cycle) {
+    /// written down, too, nothing may be awaited. False when it could not be written down.
+    fn learn(&self, report: &polling::Report, cycle: &Cycle) -> bool {
         let described = Described {
             after: crate::clients::Position {
                 epoch: cycle.checkpoint.epoch,
@@ -275,17 +275,23 @@ impl Runtime {
             through: Position::of(&cycle.checkpoint).of_clients(),
             relations: &report.relations,
         };
-        if let Err(error) = self.hub.learn(&described) {
-            log::error("storage_failed", &error);
+        let learned = self.hub.learn(&described);
+        if let Err(error) = &learned {
+            log::error("storage_failed", error);
         }
+        learned.is_ok()
     }
 
-    fn note_position(&self, cycle: &Cycle) {
+    /// `may_keep`: what was described up to here is written down. Else the next life would take
+    /// what it finds for all there was.
+    fn note_position(&self, cycle: &Cycle, may_keep: bool) {
         let position = Position::of(&cycle.checkpoint);
         let mut memory = self.memory.borrow_mut();
         if memory.position != Some(position) {
             memory.position = Some(position);
-            self.keep(POSITION, &position);
+            if may_keep {
+                self.keep(POSITION, &position);
+            }
         }
     }
 
