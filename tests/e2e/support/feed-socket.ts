@@ -20,6 +20,7 @@ export interface FeedOptions {
 export class FeedSocket {
   readonly #messages: ServerMessage[] = [];
   #malformed: unknown;
+  #keepsUp = false;
   /** Every frame as it came, "pong" included. */
   readonly frames: string[] = [];
   readonly #socket: WebSocket;
@@ -92,7 +93,14 @@ export class FeedSocket {
 
   /** Waits until so many changes have arrived since the socket opened, and gives them all. */
   async receivedChanges(count: number): Promise<TableChange[]> {
-    return waitFor(`${count} changes (${this.changes.length} so far)`, () => this.changes.length >= count && this.changes);
+    const reached = () => `${count} changes (${this.changes.length} so far${this.#closed === undefined ? "" : `, closed with ${this.#closed.code}`})`;
+    return waitFor(reached, () => this.changes.length >= count && this.changes);
+  }
+
+  /** Acknowledges all that has come and will come: the socket asked for `ack`. */
+  keepUp(): void {
+    this.#keepsUp = true;
+    for (const message of this.messages) this.#acknowledge(message);
   }
 
   /** Stops reading from the network, as a client that hangs. */
@@ -107,10 +115,16 @@ export class FeedSocket {
 
   #read(text: string): void {
     try {
-      this.#messages.push(readServerMessage(text));
+      const message = readServerMessage(text);
+      this.#messages.push(message);
+      if (this.#keepsUp) this.#acknowledge(message);
     } catch (cause) {
       this.#malformed = new Error(`not as the client's types say: ${text.slice(0, 500)}`, { cause });
     }
+  }
+
+  #acknowledge(message: ServerMessage): void {
+    if (message.type === "changes") this.send({ type: "ack", position: message.to });
   }
 
   /** Closes in order. */
