@@ -5,6 +5,7 @@ import { connect, FeedError, memoryStorage, ResetError, type Batch, type Feed, t
 import { afterwards } from "./support/afterwards.ts";
 import { signTicket } from "../../examples/tickets/sign-ticket.ts";
 import { startFeedReader } from "./support/applications.ts";
+import { dropSlot } from "./support/database.ts";
 import { FaultProxy } from "./support/fault-proxy.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
@@ -263,7 +264,7 @@ test("a reset is told, what is written while the application reloads is not lost
     },
   });
   await reader.state("live");
-  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await dropSlot(database);
   await scenario.insert(1);
   await waitFor("the reset", () => reader.resets.length > 0);
   await scenario.insert(3);
@@ -277,7 +278,7 @@ test("who begins with the earliest gets what is kept from before an epoch's end,
   const { scenario, database, worker, access } = await start(t);
   await scenario.insert(1);
   await worker.request("POST", "/poll");
-  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await dropSlot(database);
   await waitFor("the next epoch", async () => {
     await worker.request("POST", "/poll");
     return (await worker.request<{ epoch: number }>("GET", "/status")).body.epoch === 2;
@@ -297,7 +298,7 @@ test("a reset that nobody would be told of ends the feed, also the next time", a
   const unaware = { ...access, storage, onReset: undefined };
   const reader = new Reader(t, unaware);
   await reader.state("live");
-  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await dropSlot(database);
   await scenario.insert(1);
   const isReset = (error: unknown) => error instanceof ResetError && error.reason === "epoch_changed" && error.position.startsWith("2-");
   await assert.rejects(reader.feed.done, isReset);

@@ -2,6 +2,7 @@
 // or the feed halts and says what to do.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { dropSlot } from "./support/database.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -22,7 +23,7 @@ for (const version of [18, 15] as const) {
     await scenario.initialise({ pollInterval: 50 });
     const feed = await worker.connect();
     await feed.message("welcome");
-    await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+    await dropSlot(database);
     await scenario.insert(1);
     assert.equal((await feed.message("reset")).reason, "epoch_changed");
     const next = await worker.connect();
@@ -55,7 +56,7 @@ test("with onSlotLost halt a dropped slot stops the feed with the way out, which
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise({ pollInterval: 50, onSlotLost: "halt" });
-  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await dropSlot(database);
   await scenario.insert(1);
   const refused = await worker.request("POST", "/poll");
   assert.equal(refused.status, 503);

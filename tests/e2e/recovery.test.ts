@@ -9,6 +9,7 @@ import { test, type TestContext } from "node:test";
 import pg from "pg";
 import { afterwards } from "./support/afterwards.ts";
 import { startCluster, type Cluster } from "./support/cluster.ts";
+import { dropSlot } from "./support/database.ts";
 import type { FeedSocket } from "./support/feed-socket.ts";
 import { Scenario } from "./support/scenario.ts";
 import { statusOf, type Status } from "./support/status.ts";
@@ -177,7 +178,7 @@ test("a slot that is dropped and made anew while nobody looks ends the epoch, th
   await scenario.insert(1);
   assert.equal(await nudge(scenario), 200);
   await statusWhere("the feed hibernates", scenario, (status) => status.state === "hibernating" && status.position?.id === 1);
-  await database.query("SELECT pg_drop_replication_slot($1)", [database.slot]);
+  await dropSlot(database);
   await scenario.insert(2);
   await database.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [database.slot]);
   const feed = await worker.connect({ after: "1-1" });

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import type { TableChange } from "../../client/src/index.ts";
 import { Example, type Failure } from "./support/applications.ts";
+import { dropSlot } from "./support/database.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 interface Clients {
@@ -162,7 +163,7 @@ test("when changes may have been missed it begins anew, and its clients are told
   await feed.ready;
   await scenario.insert(1);
   await waitFor("the first change", () => seen.length === 1);
-  await scenario.database.query("SELECT pg_drop_replication_slot($1)", [scenario.database.slot]);
+  await dropSlot(scenario.database);
   await scenario.insert(2);
   await waitFor("the reset", () => reasons.length > 0);
   await scenario.insert(3);

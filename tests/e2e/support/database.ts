@@ -47,6 +47,14 @@ export async function createDatabase(t: Lifetime, on: 15 | 16 | 17 | 18 | string
   };
 }
 
+/** Drops a feed's slot, once nobody reads it: clients hear of changes while the slot still advances. */
+export async function dropSlot({ slot, query }: TestDatabase): Promise<void> {
+  await waitFor(`${slot} is dropped`, async () => {
+    await query("SELECT pg_drop_replication_slot($1)", [slot]);
+    return true;
+  });
+}
+
 function runningServer(version: number): string {
   const variable = `TEST_POSTGRES_${version}`;
   const url = process.env[variable];
