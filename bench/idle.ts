@@ -51,12 +51,13 @@ export async function idle(setting: Setting): Promise<Report> {
 
 async function run(t: Lifetime, setting: Setting, hasClient: boolean): Promise<Sample> {
   const database = await createSource(t, setting.postgres);
-  const worker = await startFeed(t, database, "hyperdrive", {}, { before: watch });
-  if (hasClient) await (await worker.connect()).message("caught_up");
+  // Before the feed comes: it keeps its connection, and a session logs by what was set when it began.
   await database.query(`ALTER DATABASE ${database.name} SET log_statement = 'all'`);
   await database.query("ALTER SYSTEM SET log_line_prefix = '%d %a '");
   await database.query("ALTER SYSTEM SET log_connections = 'authorization'");
   await database.query("SELECT pg_reload_conf()");
+  const worker = await startFeed(t, database, "hyperdrive", {}, { before: watch });
+  if (hasClient) await (await worker.connect()).message("caught_up");
   await delay(settlesMs);
   const counted = () => count(setting, database, worker);
   const before = counted();
