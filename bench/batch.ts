@@ -33,11 +33,11 @@ export async function batch(setting: Setting): Promise<Report> {
     figures: rows.flatMap((size) => batches.map((maxChangesPerPoll) => figure(maxChangesPerPoll, size))),
     plot: [
       {
-        title: "Draining: throughput by batch size",
+        title: "Draining, by the rows of a transaction",
         x: "changes a cycle",
         y: "changes a second",
         series: rows.map((size) => ({
-          name: `${size} row${size === 1 ? "" : "s"} a transaction`,
+          name: size === 1 ? "1 row" : `${size.toLocaleString("en")} rows`,
           points: batches.map((maxChangesPerPoll) => ({ x: maxChangesPerPoll, y: spread(figure(maxChangesPerPoll, size).samples) })),
         })),
       },
