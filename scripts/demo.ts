@@ -37,12 +37,14 @@ await main(async () => {
   if (!instance.demo) {
     throw new Failure("The instance uses a database of yours (DATABASE_URL), and the demo writes only to the one that `npm run dev` brings.", "Use `npm run tail` and change rows yourself; or start `npm run dev` without DATABASE_URL.");
   }
-  const stop = new AbortController();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stop.abort());
+  const [stop, end] = [new AbortController(), new AbortController()];
+  let isWriting = false;
+  // What was written before Ctrl-C is still waited for, until there is another.
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => (isWriting && !stop.signal.aborted ? stop : end).abort());
   const feed = connect({
     url: instance.url,
     tables: ["orders", "todos"],
-    signal: stop.signal,
+    signal: end.signal,
     onChanges: ({ changes }) => changes.forEach(show),
     onReset: ({ reason }) => say(`Reset (${reason}): changes may be missing.`),
     onState: (state) => {
@@ -57,9 +59,11 @@ await main(async () => {
     await Promise.race([feed.ready, ended]);
     say("    id  change   table    row  (time from the commit to here)");
     await client.connect();
+    isWriting = true;
     await Promise.race([write(client, count, every, stop.signal), ended]);
   } finally {
     stop.abort();
+    end.abort();
     await client.end();
     await ended;
   }
@@ -82,10 +86,10 @@ async function write(client: pg.Client, count: number, every: number, stop: Abor
     written += 1;
     if (written >= count || stop.aborted) break;
     await delay(every, undefined, { signal: stop }).catch(() => undefined);
-    if (stop.aborted) return;
+    if (stop.aborted) break;
   }
-  const deadline = Date.now() + 30_000;
-  while (awaited.size > 0 && Date.now() < deadline && !stop.aborted) await delay(10);
+  const deadline = Date.now() + (stop.aborted ? 5_000 : 30_000);
+  while (awaited.size > 0 && Date.now() < deadline) await delay(10);
 }
 
 function summarise(): void {
