@@ -93,8 +93,11 @@ export class FeedSocket {
 
   /** Waits until so many changes have arrived since the socket opened, and gives them all. */
   async receivedChanges(count: number): Promise<TableChange[]> {
-    const reached = () => `${count} changes (${this.changes.length} so far${this.#closed === undefined ? "" : `, closed with ${this.#closed.code}`})`;
-    return waitFor(reached, () => this.changes.length >= count && this.changes);
+    return waitFor(`${count} changes`, () => {
+      const { changes } = this;
+      if (changes.length >= count) return changes;
+      throw new Error(`${changes.length} changes${this.#closed === undefined ? "" : `, and a close with code ${this.#closed.code}`}`);
+    });
   }
 
   /** Acknowledges all that has come and will come: the socket asked for `ack`. */

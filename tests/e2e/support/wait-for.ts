@@ -7,10 +7,10 @@ export const deadlineMs = 20_000;
 /**
  * Asks again and again until the answer is neither undefined nor false, and gives that answer.
  *
- * @param what The condition in words, for the error at the deadline; a function says what holds then.
+ * @param what The condition in words, for the error at the deadline.
  * @param every Milliseconds between questions: more for what takes minutes.
  */
-export async function waitFor<T>(what: string | (() => string), condition: () => T | Promise<T>, within = deadlineMs, every = 20): Promise<Exclude<Awaited<T>, undefined | false>> {
+export async function waitFor<T>(what: string, condition: () => T | Promise<T>, within = deadlineMs, every = 20): Promise<Exclude<Awaited<T>, undefined | false>> {
   const end = performance.now() + within;
   let last: unknown;
   for (;;) {
@@ -21,7 +21,7 @@ export async function waitFor<T>(what: string | (() => string), condition: () =>
     } catch (error) {
       last = error;
     }
-    if (performance.now() > end) throw new Error(`${typeof what === "string" ? what : what()}: not within ${within} ms; last seen: ${String(last)}`, { cause: last });
+    if (performance.now() > end) throw new Error(`${what}: not within ${within} ms; last seen: ${String(last)}`, { cause: last });
     await delay(every);
   }
 }
