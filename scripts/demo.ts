@@ -84,7 +84,7 @@ async function write(client: pg.Client, count: number, every: number, stop: Abor
   let written = 0;
   for await (const _ of demoWrites(client, committing)) {
     written += 1;
-    if (written >= count || stop.aborted) break;
+    if (written >= count) break;
     await delay(every, undefined, { signal: stop }).catch(() => undefined);
     if (stop.aborted) break;
   }
