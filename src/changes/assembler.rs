@@ -1,17 +1,21 @@
 //! From messages to changes: which transaction, which relation, which rows.
 //!
 //! ```text
-//!            Begin (its commit end is expected)          Commit
-//!   outside ------------------------------------> inside -------> outside
-//!                                                  |  ^
-//!                           Insert, Update, Delete, Truncate: changes,
-//!                           unless the checkpoint already has the transaction
+//!             Begin           Commit
+//!   outside --------> inside --------> outside
+//!                      |  ^
+//!           Insert, Update, Delete, Truncate: changes, unless the
+//!           checkpoint already has the transaction; held back until
+//!           it is known where the transaction ends
 //! ```
+//!
+//! Only its commit tells where a transaction ends, and every change is stored with that. Of a
+//! transaction that is too large to be held back until then the caller finds out, and says so.
 //!
 //! A transaction may span many batches, so all of this outlives them. One assembler serves one
 //! peek: pgoutput describes each relation anew in every peek.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::error::{Category, Error};
@@ -40,12 +44,12 @@ pub struct Limits {
 pub enum Accepted {
     /// Nothing to store.
     Nothing,
-    /// This many changes were added to the batch.
+    /// This many changes were added to the batch, which may hold them back.
     Changes(usize),
     /// The relation has types that the catalogue does not know: run [`TypeCatalog::LOOKUP_SQL`]
     /// with these OIDs, let the catalogue learn, and pass the same message again.
     NeedTypes(Vec<u32>),
-    /// A transaction that the checkpoint did not have is complete; its commit record ends here.
+    /// A transaction is complete, and so are its changes; its commit record ends here.
     Committed(Lsn),
 }
 
@@ -64,19 +68,19 @@ pub enum AssembleError {
         /// The transaction that begins.
         inner: u32,
     },
-    /// A transaction whose commit was not announced next.
-    #[error("transaction {0} begins, but its commit was not expected next")]
-    UnexpectedTransaction(u32),
-    /// A commit that ends elsewhere than was announced.
-    #[error("transaction {xid} ends at {found}, but {expected} was expected")]
-    UnexpectedCommit {
+    /// A commit that ends elsewhere than was foreseen.
+    #[error("transaction {xid} ends at {found}, but {foreseen} was foreseen")]
+    OtherCommit {
         /// The transaction.
         xid: u32,
         /// Where it was to end.
-        expected: Lsn,
+        foreseen: Lsn,
         /// Where it ends.
         found: Lsn,
     },
+    /// The messages end within a transaction.
+    #[error("the messages end inside transaction {0}")]
+    Unfinished(u32),
     /// A row of a relation that was not described, or one that does not fit the description.
     #[error(transparent)]
     Relation(#[from] RelationError),
@@ -98,7 +102,8 @@ impl From<AssembleError> for Error {
 struct Transaction {
     xid: u32,
     committed_at: i64,
-    end_lsn: Lsn,
+    /// Where its commit record ends, when that is known before the commit.
+    end: Option<Lsn>,
     /// The checkpoint already has it.
     skip: bool,
 }
@@ -130,7 +135,6 @@ pub struct Assembler {
     checkpoint: Lsn,
     excluded: HashSet<(String, String)>,
     limits: Limits,
-    expected: VecDeque<(u32, Lsn)>,
     transaction: Option<Transaction>,
     relations: RelationCache,
     /// For each described relation that is not excluded.
@@ -141,8 +145,9 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Transactions whose commit record ends at or before `checkpoint` are skipped, and so are
-    /// changes of the tables (schema, name) in `excluded`.
+    /// Transactions whose commit record begins before `checkpoint`, where a record begins or ends,
+    /// are skipped, as Postgres itself does for a slot that stands there (`SnapBuildXactNeedsSkip`);
+    /// and so are changes of the tables (schema, name) in `excluded`.
     pub fn new(
         checkpoint: Lsn,
         excluded: impl IntoIterator<Item = (String, String)>,
@@ -152,7 +157,6 @@ impl Assembler {
             checkpoint,
             excluded: excluded.into_iter().collect(),
             limits,
-            expected: VecDeque::new(),
             transaction: None,
             relations: RelationCache::new(),
             captured: HashMap::new(),
@@ -173,16 +177,26 @@ impl Assembler {
         self.documents_as_text = as_text;
     }
 
-    /// Announces the next transaction's commit: only it tells where the transaction ends, and every
-    /// change before it is stored with that. To be called for each transaction, in commit order,
-    /// before it begins.
-    pub fn expect_commit(&mut self, xid: u32, end_lsn: Lsn) {
-        self.expected.push_back((xid, end_lsn));
+    /// The transaction that began and did not yet end, by its id.
+    pub fn open_transaction(&self) -> Option<u32> {
+        self.transaction.as_ref().map(|open| open.xid)
     }
 
-    /// Whether a transaction began and did not yet end.
-    pub fn in_transaction(&self) -> bool {
-        self.transaction.is_some()
+    /// The commit record of the open transaction ends at `end`: then none of its changes are held
+    /// back.
+    pub fn foresee_commit(&mut self, end: Lsn, batch: &mut ChangeBatch) {
+        if let Some(open) = &mut self.transaction {
+            open.end = Some(end);
+            batch.complete(end);
+        }
+    }
+
+    /// Nothing more comes. Fails within a transaction.
+    pub fn finish(&self) -> Result<(), AssembleError> {
+        match self.open_transaction() {
+            None => Ok(()),
+            Some(xid) => Err(AssembleError::Unfinished(xid)),
+        }
     }
 
     /// Takes the next message and adds the changes it stands for to `batch`.
@@ -194,7 +208,7 @@ impl Assembler {
     ) -> Result<Accepted, AssembleError> {
         match message {
             Message::Begin(begin) => self.begin(begin),
-            Message::Commit(commit) => self.commit(commit),
+            Message::Commit(commit) => self.commit(commit, batch),
             Message::Relation(relation) => Ok(self.describe(relation, types)),
             Message::Origin(_) | Message::Type(_) | Message::Message(_) => Ok(Accepted::Nothing),
             Message::Insert(insert) => {
@@ -230,37 +244,34 @@ impl Assembler {
                 inner: begin.xid,
             });
         }
-        let (_, end_lsn) = self
-            .expected
-            .pop_front()
-            .filter(|&(xid, _)| xid == begin.xid)
-            .ok_or(AssembleError::UnexpectedTransaction(begin.xid))?;
         self.transaction = Some(Transaction {
             xid: begin.xid,
             committed_at: begin.committed_at,
-            end_lsn,
-            skip: end_lsn <= self.checkpoint,
+            end: None,
+            skip: begin.final_lsn < self.checkpoint,
         });
         Ok(Accepted::Nothing)
     }
 
-    fn commit(&mut self, commit: &Commit) -> Result<Accepted, AssembleError> {
-        let transaction = self
+    fn commit(
+        &mut self,
+        commit: &Commit,
+        batch: &mut ChangeBatch,
+    ) -> Result<Accepted, AssembleError> {
+        let Transaction { xid, end, .. } = self
             .transaction
             .take()
             .ok_or(AssembleError::OutsideTransaction("a commit"))?;
-        if transaction.end_lsn != commit.end_lsn {
-            return Err(AssembleError::UnexpectedCommit {
-                xid: transaction.xid,
-                expected: transaction.end_lsn,
-                found: commit.end_lsn,
+        let found = commit.end_lsn;
+        if let Some(foreseen) = end.filter(|&end| end != found) {
+            return Err(AssembleError::OtherCommit {
+                xid,
+                foreseen,
+                found,
             });
         }
-        Ok(if transaction.skip {
-            Accepted::Nothing
-        } else {
-            Accepted::Committed(commit.end_lsn)
-        })
+        batch.complete(found);
+        Ok(Accepted::Committed(found))
     }
 
     /// Also in a skipped transaction: pgoutput describes a relation only once in a peek.
@@ -310,8 +321,8 @@ impl Assembler {
         );
         rows.write(&captured.columns, &mut writer)?;
         let written = writer.finish();
-        batch.changes.push(Change {
-            lsn: transaction.end_lsn,
+        batch.push(Change {
+            lsn: Lsn::INVALID,
             xid: transaction.xid,
             committed_at: transaction.committed_at,
             relation: Rc::clone(&captured.name),
@@ -322,6 +333,9 @@ impl Assembler {
             data: written.data,
             old: written.old,
         });
+        if let Some(end) = transaction.end {
+            batch.complete(end);
+        }
         Ok(changes(1))
     }
 }

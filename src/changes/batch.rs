@@ -80,7 +80,7 @@ impl RelationName {
 /// One captured change, ready to be stored. Its JSON is in the [`ChangeBatch`] that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Where the transaction's commit record ends.
+    /// Where the transaction's commit record ends; 0/0 while that is not known.
     pub lsn: Lsn,
     /// The transaction's id, without the epoch.
     pub xid: u32,
@@ -102,26 +102,36 @@ pub struct Change {
 
 /// Changes in commit order, and one buffer with the JSON of all of them, so that no row allocates a
 /// tree of its own.
+///
+/// Those of a transaction whose end is not known yet are held back: they come last.
 #[derive(Debug, Default)]
 pub struct ChangeBatch {
     pub(super) json: Vec<u8>,
-    pub(super) changes: Vec<Change>,
+    changes: Vec<Change>,
+    /// How many of the changes are complete, and the bytes of their JSON.
+    complete: usize,
+    complete_json: usize,
 }
 
 impl ChangeBatch {
-    /// The changes, in commit order and within a transaction in the order they were made.
+    /// The complete changes, in commit order and within a transaction in the order they were made.
     pub fn changes(&self) -> &[Change] {
-        &self.changes
+        self.changes.get(..self.complete).unwrap_or_default()
     }
 
-    /// How many changes there are.
+    /// How many complete changes there are.
     pub fn len(&self) -> usize {
-        self.changes.len()
+        self.complete
     }
 
-    /// Whether there is none.
+    /// Whether there is no complete change.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.complete == 0
+    }
+
+    /// How many changes are held back.
+    pub fn held_back(&self) -> usize {
+        self.changes.len() - self.complete
     }
 
     /// The memory that is in use, in bytes.
@@ -129,10 +139,35 @@ impl ChangeBatch {
         self.json.len() + self.changes.len() * size_of::<Change>()
     }
 
-    /// Takes everything out and keeps the memory for what comes next.
+    /// The memory that is in use for what is held back, in bytes.
+    pub fn held_back_bytes(&self) -> usize {
+        self.json.len() - self.complete_json + self.held_back() * size_of::<Change>()
+    }
+
+    pub(super) fn push(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+
+    /// What is held back is of a transaction whose commit record ends there.
+    pub(super) fn complete(&mut self, end: Lsn) {
+        for change in self.changes.iter_mut().skip(self.complete) {
+            change.lsn = end;
+        }
+        self.complete = self.changes.len();
+        self.complete_json = self.json.len();
+    }
+
+    /// Takes out what is complete, and keeps the memory for what comes next.
     pub fn clear(&mut self) {
-        self.json.clear();
-        self.changes.clear();
+        self.changes.drain(..self.complete);
+        self.json.drain(..self.complete_json);
+        for change in &mut self.changes {
+            for json in std::iter::once(&mut change.data).chain(&mut change.old) {
+                json.start -= self.complete_json;
+                json.end -= self.complete_json;
+            }
+        }
+        (self.complete, self.complete_json) = (0, 0);
     }
 
     /// The JSON object of a change of this batch: the new row; for a delete the old row or its key;

@@ -7,6 +7,7 @@
 //! writer:       write n-1 .....  write n .....           one transaction: fence, writes, checkpoint
 //! ```
 
+use futures_util::future::join;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::cycle::{Cycle, Feed};
@@ -15,7 +16,9 @@ use super::opening::{BEGIN, COMMIT_TO_DISK};
 use super::peek::Peek;
 use super::store::Store;
 use crate::error::{Error, Result};
+use crate::lsn::Lsn;
 use crate::postgres::Connection;
+use crate::state;
 
 /// Logs in once more to the database that a cycle reads.
 pub trait Connect {
@@ -34,16 +37,23 @@ pub(super) struct Lanes<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
-    /// Opens the second lane. Where that fails, the first one does for both.
-    pub(super) async fn open<C>(reader: &'a mut Connection<S>, another: &C) -> (Self, Option<Error>)
+    /// Opens the second lane, while what comes over the first one arrives. Where that fails, the
+    /// first one does for both.
+    pub(super) async fn open<C>(
+        reader: &'a mut Connection<S>,
+        another: &C,
+        peek: &mut Peek,
+    ) -> Result<(Self, Option<Error>)>
     where
         C: Connect<Stream = S>,
     {
-        let (writer, error) = match another.connect().await {
+        let (writer, received) = join(another.connect(), peek.receive(reader)).await;
+        received?;
+        let (writer, error) = match writer {
             Ok(writer) => (Some(writer), None),
             Err(error) => (None, Some(error)),
         };
-        (Self { reader, writer }, error)
+        Ok((Self { reader, writer }, error))
     }
 
     /// The connection whose transaction writes.
@@ -51,14 +61,30 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
         self.writer.as_mut().unwrap_or(self.reader)
     }
 
-    /// Ends both transactions: what was written is committed, or not, by `how`; the reader's has
-    /// nothing to commit.
-    pub(super) async fn end(self, how: &str) -> Result<()> {
-        if let Some(mut writer) = self.writer {
-            writer.execute(how, &[]).await?;
+    /// Commits what was written, and then has the slot advanced to `to`; the answer to that is still
+    /// to come.
+    pub(super) async fn commit(mut self, slot: &str, to: Lsn) -> Result<()> {
+        self.writer().execute("COMMIT", &[]).await?;
+        let Self { reader, writer } = self;
+        if writer.is_some() {
+            // The reader's own transaction has nothing to commit.
+            reader.queue("COMMIT", &[])?;
+        }
+        state::queue_slot_advance(reader, slot, to)?;
+        reader.send().await?;
+        if let Some(writer) = writer {
+            reader.finish().await?;
             writer.close().await;
         }
-        self.reader.execute(how, &[]).await?;
+        Ok(())
+    }
+
+    /// Ends both transactions, and nothing was written.
+    pub(super) async fn roll_back(self) -> Result<()> {
+        if let Some(writer) = self.writer {
+            writer.close().await;
+        }
+        self.reader.execute("ROLLBACK", &[]).await?;
         Ok(())
     }
 
@@ -82,14 +108,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
         if has_moved {
             return Ok(false);
         }
-        self.write(store).await?;
+        if store.has_unwritten() {
+            self.write(store).await?;
+        }
+        let shares = self.writer.is_none();
         loop {
+            peek.receive(self.reader).await?;
             peek.queue_next(self.reader)?;
             self.reader.send_queued().await?;
             let Some(slice) = peek.take() else { break };
-            let shares = self.writer.is_none();
             store
                 .transform(self.reader, cycle, peek, slice, shares)
+                .await?;
+            store
+                .hold_at_most(feed.slice_bytes, self.reader, cycle, peek, shares)
                 .await?;
             let writes = store.has_unwritten();
             if writes {
@@ -99,7 +131,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
             while store.writes_under_way() > usize::from(writes) {
                 store.settle(self.writer(), cycle).await?;
             }
-            peek.receive(self.reader).await?;
         }
         while store.writes_under_way() > 0 {
             store.settle(self.writer(), cycle).await?;

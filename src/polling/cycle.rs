@@ -207,20 +207,13 @@ where
 
     let started = clock::now_ms();
     let mut store = Store::new(feed, cycle);
-    let is_stored = if gather(connection, feed, cycle, &mut opened.peek, &mut store).await? {
-        report.phases.store += since(started);
+    let fits = gather(connection, feed, cycle, &mut opened.peek, &mut store).await?;
+    report.phases.store += since(started);
+    let is_stored = if fits {
         let reach = Reach::of(&opened, feed, &store);
         store_at_once(connection, feed, cycle, store, reach, report).await?
     } else {
-        let (lanes, error) = Lanes::open(connection, another).await;
-        report.second_connection_error = error;
-        let is_stored = store_backlog(lanes, feed, cycle, &mut opened, store, report).await?;
-        if is_stored {
-            state::queue_slot_advance(connection, &feed.slot, cycle.checkpoint.lsn)?;
-            connection.send().await?;
-            report.advancing_since = Some(clock::now_ms());
-        }
-        is_stored
+        store_backlog(connection, another, feed, cycle, opened, store, report).await?
     };
     cycle.unconsumed |= !is_stored;
     Ok(is_stored)
@@ -238,9 +231,6 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
-        if !peek.is_at_last() && store.unwritten_bytes() >= feed.slice_bytes / 2 {
-            return Ok(false);
-        }
         peek.queue_next(connection)?;
         connection.send_queued().await?;
         let Some(slice) = peek.take() else {
@@ -249,6 +239,9 @@ where
         store
             .transform(connection, cycle, peek, slice, false)
             .await?;
+        if peek.is_coming() && store.unwritten_bytes() >= feed.slice_bytes / 2 {
+            return Ok(false);
+        }
         peek.receive(connection).await?;
     }
 }
@@ -340,37 +333,42 @@ where
 }
 
 /// Stores what does not fit one write.
-async fn store_backlog<S>(
-    mut lanes: Lanes<'_, S>,
+async fn store_backlog<S, C>(
+    connection: &mut Connection<S>,
+    another: &C,
     feed: &Feed,
     cycle: &mut Cycle,
-    opened: &mut Opened,
+    mut opened: Opened,
     mut store: Store,
     report: &mut Report,
 ) -> Result<bool>
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    C: Connect<Stream = S>,
 {
     let started = clock::now_ms();
+    let (mut lanes, error) = Lanes::open(connection, another, &mut opened.peek).await?;
+    report.second_connection_error = error;
     let is_stored = lanes
         .store(feed, cycle, &mut opened.peek, &mut store)
         .await?;
     report.phases.store += since(started);
 
     let started = clock::now_ms();
-    let reach = Reach::of(opened, feed, &store);
+    let reach = Reach::of(&opened, feed, &store);
     let known = cycle.checkpoint.clone();
     let step = store.move_to(&feed.slot, &known, reach.covered);
     let is_stored = is_stored && fence::move_on(lanes.writer(), &step).await?;
-    lanes
-        .end(if is_stored { "COMMIT" } else { "ROLLBACK" })
-        .await?;
-    report.phases.commit += since(started);
-    if is_stored {
-        cycle.moved(step.lsn, step.last_id);
-        report.take_in(cycle, store, reach);
+    if !is_stored {
+        lanes.roll_back().await?;
+        return Ok(false);
     }
-    Ok(is_stored)
+    lanes.commit(&feed.slot, step.lsn).await?;
+    report.phases.commit += since(started);
+    report.advancing_since = Some(clock::now_ms());
+    cycle.moved(step.lsn, step.last_id);
+    report.take_in(cycle, store, reach);
+    Ok(true)
 }
 
 /// Traffic outside the publication moves the WAL on, and a slot that stays behind keeps all of it.

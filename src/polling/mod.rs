@@ -14,6 +14,7 @@
 //! anywhere leaves a slot at or behind the checkpoint, and what it gives again is skipped.
 
 mod backlog;
+mod commit_search;
 mod cycle;
 mod fence;
 mod opening;

@@ -1,25 +1,16 @@
 //! Reading a peek in slices: what the slot holds arrives through a cursor, so that a transaction of
 //! a million rows never has to fit in memory.
-//!
-//! The cursor lists the commits first, `(lsn, xid)` in commit order: the position a transaction's
-//! changes are stored with is its commit's end, which its rows come before. Then every message.
-
-use std::collections::VecDeque;
 
 use bytes::Bytes;
 use postgres_protocol::escape::escape_identifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::commit_search::CommitSearch;
+use crate::changes::AssembleError;
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
+use crate::pgoutput::{self, Message};
 use crate::postgres::{self, Connection, Param};
-
-/// Where a transaction ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CommitPosition {
-    pub(super) xid: u32,
-    pub(super) end_lsn: Lsn,
-}
 
 /// One message of the output plugin, cut at the row limit.
 #[derive(Clone, Debug)]
@@ -51,11 +42,14 @@ pub(super) struct Peek {
     fetch_rows: u32,
     /// The slice that has arrived and is not yet given out.
     ahead: Option<Slice>,
-    /// Steps by which the cursor must go back before it is read on.
-    back: u32,
+    /// The row of the cursor up to which slices have arrived, counted from 1.
+    row: u64,
+    /// The row behind which a slice was given out last.
+    given_out: u64,
+    /// The cursor stands elsewhere than on `row`.
+    strayed: bool,
     /// What was sent and not yet answered.
     coming: Option<Coming>,
-    messages: u64,
 }
 
 /// Statements under way that read the cursor on.
@@ -68,7 +62,6 @@ struct Coming {
 /// Messages in the order of the slot.
 #[derive(Debug, Default)]
 pub(super) struct Slice {
-    pub(super) commits: VecDeque<CommitPosition>,
     pub(super) messages: Vec<PeekedMessage>,
     pub(super) is_last: bool,
 }
@@ -77,8 +70,6 @@ pub(super) struct Slice {
 // for the few transactions of a live feed, which are then one round trip.
 const FIRST_FETCH_ROWS: u32 = 512;
 const MAX_FETCH_ROWS: u32 = 16_384;
-// Behind the commits rows of any size may come.
-const COMMITS_FETCH_ROWS: u32 = 1_024;
 
 /// The type bytes of a commit, and of a relation's description.
 const COMMIT: u8 = b'C';
@@ -87,34 +78,35 @@ const RELATION: u8 = b'R';
 const UNDEFINED_OBJECT: &str = "42704";
 const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 
-/// SCROLL, so that rows beyond the slice's bytes can be given back and fetched again. The function
-/// runs once: a materialised CTE that two scans read.
+/// SCROLL, so that rows beyond the slice's bytes can be given back and fetched again.
 ///
 /// A filter on rows by LSN would lose changes: a row's LSN is where it was written, and a
 /// transaction that wrote earlier may commit later. Commits come in order, so what is stored is
 /// everything up to the last commit that is. No join, which would not keep the order. Descriptions
-/// of relations stay: pgoutput gives each once in a peek, for all the transactions that follow.
+/// of relations stay: pgoutput gives each once in a peek, for all the transactions that follow. The
+/// function must run once: a materialised CTE that two scans read.
 fn declare(filtered: bool) -> String {
-    let filter = if filtered {
-        format!(
-            "number > (SELECT COALESCE(max(number), 0) FROM peek \
-             WHERE get_byte(data, 0) = {COMMIT} AND lsn <= $5::pg_lsn)"
-        )
+    let peek = "pg_logical_slot_peek_binary_changes($1::name, NULL, $2::int4, \
+                'proto_version', '1', 'publication_names', $3::text)";
+    let (with, from) = if filtered {
+        let with = format!(
+            "WITH peek AS MATERIALIZED (SELECT lsn, xid, data, number FROM {peek} \
+             WITH ORDINALITY AS message(lsn, xid, data, number)) "
+        );
+        let from = format!(
+            "peek WHERE number > (SELECT COALESCE(max(number), 0) FROM peek \
+             WHERE get_byte(data, 0) = {COMMIT} AND lsn <= $5::pg_lsn) \
+             OR get_byte(data, 0) = {RELATION}"
+        );
+        (with, from)
     } else {
-        "true".to_owned()
+        (String::new(), peek.to_owned())
     };
     format!(
-        "DECLARE peek_cursor SCROLL CURSOR FOR \
-         WITH peek AS MATERIALIZED (\
-         SELECT lsn, xid, data, number FROM pg_logical_slot_peek_binary_changes(\
-         $1::name, NULL, $2::int4, 'proto_version', '1', 'publication_names', $3::text) \
-         WITH ORDINALITY AS message(lsn, xid, data, number)) \
-         SELECT lsn, xid, NULL::bytea, 0 FROM peek \
-         WHERE get_byte(data, 0) = {COMMIT} AND {filter} \
-         UNION ALL \
-         SELECT lsn, xid, CASE WHEN length(data) <= $4::int4 THEN data \
-         ELSE substr(data, 1, $4::int4) END, length(data) FROM peek \
-         WHERE {filter} OR get_byte(data, 0) = {RELATION}"
+        "DECLARE peek_cursor SCROLL CURSOR FOR {with}\
+         SELECT xid, CASE WHEN length(data) <= $4::int4 THEN data \
+         ELSE substr(data, 1, $4::int4) END, \
+         CASE WHEN length(data) > $4::int4 THEN length(data) END FROM {from}"
     )
 }
 
@@ -141,9 +133,10 @@ impl Peek {
             slice_bytes: request.slice_bytes,
             fetch_rows: FIRST_FETCH_ROWS,
             ahead: None,
-            back: 0,
+            row: 0,
+            given_out: 0,
+            strayed: false,
             coming: None,
-            messages: 0,
         };
         peek.queue_fetch(connection)?;
         Ok(peek)
@@ -179,7 +172,12 @@ impl Peek {
 
     /// Messages given out so far.
     pub(super) fn messages(&self) -> u64 {
-        self.messages
+        self.given_out
+    }
+
+    /// More was asked for and has not been taken in.
+    pub(super) fn is_coming(&self) -> bool {
+        self.coming.is_some()
     }
 
     /// The slice that has arrived is the last.
@@ -190,9 +188,8 @@ impl Peek {
     /// The slice that has arrived; `None` after the last. What comes after it is to be asked for
     /// with [`Self::queue_next`] and taken in with [`Self::receive`] before this is called again.
     pub(super) fn take(&mut self) -> Option<Slice> {
-        let slice = self.ahead.take()?;
-        self.messages += slice.messages.len() as u64;
-        Some(slice)
+        self.given_out = self.row;
+        self.ahead.take()
     }
 
     /// Queues what reads the slice behind the one that has arrived, unless that is the last.
@@ -210,13 +207,13 @@ impl Peek {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let back = std::mem::take(&mut self.back);
-        if back > 0 {
-            connection.queue(&format!("MOVE BACKWARD {back} FROM peek_cursor"), &[])?;
+        let has_move = std::mem::take(&mut self.strayed);
+        if has_move {
+            connection.queue(&format!("MOVE ABSOLUTE {} FROM peek_cursor", self.row), &[])?;
         }
         let fetch = format!("FETCH FORWARD {} FROM peek_cursor", self.fetch_rows);
         connection.queue(&fetch, &[])?;
-        self.coming = Some(Coming { has_move: back > 0 });
+        self.coming = Some(Coming { has_move });
         Ok(())
     }
 
@@ -236,49 +233,80 @@ impl Peek {
             connection.finish().await?;
         }
         let mut slice = Slice::default();
-        let (mut bytes, mut kept, mut given_back) = (0_usize, 0_u32, 0_u32);
+        let (mut bytes, mut given_back) = (0_usize, 0_usize);
         while let Some(row) = connection.next_row().await? {
-            let data: Option<Bytes> = row.get(2)?;
-            let size = data.as_ref().map_or(0, Bytes::len);
-            if given_back > 0 || (kept > 0 && bytes + size > self.slice_bytes) {
+            let data: Bytes = row.get(1)?;
+            let is_too_much = !slice.messages.is_empty() && bytes + data.len() > self.slice_bytes;
+            if given_back > 0 || is_too_much {
                 given_back += 1;
                 continue;
             }
-            kept += 1;
-            bytes += size;
-            match data {
-                None => slice.commits.push_back(CommitPosition {
-                    xid: row.get(1)?,
-                    end_lsn: row.get(0)?,
-                }),
-                Some(data) => {
-                    let full_len: i32 = row.get(3)?;
-                    let full_len = usize::try_from(full_len).unwrap_or_default();
-                    slice.messages.push(PeekedMessage {
-                        bytes: data,
-                        full_len,
-                    });
-                }
-            }
+            bytes += data.len();
+            let cut_from: Option<i32> = row.get(2)?;
+            let full_len = cut_from.and_then(|length| usize::try_from(length).ok());
+            slice.messages.push(PeekedMessage {
+                full_len: full_len.unwrap_or(data.len()),
+                bytes: data,
+            });
         }
-        let ended = kept + given_back < self.fetch_rows;
-        slice.is_last = ended && given_back == 0;
-        if given_back > 0 {
-            // Past its end, a cursor stands one step behind its last row.
-            self.back = given_back + u32::from(ended);
-        }
-        self.fetch_rows = next_fetch_rows(slice.messages.len(), bytes, self.slice_bytes);
+        let kept = slice.messages.len();
+        slice.is_last = given_back == 0 && kept < self.fetch_rows as usize;
+        self.row += kept as u64;
+        self.strayed = given_back > 0;
+        self.fetch_rows = next_fetch_rows(kept, bytes, self.slice_bytes);
         self.ahead = Some(slice);
         Ok(())
+    }
+
+    /// Reads ahead to the commit of the transaction `xid`, of which everything that was given out
+    /// last is, and tells where its record ends. Nothing may be coming.
+    ///
+    /// Fails with [`Category::Decode`] when the peek ends within it.
+    pub(super) async fn find_commit<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+        xid: u32,
+    ) -> Result<Lsn>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut search = CommitSearch::behind(self.given_out);
+        let mut last = Bytes::new();
+        self.strayed = true;
+        loop {
+            let probes = search.probes();
+            if probes.is_empty() {
+                break;
+            }
+            for row in &probes {
+                connection.queue(&format!("FETCH ABSOLUTE {row} FROM peek_cursor"), &[])?;
+            }
+            connection.send().await?;
+            for row in probes {
+                let found = connection.next_row().await?;
+                let is_inside = match &found {
+                    Some(found) => found.get::<u32>(0)? == xid,
+                    None => false,
+                };
+                if let (Some(found), true) = (&found, is_inside) {
+                    last = found.get(1)?;
+                }
+                if found.is_some() {
+                    connection.finish().await?;
+                }
+                search.note(row, is_inside);
+            }
+        }
+        match pgoutput::decode(&last) {
+            Ok(Message::Commit(commit)) => Ok(commit.end_lsn),
+            _ => Err(AssembleError::Unfinished(xid).into()),
+        }
     }
 }
 
 /// Aims at half the slice's bytes by the size of the messages just seen, growing fourfold at most.
 fn next_fetch_rows(messages: usize, bytes: usize, slice_bytes: usize) -> u32 {
-    if messages == 0 {
-        return COMMITS_FETCH_ROWS;
-    }
-    let per_message = (bytes / messages).max(1);
+    let per_message = (bytes / messages.max(1)).max(1);
     let fitting = u32::try_from(slice_bytes / 2 / per_message).unwrap_or(u32::MAX);
     let grown = u32::try_from(messages)
         .unwrap_or(u32::MAX)
@@ -345,10 +373,5 @@ mod tests {
         assert_eq!(next_fetch_rows(1024, 1024 * 1024, 1 << 20), 512);
         assert_eq!(next_fetch_rows(16_384, 16_384, 1 << 30), MAX_FETCH_ROWS);
         assert_eq!(next_fetch_rows(1, 8 << 20, 1 << 20), 1);
-    }
-
-    #[test]
-    fn commits_tell_nothing_of_the_size_of_rows() {
-        assert_eq!(next_fetch_rows(0, 0, 1 << 20), COMMITS_FETCH_ROWS);
     }
 }

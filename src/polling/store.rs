@@ -32,7 +32,7 @@ pub(super) struct Store {
     epoch: i32,
     last_id: i64,
     stored: u64,
-    /// The end of the last commit that the peek lists, stored or not.
+    /// The end of the last commit that was given, stored or not.
     passed: Lsn,
     /// The ids of the first changes of the writes that are under way.
     writing: VecDeque<i64>,
@@ -74,7 +74,7 @@ impl Store {
         }
     }
 
-    /// Up to where everything that the peek lists is stored.
+    /// The end of the last commit.
     pub(super) fn passed(&self) -> Lsn {
         self.passed
     }
@@ -120,10 +120,6 @@ impl Store {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        for commit in slice.commits {
-            self.assembler.expect_commit(commit.xid, commit.end_lsn);
-            self.passed = self.passed.max(commit.end_lsn);
-        }
         for message in slice.messages {
             let whole = message.bytes.len() == message.full_len;
             let decoded = if whole {
@@ -131,29 +127,71 @@ impl Store {
             } else {
                 pgoutput::decode_prefix(&message.bytes, message.full_len)?
             };
-            let next_id = self
-                .next_id()
-                .saturating_add_unsigned(self.batch.len() as u64);
+            let waiting = self.batch.len() + self.batch.held_back();
+            let next_id = self.next_id().saturating_add_unsigned(waiting as u64);
             let as_text = cycle
                 .documents_as_text_from
                 .is_some_and(|from| next_id >= from);
             self.assembler.write_documents_as_text(as_text);
             let types = &mut cycle.types;
-            let accepted = self.assembler.accept(&decoded, types, &mut self.batch)?;
-            if let Accepted::NeedTypes(missing) = accepted {
-                while shares && self.writes_under_way() > 0 {
-                    self.settle(connection, cycle).await?;
+            match self.assembler.accept(&decoded, types, &mut self.batch)? {
+                Accepted::Nothing | Accepted::Changes(_) => {}
+                Accepted::Committed(end) => self.passed = self.passed.max(end),
+                Accepted::NeedTypes(missing) => {
+                    self.hush(connection, cycle, peek, shares).await?;
+                    let types = &mut cycle.types;
+                    look_up_types(connection, types, &missing).await?;
+                    self.assembler.accept(&decoded, types, &mut self.batch)?;
                 }
-                peek.receive(connection).await?;
-                let types = &mut cycle.types;
-                look_up_types(connection, types, &missing).await?;
-                self.assembler.accept(&decoded, types, &mut self.batch)?;
             }
             let described = self.assembler.take_described().into_iter();
             self.relations
                 .extend(described.map(|relation| (next_id, relation)));
         }
+        if slice.is_last {
+            self.assembler.finish()?;
+        }
         Ok(())
+    }
+
+    /// Where more than `max_bytes` of a transaction are held back, since its end has not come, looks
+    /// ahead for it. `connection` and `shares` are as for [`Self::transform`].
+    pub(super) async fn hold_at_most<S>(
+        &mut self,
+        max_bytes: usize,
+        connection: &mut Connection<S>,
+        cycle: &mut Cycle,
+        peek: &mut Peek,
+        shares: bool,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if let Some(xid) = self.assembler.open_transaction()
+            && self.batch.held_back_bytes() > max_bytes
+        {
+            self.hush(connection, cycle, peek, shares).await?;
+            let end = peek.find_commit(connection, xid).await?;
+            self.assembler.foresee_commit(end, &mut self.batch);
+        }
+        Ok(())
+    }
+
+    /// Takes in whatever is under way on the connection that is peeked over.
+    async fn hush<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+        cycle: &mut Cycle,
+        peek: &mut Peek,
+        shares: bool,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        while shares && self.writes_under_way() > 0 {
+            self.settle(connection, cycle).await?;
+        }
+        Ok(peek.receive(connection).await?)
     }
 
     /// Queues the insertion of all that is not written yet; [`Self::settle`] takes in the answer.

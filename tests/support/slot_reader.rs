@@ -5,7 +5,7 @@ use pg_change_feed::changes::{
     Accepted, Assembler, ChangeBatch, Limits, SESSION_SETTINGS, TypeCatalog, TypeRow,
 };
 use pg_change_feed::lsn::Lsn;
-use pg_change_feed::pgoutput::{Message, decode, decode_prefix};
+use pg_change_feed::pgoutput::{decode, decode_prefix};
 use pg_change_feed::postgres::{ArrayParam, Connection, Element, Param};
 use tokio::net::TcpStream;
 
@@ -136,16 +136,6 @@ impl SlotReader {
         let mut assembler = Assembler::new(Lsn::INVALID, [], self.limits);
         self.types.begin_peek();
         let mut batch = ChangeBatch::default();
-        let mut xid = 0;
-        for (data, _) in &messages {
-            if let Some(b'B' | b'C') = data.first() {
-                match decode(data).unwrap() {
-                    Message::Begin(begin) => xid = begin.xid,
-                    Message::Commit(commit) => assembler.expect_commit(xid, commit.end_lsn),
-                    other => panic!("{other:?} has another tag"),
-                }
-            }
-        }
         let mut end = Lsn::INVALID;
         for (data, full) in &messages {
             let message = if data.len() == *full {

@@ -7,17 +7,22 @@ const TEXT: u32 = 25;
 const JSON: u32 = 114;
 const MADE: u32 = 20_000;
 
-fn begin(xid: u32) -> Message<'static> {
+/// A transaction whose commit record begins at `lsn`.
+fn begin_of(xid: u32, lsn: u64) -> Message<'static> {
     Message::Begin(Begin {
-        final_lsn: Lsn(90),
+        final_lsn: Lsn(lsn),
         committed_at: 5,
         xid,
     })
 }
 
+fn begin(xid: u32) -> Message<'static> {
+    begin_of(xid, 190)
+}
+
 fn commit(end_lsn: u64) -> Message<'static> {
     Message::Commit(Commit {
-        lsn: Lsn(90),
+        lsn: Lsn(190),
         end_lsn: Lsn(end_lsn),
         committed_at: 5,
     })
@@ -76,13 +81,18 @@ impl Fixture {
         }
     }
 
-    /// In a transaction that the checkpoint does not have, with a table `t` of number 1.
+    /// In a transaction that the checkpoint does not have and whose commit is foreseen, with a table
+    /// `t` of number 1.
     fn within_a_transaction(max_row_bytes: usize, columns: &[(&'static str, u32)]) -> Self {
         let mut fixture = Self::new(max_row_bytes);
-        fixture.assembler.expect_commit(7, Lsn(200));
         fixture.accept(&begin(7)).unwrap();
         fixture.accept(&relation(1, "t", columns)).unwrap();
+        fixture.foresee(200);
         fixture
+    }
+
+    fn foresee(&mut self, end: u64) {
+        self.assembler.foresee_commit(Lsn(end), &mut self.batch);
     }
 
     fn accept(&mut self, message: &Message<'_>) -> Result<Accepted, AssembleError> {
@@ -107,17 +117,19 @@ fn names(names: &[Rc<str>]) -> Vec<&str> {
 #[test]
 fn a_transaction_that_the_checkpoint_has_is_skipped_but_its_relations_are_kept() {
     let mut fixture = Fixture::new(1000);
-    fixture.assembler.expect_commit(7, Lsn(100));
-    fixture.assembler.expect_commit(8, Lsn(200));
     for message in [
-        begin(7),
+        begin_of(7, 99),
         relation(1, "t", &[("id", INT4)]),
         insert(1, &[text("1")]),
-        commit(100),
     ] {
         assert_eq!(fixture.accept(&message), Ok(Accepted::Nothing));
     }
-    assert_eq!(fixture.accept(&begin(8)), Ok(Accepted::Nothing));
+    assert_eq!(
+        fixture.accept(&commit(100)),
+        Ok(Accepted::Committed(Lsn(100)))
+    );
+    // A commit record may begin right where the one before ends.
+    assert_eq!(fixture.accept(&begin_of(8, 100)), Ok(Accepted::Nothing));
     assert_eq!(
         fixture.accept(&insert(1, &[text("2")])),
         Ok(Accepted::Changes(1))
@@ -163,13 +175,12 @@ fn what_is_out_of_order_is_an_error() {
         fixture.accept(&commit(1)),
         Err(AssembleError::OutsideTransaction("a commit"))
     );
-    assert_eq!(
-        fixture.accept(&begin(7)),
-        Err(AssembleError::UnexpectedTransaction(7))
-    );
-    fixture.assembler.expect_commit(7, Lsn(200));
-    fixture.assembler.expect_commit(8, Lsn(300));
+    assert_eq!(fixture.assembler.finish(), Ok(()));
     fixture.accept(&begin(7)).unwrap();
+    assert_eq!(
+        fixture.assembler.finish(),
+        Err(AssembleError::Unfinished(7))
+    );
     let inside = AssembleError::InsideTransaction { outer: 7, inner: 8 };
     assert_eq!(fixture.accept(&begin(8)), Err(inside));
     let unknown = AssembleError::Relation(RelationError::Unknown { oid: 1 });
@@ -184,10 +195,47 @@ fn what_is_out_of_order_is_an_error() {
         fixture.accept(&insert(1, &binary)),
         Err(AssembleError::BinaryValue(_))
     ));
-    assert!(matches!(
-        fixture.accept(&commit(201)),
-        Err(AssembleError::UnexpectedCommit { .. })
-    ));
+    fixture.foresee(200);
+    let other = AssembleError::OtherCommit {
+        xid: 7,
+        foreseen: Lsn(200),
+        found: Lsn(201),
+    };
+    assert_eq!(fixture.accept(&commit(201)), Err(other));
+}
+
+#[test]
+fn changes_are_held_back_until_it_is_known_where_their_transaction_ends() {
+    let mut fixture = Fixture::new(1000);
+    fixture.accept(&begin(7)).unwrap();
+    fixture.accept(&relation(1, "t", &[("id", INT4)])).unwrap();
+    fixture.accept(&insert(1, &[text("1")])).unwrap();
+    assert!(fixture.batch.is_empty());
+    assert_eq!(fixture.batch.held_back(), 1);
+    fixture.accept(&commit(200)).unwrap();
+    assert_eq!(fixture.last().0, r#"{"id":1}"#);
+
+    fixture.accept(&begin(8)).unwrap();
+    let update = Message::Update(Update {
+        relation: 1,
+        old: Some(OldTuple::Key(tuple(&[text("2")]))),
+        new: tuple(&[text("3")]),
+    });
+    fixture.accept(&update).unwrap();
+    assert_eq!((fixture.batch.len(), fixture.batch.held_back()), (1, 1));
+    assert_eq!(fixture.batch.held_back_bytes(), fixture.batch.bytes() / 2 + 4);
+    // What is complete goes; what is held back stays.
+    fixture.batch.clear();
+    assert_eq!((fixture.batch.len(), fixture.batch.held_back()), (0, 1));
+    fixture.accept(&insert(1, &[text("4")])).unwrap();
+    fixture.foresee(300);
+    fixture.accept(&insert(1, &[text("5")])).unwrap();
+    let ids = fixture.batch.changes().iter();
+    let ids: Vec<_> = ids.map(|it| (fixture.batch.data(it), it.lsn)).collect();
+    let rows = [br#"{"id":3}"#, br#"{"id":4}"#, br#"{"id":5}"#];
+    assert_eq!(ids, rows.map(|row| (row.as_slice(), Lsn(300))));
+    let old = fixture.batch.changes().first().map(|it| fixture.batch.old(it));
+    assert_eq!(old, Some(Some(br#"{"id":2}"#.as_slice())));
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! Finding the commit of a transaction in a cursor that lies far beyond what has been read: the last
+//! row that is of the transaction, since the rows of each come without another's between them.
+
+/// Rows looked at in one round trip.
+const PROBES: u64 = 16;
+/// How far the first one is. It doubles with each of the others.
+const FIRST_STEP: u64 = 1 << 10;
+
+/// What is known of where the transaction ends, in rows of the cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CommitSearch {
+    /// The last row that is known to be of the transaction.
+    inside: u64,
+    /// The first one that is known to be of another, or none at all.
+    outside: Option<u64>,
+}
+
+impl CommitSearch {
+    /// The commit of the transaction that `row` is of comes behind it.
+    pub(super) fn behind(row: u64) -> Self {
+        Self {
+            inside: row,
+            outside: None,
+        }
+    }
+
+    /// The rows to look at next, in ascending order; none when the last row of the transaction was
+    /// looked at.
+    pub(super) fn probes(&self) -> Vec<u64> {
+        let Some(outside) = self.outside else {
+            return (0..PROBES)
+                .map(|nth| self.inside + (FIRST_STEP << nth))
+                .collect();
+        };
+        let between = outside - self.inside - 1;
+        let step = between.div_ceil(PROBES).max(1);
+        let probes = (1..=PROBES).map(|nth| self.inside + nth * step);
+        probes.take_while(|&row| row < outside).collect()
+    }
+
+    /// A row of the cursor is of the transaction, or is not.
+    pub(super) fn note(&mut self, row: u64, is_inside: bool) {
+        if is_inside {
+            self.inside = self.inside.max(row);
+        } else {
+            self.outside = Some(self.outside.map_or(row, |outside| outside.min(row)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks for a commit in a cursor, and gives the row where it ends, and the rounds.
+    fn search(behind: u64, commit: u64) -> (u64, u32) {
+        let mut search = CommitSearch::behind(behind);
+        let (mut last, mut rounds) = (behind, 0);
+        loop {
+            let probes = search.probes();
+            if probes.is_empty() {
+                return (last, rounds);
+            }
+            assert!(probes.is_sorted());
+            rounds += 1;
+            for row in probes {
+                search.note(row, row <= commit);
+                if row <= commit {
+                    last = last.max(row);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_commit_is_found_wherever_it_is() {
+        for distance in (1..5_000).chain([65_536, 1_000_000, 123_456_789]) {
+            let (row, rounds) = search(7, 7 + distance);
+            assert_eq!(row, 7 + distance);
+            assert!(rounds <= 10, "{rounds} round trips for {distance}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_that_ends_before_the_commit_is_told_by_nothing_found() {
+        assert_eq!(search(7, 7).0, 7);
+    }
+}
