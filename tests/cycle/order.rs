@@ -17,6 +17,7 @@ on_each_version!(
     a_stored_transaction_is_not_stored_again_when_the_slot_stayed_behind,
     other_defaults_of_the_role_change_nothing,
     a_write_that_fails_leaves_the_slot_where_it_was,
+    transactions_larger_than_a_slice_are_stored_with_their_own_ends,
 );
 
 /// T1 writes first and commits last. A filter by row, `WHERE lsn > last`, would drop T1's first
@@ -193,4 +194,40 @@ async fn a_write_that_fails_leaves_the_slot_where_it_was(version: Version) {
     feed.run("ALTER TABLE change_history DROP CONSTRAINT refusal")
         .await;
     assert_eq!(feed.drain().await, 1);
+}
+
+/// Their commits are looked for ahead of what is read: past the rows of others, and of each other.
+async fn transactions_larger_than_a_slice_are_stored_with_their_own_ends(version: Version) {
+    for gives_second in [true, false] {
+        let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
+        feed.feed.slice_bytes = 32 << 10;
+        feed.gives_second = gives_second;
+        let mut written = 0;
+        for rows in [1, 3_000, 1, 2, 20_000, 700, 5_000] {
+            let (first, last) = (written + 1, written + rows);
+            feed.run(&format!(
+                "INSERT INTO items SELECT n, 'some text' FROM generate_series({first}, {last}) n"
+            ))
+            .await;
+            written = last;
+        }
+        let slot = &feed.feed.slot;
+        let ends = feed
+            .value(&format!(
+                "SELECT string_agg(xid || ' ' || lsn, ', ' ORDER BY lsn) \
+                 FROM pg_logical_slot_peek_binary_changes('{slot}', NULL, NULL, 'proto_version', \
+                 '1', 'publication_names', 'feed') WHERE get_byte(data, 0) = {}",
+                b'C'
+            ))
+            .await;
+        assert_eq!(feed.drain().await, written);
+
+        let mut stored: Vec<_> = read_sound_history(&feed)
+            .await
+            .iter()
+            .map(|change| format!("{} {}", change.xid, change.lsn))
+            .collect();
+        stored.dedup();
+        assert_eq!(stored.join(", "), ends);
+    }
 }
