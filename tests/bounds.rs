@@ -139,9 +139,9 @@ async fn a_giant_row(version: Version) {
             (1, String::new()),
             (2, "body,other".into()),
             (2, String::new()),
-            (3, "note,body,other".into()),
-            (4, "note,body,other".into()),
-            (5, "note,body,other".into()),
+            (3, "body,note,other".into()),
+            (4, "body,note,other".into()),
+            (5, "body,note,other".into()),
             (6, String::new()),
         ]
     );

@@ -57,9 +57,9 @@ async fn old_rows_are_what_the_replica_identity_keeps(version: Version) {
             r#"update of by_key: {"id":1,"note":"b"}"#,
             r#"update of by_key: {"id":2,"note":"b"} was {"id":1}"#,
             r#"delete of by_key: {"id":2}"#,
-            r#"insert of by_index: {"id":1,"a":10,"b":"x","note":"a"}"#,
-            r#"update of by_index: {"id":2,"a":10,"b":"x","note":null}"#,
-            r#"update of by_index: {"id":2,"a":11,"b":"x","note":null} was {"a":10,"b":"x"}"#,
+            r#"insert of by_index: {"a":10,"b":"x","id":1,"note":"a"}"#,
+            r#"update of by_index: {"a":10,"b":"x","id":2,"note":null}"#,
+            r#"update of by_index: {"a":11,"b":"x","id":2,"note":null} was {"a":10,"b":"x"}"#,
             r#"delete of by_index: {"a":11,"b":"x"}"#,
             r#"insert of whole: {"id":1,"note":null}"#,
             r#"update of whole: {"id":1,"note":"b"} was {"id":1,"note":null}"#,
@@ -134,10 +134,10 @@ async fn changes_of_partitions_are_published_as_theirs(version: Version) {
         stories(&reader.take().await),
         [
             r#"insert of logs_1: {"id":1,"day":5,"note":"a"}"#,
-            r#"insert of logs_2: {"note":"b","day":15,"id":2}"#,
-            r#"update of logs_2: {"note":"c","day":15,"id":2}"#,
+            r#"insert of logs_2: {"id":2,"day":15,"note":"b"}"#,
+            r#"update of logs_2: {"id":2,"day":15,"note":"c"}"#,
             r#"delete of logs_1: {"id":1,"day":5}"#,
-            r#"insert of logs_2: {"note":"a","day":16,"id":1}"#,
+            r#"insert of logs_2: {"id":1,"day":16,"note":"a"}"#,
             "truncate of logs_1: {}",
             "truncate of logs_2: {}",
         ]
@@ -218,13 +218,13 @@ async fn each_row_has_the_columns_its_table_had_then(version: Version) {
             .map(|change| change.story())
             .collect::<Vec<_>>(),
         [
-            r#"insert of t: {"id":1,"a":"x"}"#,
-            r#"insert of t: {"id":2,"a":"y","b":8}"#,
-            r#"insert of t: {"id":3,"a":"z","b":9}"#,
-            r#"insert of t: {"id":4,"b":10}"#,
-            r#"insert of t: {"id":5,"b":"11","c":true}"#,
-            r#"update of t: {"id":6,"B b":"11","c":true} was {"id":5}"#,
-            r#"update of t: {"id":1,"B b":"7","c":false}"#,
+            r#"insert of t: {"a":"x","id":1}"#,
+            r#"insert of t: {"a":"y","b":8,"id":2}"#,
+            r#"insert of t: {"a":"z","b":9,"id":3}"#,
+            r#"insert of t: {"b":10,"id":4}"#,
+            r#"insert of t: {"b":"11","c":true,"id":5}"#,
+            r#"update of t: {"c":true,"id":6,"B b":"11"} was {"id":5}"#,
+            r#"update of t: {"c":false,"id":1,"B b":"7"}"#,
         ]
     );
     let same_transaction = changes[2..6]
@@ -257,7 +257,7 @@ async fn a_table_that_is_renamed_moved_dropped_and_made_again_is_told_apart(vers
             r#"insert of t: {"id":1}"#,
             r#"insert of "T ""quoted"" ä": {"id":2}"#,
             r#"insert of "Ünder.score"."T ""quoted"" ä": {"id":3}"#,
-            r#"insert of t: {"name":"n","id":"one"}"#,
+            r#"insert of t: {"id":"one","name":"n"}"#,
         ]
     );
 }
@@ -281,8 +281,8 @@ async fn identity_columns_are_captured_and_generated_ones_left_to_the_publicatio
     assert_eq!(
         stories(&reader.take().await),
         [
-            r#"insert of t: {"id":1,"serial":1,"n":21}"#,
-            r#"update of t: {"id":1,"serial":1,"n":4}"#,
+            r#"insert of t: {"n":21,"id":1,"serial":1}"#,
+            r#"update of t: {"n":4,"id":1,"serial":1}"#,
             r#"delete of t: {"id":1}"#,
         ]
     );
@@ -297,7 +297,7 @@ async fn identity_columns_are_captured_and_generated_ones_left_to_the_publicatio
         .await;
     assert_eq!(
         stories(&reader.take().await),
-        [r#"insert of t: {"id":2,"serial":2,"n":21,"twice":42}"#]
+        [r#"insert of t: {"n":21,"id":2,"twice":42,"serial":2}"#]
     );
 }
 

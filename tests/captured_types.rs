@@ -198,7 +198,7 @@ async fn of_a_row_that_is_too_large_the_columns_that_fit_arrive(version: Version
     assert_eq!(changes[1].omitted, ["a", "b", "c", "d"]);
     assert_eq!(
         changes[2].story(),
-        r#"insert of t: {"id":3,"a":"a","b":"b","c":"c","d":4}"#
+        r#"insert of t: {"a":"a","b":"b","c":"c","d":4,"id":3}"#
     );
 }
 

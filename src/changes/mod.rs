@@ -6,7 +6,7 @@
 //!              +-- TypeCatalog: which type is an array of what, which attributes a composite has
 //! ```
 //!
-//! A row's JSON equals Postgres's own `to_jsonb(row)`, with these deliberate differences:
+//! A row's JSON equals Postgres's own `to_jsonb(row)`, in its order, with these deliberate differences:
 //!
 //! - A number that an IEEE double does not give back (9007199254740993) is a string, since a
 //!   JavaScript reader would round it silently. Numbers inside `json` and `jsonb` documents stay as

@@ -13,6 +13,8 @@ use super::value;
 #[derive(Debug)]
 pub(super) struct CapturedColumn {
     pub(super) name: Rc<str>,
+    /// Its place in a tuple.
+    pub(super) index: usize,
     /// The name as a JSON string, with the colon.
     pub(super) key: Vec<u8>,
     pub(super) is_key: bool,
@@ -143,7 +145,10 @@ impl<'a> RowWriter<'a> {
         extent: Extent,
     ) -> Result<(), BinaryValue> {
         self.json.push(b'{');
-        for (column, value) in columns.iter().zip(&tuple.values) {
+        for column in columns {
+            let Some(value) = tuple.values.get(column.index) else {
+                continue;
+            };
             if extent == Extent::Key && !column.is_key {
                 continue;
             }

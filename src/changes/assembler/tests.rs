@@ -223,7 +223,10 @@ fn changes_are_held_back_until_it_is_known_where_their_transaction_ends() {
     });
     fixture.accept(&update).unwrap();
     assert_eq!((fixture.batch.len(), fixture.batch.held_back()), (1, 1));
-    assert_eq!(fixture.batch.held_back_bytes(), fixture.batch.bytes() / 2 + 4);
+    assert_eq!(
+        fixture.batch.held_back_bytes(),
+        fixture.batch.bytes() / 2 + 4
+    );
     // What is complete goes; what is held back stays.
     fixture.batch.clear();
     assert_eq!((fixture.batch.len(), fixture.batch.held_back()), (0, 1));
@@ -234,7 +237,11 @@ fn changes_are_held_back_until_it_is_known_where_their_transaction_ends() {
     let ids: Vec<_> = ids.map(|it| (fixture.batch.data(it), it.lsn)).collect();
     let rows = [br#"{"id":3}"#, br#"{"id":4}"#, br#"{"id":5}"#];
     assert_eq!(ids, rows.map(|row| (row.as_slice(), Lsn(300))));
-    let old = fixture.batch.changes().first().map(|it| fixture.batch.old(it));
+    let old = fixture
+        .batch
+        .changes()
+        .first()
+        .map(|it| fixture.batch.old(it));
     assert_eq!(old, Some(Some(br#"{"id":2}"#.as_slice())));
 }
 
@@ -288,13 +295,13 @@ fn a_key_has_only_the_columns_of_the_replica_identity() {
 
 #[test]
 fn the_largest_columns_of_a_row_over_its_budget_are_omitted() {
-    let columns = [("id", INT4), ("a", TEXT), ("b", TEXT), ("c", TEXT)];
-    let mut fixture = Fixture::within_a_transaction(60, &columns);
+    let columns = [("_", INT4), ("a", TEXT), ("b", TEXT), ("c", TEXT)];
+    let mut fixture = Fixture::within_a_transaction(59, &columns);
     let (long, longer) = ("x".repeat(20), "y".repeat(30));
     let row = [text("1"), text(&longer), text(&long), text("z")];
     fixture.accept(&insert(1, &row)).unwrap();
     let (data, _, change) = fixture.last();
-    assert_eq!(data, format!(r#"{{"id":1,"b":"{long}","c":"z"}}"#));
+    assert_eq!(data, format!(r#"{{"_":1,"b":"{long}","c":"z"}}"#));
     assert_eq!(names(&change.omitted), ["a"]);
 
     // Old and new row share the budget; a column is named once, wherever it was left out.
@@ -317,7 +324,7 @@ fn the_largest_columns_of_a_row_over_its_budget_are_omitted() {
     let (data, old, change) = fixture.last();
     assert_eq!(
         (data, old),
-        (r#"{"id":1,"b":null}"#, Some(r#"{"id":1,"b":null,"c":"z"}"#))
+        (r#"{"_":1,"b":null}"#, Some(r#"{"_":1,"b":null,"c":"z"}"#))
     );
     assert_eq!(names(&change.omitted), ["c", "a"]);
 
@@ -330,8 +337,17 @@ fn the_largest_columns_of_a_row_over_its_budget_are_omitted() {
         ))
         .unwrap();
     let (data, _, change) = fixture.last();
-    assert_eq!(data, r#"{"id":1,"a":"a","c":"c"}"#);
+    assert_eq!(data, r#"{"_":1,"a":"a","c":"c"}"#);
     assert_eq!(names(&change.omitted), ["b"]);
+}
+
+#[test]
+fn columns_come_in_the_order_that_jsonb_has() {
+    let columns = [("long", INT4), ("b", INT4), ("é", INT4), ("B", INT4)];
+    let mut fixture = Fixture::within_a_transaction(1000, &columns);
+    let row = ["1", "2", "3", "4"].map(text);
+    fixture.accept(&insert(1, &row)).unwrap();
+    assert_eq!(fixture.last().0, r#"{"B":4,"b":2,"é":3,"long":1}"#);
 }
 
 #[test]
