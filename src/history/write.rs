@@ -38,6 +38,9 @@ impl Condition<'_> {
 
 const INSERT_PARAMS: usize = 12;
 
+/// Bytes of one message of a copy: Postgres reads each whole before it looks at a row of it.
+const COPY_PIECE: usize = 64 << 10;
+
 /// The code of the error when Postgres refuses a value: jsonb does not take every JSON.
 pub const VALUE_REFUSED: &str = "value_refused";
 
@@ -100,7 +103,9 @@ impl Writer {
     {
         if self.by == WriteBy::Copy {
             connection.queue_copy(COPY)?;
-            connection.queue_copy_data(self.copy.encode(batch, first_id, epoch))?;
+            for piece in self.copy.encode(batch, first_id, epoch).chunks(COPY_PIECE) {
+                connection.queue_copy_data(piece)?;
+            }
             return Ok(connection.queue_copy_end()?);
         }
         self.fill(batch);
