@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::cycle::{Cycle, Feed};
 use super::fence;
-use super::opening::{BEGIN, COMMIT_TO_DISK};
+use super::opening::{BEGIN, COMMIT_TO_DISK, WORK_IN_MEMORY};
 use super::peek::Peek;
 use super::store::Store;
 use crate::error::{Error, Result};
@@ -97,19 +97,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
         peek: &mut Peek,
         store: &mut Store,
     ) -> Result<bool> {
-        if let Some(writer) = &mut self.writer {
-            writer.queue(BEGIN, &[])?;
-            writer.queue(COMMIT_TO_DISK, &[])?;
-            writer.send().await?;
-            writer.finish().await?;
-            writer.finish().await?;
-        }
-        let has_moved = fence::lock(self.writer(), &feed.slot, &mut cycle.checkpoint).await?;
-        if has_moved {
+        if self.begin(feed, cycle).await? {
             return Ok(false);
         }
         if store.has_unwritten() {
-            self.write(store).await?;
+            store.write(self.writer()).await?;
         }
         let shares = self.writer.is_none();
         loop {
@@ -126,7 +118,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
             let writes = store.has_unwritten();
             if writes {
                 // Before the write ahead of it is answered: Postgres never waits for this side.
-                self.write(store).await?;
+                store.write(self.writer()).await?;
             }
             while store.writes_under_way() > usize::from(writes) {
                 store.settle(self.writer(), cycle).await?;
@@ -138,9 +130,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
         Ok(true)
     }
 
-    async fn write(&mut self, store: &mut Store) -> Result<()> {
+    /// Begins the writer's transaction and locks the checkpoint. True when another reader has moved
+    /// it.
+    async fn begin(&mut self, feed: &Feed, cycle: &mut Cycle) -> Result<bool> {
+        let begins = self.writer.is_some();
         let writer = self.writer();
-        store.queue_write(writer)?;
-        Ok(writer.send().await?)
+        if begins {
+            writer.queue(BEGIN, &[])?;
+            writer.queue(&format!("SELECT {COMMIT_TO_DISK}, {WORK_IN_MEMORY}"), &[])?;
+        }
+        fence::queue_lock(writer, &feed.slot)?;
+        writer.send().await?;
+        if begins {
+            writer.finish().await?;
+            writer.finish().await?;
+        }
+        fence::locked(writer, &feed.slot, &mut cycle.checkpoint).await
     }
 }

@@ -239,7 +239,7 @@ where
         store
             .transform(connection, cycle, peek, slice, false)
             .await?;
-        if peek.is_coming() && store.unwritten_bytes() >= feed.slice_bytes / 2 {
+        if peek.is_coming() && store.unwritten_bytes() >= feed.slice_bytes / 4 {
             return Ok(false);
         }
         peek.receive(connection).await?;

@@ -20,9 +20,18 @@ struct Position {
 /// What [`adopt`] reads of the checkpoint's row.
 pub(super) const COLUMNS: &str = "epoch, lsn, last_id";
 
-/// Locks the row to the end of the transaction, and brings `known` up to date. True when another
-/// reader has moved it meanwhile.
-pub(super) async fn lock<S>(
+/// Queues what locks the row to the end of the transaction; [`locked`] takes in the answer.
+pub(super) fn queue_lock<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let lock =
+        format!("SELECT {COLUMNS} FROM replication_checkpoint WHERE slot = $1::text FOR UPDATE");
+    Ok(connection.queue(&lock, &[Param::Text(slot)])?)
+}
+
+/// Brings `known` up to date with the row that is locked. True when another reader has moved it.
+pub(super) async fn locked<S>(
     connection: &mut Connection<S>,
     slot: &str,
     known: &mut Checkpoint,
@@ -30,12 +39,8 @@ pub(super) async fn lock<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let lock =
-        format!("SELECT {COLUMNS} FROM replication_checkpoint WHERE slot = $1::text FOR UPDATE");
-    let row = connection
-        .query_optional(&lock, &[Param::Text(slot)])
-        .await?;
-    let row = row.ok_or_else(|| gone(slot))?;
+    let row = connection.next_row().await?.ok_or_else(|| gone(slot))?;
+    connection.finish().await?;
     adopt(known, &row, 0, slot)
 }
 

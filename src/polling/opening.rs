@@ -17,8 +17,13 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE
 
 /// What is stored must be on disk before the slot is advanced, else a crash of the server could
 /// lose it from both.
-pub(super) const COMMIT_TO_DISK: &str = "SELECT CASE current_setting('synchronous_commit') \
+pub(super) const COMMIT_TO_DISK: &str = "CASE current_setting('synchronous_commit') \
      WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
+
+/// Postgres keeps a whole peek, and the rows of an insertion, before it gives or stores the first of
+/// them; what is beyond `work_mem` goes through a file. A peek of the default size fits this.
+pub(super) const WORK_IN_MEMORY: &str = "CASE WHEN pg_size_bytes(current_setting('work_mem')) \
+     < 32 << 20 THEN set_config('work_mem', '32MB', true) END";
 
 /// A cycle whose first slice has arrived.
 pub(super) struct Opened {
@@ -45,7 +50,7 @@ fn look() -> String {
         "SELECT pg_current_wal_flush_lsn(), \
          EXISTS (SELECT FROM pg_get_replication_slots() WHERE slot_name = $1::name), \
          EXISTS (SELECT FROM pg_publication WHERE pubname = $2::name), \
-         {}, ({COMMIT_TO_DISK}), {} \
+         {}, {COMMIT_TO_DISK}, {WORK_IN_MEMORY}, {} \
          FROM (SELECT) AS always LEFT JOIN replication_checkpoint ON slot = $1::text",
         fence::COLUMNS,
         settings.join(", ")

@@ -194,19 +194,20 @@ impl Store {
         Ok(peek.receive(connection).await?)
     }
 
-    /// Queues the insertion of all that is not written yet; [`Self::settle`] takes in the answer.
-    pub(super) fn queue_write<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
+    /// Sends the insertion of all that is not written yet; [`Self::settle`] takes in the answer.
+    pub(super) async fn write<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let first_id = self.next_id();
         self.writer
             .queue(connection, &self.batch, first_id, self.epoch)?;
+        connection.send().await?;
         self.note_written(first_id);
         Ok(())
     }
 
-    /// As [`Self::queue_write`], in one statement with the checkpoint's move, and only if that finds
+    /// Queues the same, in one statement with the checkpoint's move, and only if that finds
     /// the checkpoint as it is known.
     pub(super) fn queue_write_and_move<S>(
         &mut self,
