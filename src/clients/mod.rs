@@ -5,7 +5,7 @@
 //!          ConnectRequest ---------------+--> View (what the client may see, and wants to)
 //! frames   ClientMessage ----------------+--> Cursor (where it stands, and what is due)
 //!                                                |  both kept in the socket's Attachment
-//! feed     FeedChange --View::judge--> Visible --redact--> ChangesFrame, ServerMessage
+//! feed     Stretch: FeedChange --View::judge--> Visible --redact--> ChangesFrame, ServerMessage
 //! ```
 //!
 //! All this is without I/O. `Pump` then reads what is due and hands it to the clients' `Outlet`s.
@@ -20,10 +20,12 @@ mod cursor;
 mod decimal;
 mod filter;
 mod frame_error;
+mod frames;
 mod position;
 mod pump;
 mod relation_log;
 mod server_message;
+mod stretch;
 mod subscriber;
 mod subscription;
 mod sync_client;
@@ -47,10 +49,12 @@ pub use filter::{
     Operator,
 };
 pub use frame_error::FrameError;
+pub use frames::{Ask, Frame};
 pub use position::{ParsePositionError, Position};
-pub use pump::{Frame, Frames, Head, Pump, read_after, recent_after};
+pub use pump::{Head, Pump, read_after};
 pub use relation_log::{AsOf, Described, Known, Learned, RelationLog};
 pub use server_message::{ChangesFrame, MAX_CHANGES_BYTES, ResetReason, ServerMessage};
+pub use stretch::{Passing, Stretch};
 pub use subscriber::{CLOSE_TICKET_EXPIRED, CLOSE_UNACKNOWLEDGED, Outlet, Subscriber};
 pub use subscription::{
     FilterWarning, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_BYTES, Subscription, Subscriptions, View,

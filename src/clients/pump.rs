@@ -14,16 +14,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::column_facts::Columns;
 use super::cursor::Feed;
+use super::frames::{Ask, Ready, ReadyFrames};
 use super::position::Position;
 use super::relation_log::{Described, Known, Learned, RelationLog};
-use super::server_message::{ChangesFrame, MAX_CHANGES_BYTES};
+use super::server_message::MAX_CHANGES_BYTES;
+use super::stretch::Stretch;
 use super::subscriber::{Due, Outlet, Subscriber};
 use super::subscription::View;
 use super::views::Views;
 use crate::clock;
 use crate::config::TableName;
 use crate::error::Result;
-use crate::history::{self, PageRequest, Recent, StoredChange};
+use crate::history::{self, PageRequest};
 use crate::postgres::Connection;
 
 /// Changes of one page at most; its bytes are those of one frame.
@@ -44,9 +46,20 @@ pub struct Head<'a> {
     /// The newest change that is stored.
     pub position: Position,
     /// The newest changes, when they are in memory.
-    pub recent: Option<&'a Recent>,
+    pub recent: Option<&'a Stretch<'a>>,
     /// When to stop reading pages, in milliseconds since 1970.
     pub deadline: u64,
+}
+
+impl<'a> Head<'a> {
+    /// The changes in memory, when they reach back to `after`.
+    pub fn recent_behind(self, after: i64) -> Option<&'a Stretch<'a>> {
+        self.recent.filter(|recent| recent.reaches_back_to(after))
+    }
+
+    fn is_in_memory(self, after: i64) -> bool {
+        self.recent_behind(after).is_some()
+    }
 }
 
 type Groups<O> = BTreeMap<Due, Vec<Rc<Subscriber<O>>>>;
@@ -75,31 +88,42 @@ impl Pump {
             oldest: 0,
             head: head.position.id,
         };
+        let Some(mut recent) = head.recent.map(ReadyFrames::of) else {
+            return Ok(());
+        };
         let mut groups = Groups::new();
         regroup(&mut groups, served, feed);
         while let Some((due, members)) = groups.pop_last() {
-            if let Some(changes) = recent_after(head.recent, due.after) {
-                self.serve(&members, due, feed, changes)?;
+            if head.is_in_memory(due.after) {
+                self.serve(&members, due, feed, &mut recent)?;
                 regroup(&mut groups, members, feed);
             }
         }
         Ok(())
     }
 
-    /// Sends what `due` stands for, of `changes` that go so far, to all who share it.
+    /// Sends what `due` stands for, of frames that reach back to it, to all who share it.
     fn serve<O: Outlet>(
         &self,
         members: &[Rc<Subscriber<O>>],
         due: Due,
         feed: Feed,
-        changes: (&[StoredChange], i64),
+        frames: &mut ReadyFrames<'_, O>,
     ) -> Result<()> {
         let Some(view) = view_of(members) else {
             return Ok(());
         };
-        let from = (feed.epoch, due.told);
-        let frames = Frames::of(&view, &self.relations.borrow(), from, changes, due.catch_up)?;
-        hand_out(frames, due, members, feed);
+        let ask = Ask {
+            view: &view,
+            after: due.after,
+            told: Position {
+                epoch: feed.epoch,
+                id: due.told,
+            },
+            catch_up: due.catch_up,
+        };
+        let ready = frames.due_to(ask, &self.relations.borrow())?;
+        hand_out(&ready, frames.through(), due, members, feed);
         Ok(())
     }
 
@@ -159,14 +183,15 @@ impl Pump {
         if !unsettled.iter().all(|it| is_served_from_memory(it, head)) {
             feed.oldest = history::oldest(connection, head.position.id).await?;
         }
+        let mut recent = head.recent.map(ReadyFrames::of);
         let mut groups = Groups::new();
         regroup(&mut groups, unsettled, feed);
         while let Some((due, members)) = next(&mut groups, self.last.get(), head.recent) {
             let Some(view) = view_of(&members) else {
                 continue;
             };
-            if let Some(changes) = recent_after(head.recent, due.after) {
-                self.serve(&members, due, feed, changes)?;
+            if let Some(recent) = recent.as_mut().filter(|_| head.is_in_memory(due.after)) {
+                self.serve(&members, due, feed, recent)?;
             } else if clock::now_ms() >= head.deadline {
                 return Ok(false);
             } else {
@@ -175,7 +200,8 @@ impl Pump {
                 feed.oldest = page.oldest.min(feed.head.saturating_add(1));
                 // Else some of what was to be read was pruned meanwhile, and the cursors say so.
                 if page.oldest <= due.after.saturating_add(1) {
-                    self.serve(&members, due, feed, (&page.changes, page.through))?;
+                    let stretch = Stretch::of_page(due.after, &page);
+                    self.serve(&members, due, feed, &mut ReadyFrames::of(&stretch))?;
                 }
             }
             regroup(&mut groups, members, feed);
@@ -187,14 +213,6 @@ impl Pump {
 /// The view that all of a group share.
 fn view_of<O: Outlet>(members: &[Rc<Subscriber<O>>]) -> Option<Rc<View>> {
     members.first().map(|it| Rc::clone(&it.attachment().view))
-}
-
-/// The changes in memory behind `after`, and how far they go.
-pub fn recent_after(recent: Option<&Recent>, after: i64) -> Option<(&[StoredChange], i64)> {
-    let recent = recent.filter(|recent| recent.after <= after)?;
-    let known = recent.changes.partition_point(|change| change.id <= after);
-    let (_, changes) = recent.changes.split_at_checked(known)?;
-    Some((changes, recent.through()))
 }
 
 /// Reads the page behind `after` that a view needs.
@@ -215,65 +233,6 @@ where
         max_bytes: MAX_CHANGES_BYTES,
     };
     history::read_page(connection, request).await
-}
-
-/// A `changes` frame, ready to be sent.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    /// Its JSON.
-    pub text: String,
-    /// Where its reader stands afterwards.
-    pub to: i64,
-}
-
-/// What of a stretch of the feed a view gets.
-#[derive(Clone, Debug)]
-pub struct Frames {
-    /// In order; the last one's `to` is `through`.
-    pub frames: Vec<Frame>,
-    /// Everything up to here was looked at: without a frame, nothing of it is for the view.
-    pub through: i64,
-}
-
-impl Frames {
-    /// Puts those of `changes` that `view` may see into frames of about a mebibyte.
-    ///
-    /// `told`: the `from` of the first frame; `through`: how far `changes` go. Fails with
-    /// what [`View::show`] fails with.
-    pub fn of(
-        view: &View,
-        relations: &RelationLog,
-        (epoch, told): (i32, i64),
-        (changes, through): (&[StoredChange], i64),
-        catch_up: bool,
-    ) -> Result<Self> {
-        let position = |id| Position { epoch, id };
-        let mut frames = Vec::new();
-        let (mut open, mut last) = (ChangesFrame::new(position(told)), told);
-        for change in changes {
-            let Some(json) = view.show(change, relations)? else {
-                continue;
-            };
-            if !open.push(&json) {
-                let next = ChangesFrame::new(position(last));
-                let full = std::mem::replace(&mut open, next);
-                frames.push(Frame {
-                    text: full.finish(position(last), catch_up),
-                    to: last,
-                });
-                // An empty frame takes any change.
-                let _ = open.push(&json);
-            }
-            last = change.id;
-        }
-        if !open.is_empty() {
-            frames.push(Frame {
-                text: open.finish(position(through), catch_up),
-                to: through,
-            });
-        }
-        Ok(Self { frames, through })
-    }
 }
 
 /// Looks up what the filters of those who come name.
@@ -322,8 +281,7 @@ fn is_served_from_memory<O: Outlet>(subscriber: &Subscriber<O>, head: Head<'_>) 
     let (Some(at), true) = (attachment.cursor.position(), attachment.cursor.is_live()) else {
         return false;
     };
-    at.epoch == head.position.epoch
-        && (at.id == head.position.id || recent_after(head.recent, at.id).is_some())
+    at.epoch == head.position.epoch && (at.id == head.position.id || head.is_in_memory(at.id))
 }
 
 fn regroup<O: Outlet>(groups: &mut Groups<O>, members: Vec<Rc<Subscriber<O>>>, feed: Feed) {
@@ -342,12 +300,12 @@ fn regroup<O: Outlet>(groups: &mut Groups<O>, members: Vec<Rc<Subscriber<O>>>, f
 fn next<O>(
     groups: &mut Groups<O>,
     last: Option<Due>,
-    recent: Option<&Recent>,
+    recent: Option<&Stretch<'_>>,
 ) -> Option<(Due, Vec<Rc<Subscriber<O>>>)> {
     let from_memory = groups.keys().rev();
     let from_memory = from_memory
         .take(1)
-        .find(|due| recent.is_some_and(|it| it.after <= due.after))
+        .find(|due| recent.is_some_and(|it| it.reaches_back_to(due.after)))
         .copied();
     let by_turns = || {
         let behind = last.and_then(|last| groups.range((Excluded(last), Unbounded)).next());
@@ -357,13 +315,14 @@ fn next<O>(
     groups.remove_entry(&due)
 }
 
-/// Sends the frames to everyone who still stands where they begin.
-fn hand_out<O: Outlet>(frames: Frames, due: Due, members: &[Rc<Subscriber<O>>], feed: Feed) {
-    let through = frames.through;
-    let frames = frames.frames.into_iter();
-    let frames: Vec<_> = frames
-        .map(|frame| (frame.to, frame.text.len(), O::text(frame.text)))
-        .collect();
+/// Sends frames that go up to `through` to everyone who still stands where they begin.
+fn hand_out<O: Outlet>(
+    frames: &[Ready<O::Text>],
+    through: i64,
+    due: Due,
+    members: &[Rc<Subscriber<O>>],
+    feed: Feed,
+) {
     let now = clock::now_ms();
     for member in members {
         // A message of the client may have come while the page was read.
@@ -371,12 +330,12 @@ fn hand_out<O: Outlet>(frames: Frames, due: Due, members: &[Rc<Subscriber<O>>], 
             continue;
         }
         let mut is_through = true;
-        for (to, bytes, text) in &frames {
-            is_through = member.has_room() && member.send(text);
+        for frame in frames {
+            is_through = member.has_room() && member.send(&frame.text);
             if !is_through {
                 break;
             }
-            member.move_cursor(|cursor| cursor.sent(*to, *bytes, now));
+            member.move_cursor(|cursor| cursor.sent(frame.to, frame.bytes, now));
         }
         if is_through {
             member.move_cursor(|cursor| cursor.read_through(through));

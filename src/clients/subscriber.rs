@@ -17,7 +17,7 @@ pub trait Outlet {
     type Text;
 
     /// Makes the platform's form of a frame.
-    fn text(frame: String) -> Self::Text;
+    fn text(frame: &str) -> Self::Text;
 
     /// Hands a frame to the platform. False when the client is gone.
     fn send(&self, text: &Self::Text) -> bool;
@@ -109,10 +109,15 @@ impl<O: Outlet> Subscriber<O> {
     /// again; but where it was welcomed and what it asked for must be there before anything is
     /// awaited.
     pub fn keep(&self) {
-        if !self.is_attached.replace(true) && !self.is_gone.get() {
+        if !self.is_kept() {
             let bytes = self.attachment.borrow().to_bytes();
             self.is_attached.set(self.outlet.attach(&bytes));
         }
+    }
+
+    /// Whether [`Self::keep`] has nothing to do.
+    pub fn is_kept(&self) -> bool {
+        self.is_attached.get() || self.is_gone.get()
     }
 
     /// The client can be sent nothing more.
@@ -145,7 +150,7 @@ impl<O: Outlet> Subscriber<O> {
                 let view = match view {
                     Ok(view) => views.shared(Rc::new(view)),
                     Err(error) => {
-                        self.tell(error.to_json());
+                        self.tell(&error.to_json());
                         return false;
                     }
                 };
@@ -159,7 +164,7 @@ impl<O: Outlet> Subscriber<O> {
                     Err(error) => self.refuse("bad_position", &error.to_string()),
                 }
             }
-            Err(error) => self.tell(error.to_json()),
+            Err(error) => self.tell(&error.to_json()),
         }
         self.keep();
         !head.is_some_and(|head| self.is_settled(head))
@@ -172,13 +177,12 @@ impl<O: Outlet> Subscriber<O> {
             message,
             retryable: false,
         };
-        self.tell(error.to_json());
+        self.tell(&error.to_json());
     }
 
     /// Sends one frame to this client alone.
-    pub fn tell(&self, frame: String) {
-        let bytes = O::text(frame);
-        self.send(&bytes);
+    pub fn tell(&self, frame: &str) {
+        self.send(&O::text(frame));
     }
 
     pub(super) fn send(&self, text: &O::Text) -> bool {
@@ -214,7 +218,7 @@ impl<O: Outlet> Subscriber<O> {
             Ok(view) => view,
             Err(error) => {
                 self.change(|it| it.cursor.refuse());
-                return self.tell(error.to_json());
+                return self.tell(&error.to_json());
             }
         };
         let before = Rc::clone(&self.attachment.borrow().view);
@@ -225,7 +229,7 @@ impl<O: Outlet> Subscriber<O> {
         self.change(|it| it.view = view);
         if was_told && warnings != before {
             let warnings = &warnings;
-            self.tell(ServerMessage::Warnings { warnings }.to_json());
+            self.tell(&ServerMessage::Warnings { warnings }.to_json());
         }
     }
 
@@ -271,7 +275,7 @@ impl<O: Outlet> Subscriber<O> {
                 Step::Reset(reason) => ServerMessage::Reset { reason }.to_json(),
             };
             self.is_attached.set(false);
-            self.tell(frame);
+            self.tell(&frame);
         }
         None
     }

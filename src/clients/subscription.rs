@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{FeedChange, Kind, Visible, redact};
+use super::change::{FeedChange, FeedChangeError, Kind, Visible, redact};
 use super::filter::{ColumnFacts, Condition, MAX_CONDITIONS, RawCondition, Truth};
 use super::frame_error::FrameError;
 use super::relation_log::{AsOf, RelationLog};
+use super::stretch::Passing;
 use crate::changes::RelationName;
 use crate::config::TableName;
 use crate::error::{Category, Error};
-use crate::history::StoredChange;
 
 /// Subscriptions of one client, and tables of one ticket.
 pub const MAX_SUBSCRIPTIONS: usize = 64;
@@ -365,20 +365,25 @@ impl View {
     /// Fails with [`Category::Decode`] where it is not JSON that this system wrote.
     pub fn show<'a>(
         &self,
-        stored: &'a StoredChange,
+        passing: &Passing<'a>,
         relations: &RelationLog,
     ) -> crate::error::Result<Option<Cow<'a, str>>> {
-        let json = stored.json.as_str();
+        redacted(passing, self.see(passing, relations)?)
+    }
+
+    /// What of a stored change the client gets.
+    ///
+    /// Fails as [`Self::show`].
+    pub fn see(
+        &self,
+        passing: &Passing<'_>,
+        relations: &RelationLog,
+    ) -> crate::error::Result<Visible> {
         if self.is_everything() {
-            return Ok(Some(Cow::Borrowed(json)));
+            return Ok(Visible::Whole);
         }
-        let then = relations.as_of(stored.id);
-        let change = FeedChange::parse(json);
-        let shown = change.and_then(|change| redact(json, self.judge(&change, then)));
-        shown.map_err(|cause| {
-            let message = "a stored change cannot be read";
-            Error::new(Category::Decode, "change_unreadable", message).with_source(cause)
-        })
+        let change = passing.change().map_err(unreadable)?;
+        Ok(self.judge(change, relations.as_of(passing.id())))
     }
 
     /// What of `change` the client gets; `then`: what is known of its table as of it.
@@ -441,4 +446,19 @@ fn any(
 ) -> Truth {
     let of_table = tables.iter().filter(|it| it.is_of(change));
     of_table.map(holds).max().unwrap_or(Truth::False)
+}
+
+/// What `visible` leaves of a stored change.
+///
+/// Fails as [`View::show`].
+pub(super) fn redacted<'a>(
+    passing: &Passing<'a>,
+    visible: Visible,
+) -> crate::error::Result<Option<Cow<'a, str>>> {
+    redact(passing.json(), visible).map_err(unreadable)
+}
+
+fn unreadable(cause: FeedChangeError) -> Error {
+    let message = "a stored change cannot be read";
+    Error::new(Category::Decode, "change_unreadable", message).with_source(cause)
 }

@@ -12,7 +12,8 @@ use super::routes::failure;
 use super::runtime::{Runtime, not_initialized};
 use crate::answer;
 use crate::clients::{
-    ChangesRequest, Columns, FrameError, MAX_CHANGES_BYTES, Position, ResetReason, Start, View,
+    ChangesRequest, Columns, FrameError, MAX_CHANGES_BYTES, Passing, Position, ResetReason, Start,
+    View,
 };
 use crate::error::Result;
 use crate::history::{self, PageRequest};
@@ -146,7 +147,7 @@ async fn find(
     let relations = hub.relations();
     let mut changes = Vec::with_capacity(page.changes.len());
     for change in &page.changes {
-        let seen = view.show(change, &relations)?;
+        let seen = view.show(&Passing::of(change), &relations)?;
         changes.extend(seen.map(std::borrow::Cow::into_owned));
     }
     Ok(Found::Page {

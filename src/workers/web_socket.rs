@@ -55,7 +55,7 @@ impl ClientSocket {
 impl Outlet for ClientSocket {
     type Text = JsString;
 
-    fn text(frame: String) -> JsString {
+    fn text(frame: &str) -> JsString {
         frame.into()
     }
 

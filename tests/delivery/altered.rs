@@ -4,8 +4,8 @@
 use std::rc::Rc;
 
 use pg_change_feed::clients::{
-    ClientMessage, Described, Flow, Head, Known, Position, Pump, Start, Subscriber, Subscription,
-    Subscriptions, View,
+    ClientMessage, Described, Flow, Head, Known, Position, Pump, Start, Stretch, Subscriber,
+    Subscription, Subscriptions, View,
 };
 use pg_change_feed::clock;
 use pg_change_feed::history::Recent;
@@ -164,9 +164,10 @@ impl Object {
     }
 
     async fn deliver(&mut self, clients: &[Rc<Subscriber<Recorder>>]) {
+        let recent = self.recent.as_ref().map(Stretch::of_recent);
         let head = Head {
             position: self.head(),
-            recent: self.recent.as_ref(),
+            recent: recent.as_ref(),
             deadline: clock::now_ms() + 10_000,
         };
         let delivered = self

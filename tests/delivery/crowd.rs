@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use pg_change_feed::clients::{
-    ClientMessage, Flow, Head, Position, Pump, Start, Subscriber, Subscriptions, View,
+    ClientMessage, Flow, Head, Position, Pump, Start, Stretch, Subscriber, Subscriptions, View,
 };
 use pg_change_feed::clock;
 use pg_change_feed::history::Recent;
@@ -169,9 +169,10 @@ impl Crowd {
     }
 
     async fn deliver(&mut self, reader: &mut Reader<tokio::net::TcpStream>, patience: u64) -> bool {
+        let recent = self.recent.as_ref().map(Stretch::of_recent);
         let head = Head {
             position: self.head,
-            recent: self.recent.as_ref(),
+            recent: recent.as_ref(),
             deadline: clock::now_ms() + patience,
         };
         let clients = self.clients();

@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use pg_change_feed::clients::{Flow, Head, Position, Pump, Start, Subscriber, Subscriptions, View};
+use pg_change_feed::clients::{
+    Flow, Head, Position, Pump, Start, Stretch, Subscriber, Subscriptions, View,
+};
 use pg_change_feed::history::Recent;
 use tokio::net::TcpStream;
 
@@ -30,7 +32,7 @@ async fn stored(feed: &TestFeed, body: &str) -> (Reader<TcpStream>, Recent) {
     (reader, report.recent.unwrap())
 }
 
-fn head(id: i64, recent: Option<&Recent>) -> Head<'_> {
+fn head<'a>(id: i64, recent: Option<&'a Stretch<'a>>) -> Head<'a> {
     Head {
         position: Position { epoch: 1, id },
         recent,
@@ -46,6 +48,7 @@ fn come(start: Start, flow: Flow, pump: &Pump) -> [Rc<Subscriber<Recorder>>; 1] 
 async fn who_stands_anywhere_in_what_is_in_memory_gets_the_rest_of_it(version: Version) {
     let feed = TestFeed::create(version, TABLE, "FOR TABLE t").await;
     let (mut reader, recent) = stored(&feed, "'a'").await;
+    let recent = Stretch::of_recent(&recent);
     let pump = Pump::default();
     for id in 0..=ROWS {
         let rest: Vec<_> = (id + 1..=ROWS).collect();
@@ -69,6 +72,7 @@ async fn who_stands_anywhere_in_what_is_in_memory_gets_the_rest_of_it(version: V
 async fn who_takes_one_frame_at_a_time_of_what_is_in_memory_misses_nothing(version: Version) {
     let feed = TestFeed::create(version, TABLE, "FOR TABLE t").await;
     let (mut reader, recent) = stored(&feed, "repeat('a', 190000)").await;
+    let recent = Stretch::of_recent(&recent);
     let pump = Pump::default();
     // A frame holds about a mebibyte, and after one there is room for no other.
     let client = come(Start::Now, Flow::Waits(1), &pump);

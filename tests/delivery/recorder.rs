@@ -24,8 +24,8 @@ pub struct Recorder(pub Rc<Inbox>);
 impl Outlet for Recorder {
     type Text = String;
 
-    fn text(frame: String) -> String {
-        frame
+    fn text(frame: &str) -> String {
+        frame.to_owned()
     }
 
     fn send(&self, text: &String) -> bool {

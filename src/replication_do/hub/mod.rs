@@ -2,6 +2,7 @@
 //! Objects in its storage.
 
 mod callback;
+mod keeper;
 mod list;
 mod sync_dos;
 
@@ -13,11 +14,12 @@ use serde_json::Value;
 use worker::{Env, State, WebSocket, WebSocketIncomingMessage};
 
 pub(super) use self::callback::Callback;
+use self::keeper::Keeper;
 use self::sync_dos::SyncDos;
 use crate::clients::{
     Attachment, ClientId, ConnectRequest, Cursor, DEFAULT_WINDOW_BYTES, Described, Flow,
-    FrameError, Head, Learned, Outlet, Position, Pump, Registration, RelationLog, Subscriber,
-    SyncClient, Ticket, UNACKNOWLEDGED_BYTES, View,
+    FrameError, Head, Learned, Outlet, Position, Pump, Registration, RelationLog, Stretch,
+    Subscriber, SyncClient, Ticket, UNACKNOWLEDGED_BYTES, View,
 };
 use crate::clock;
 use crate::error::Result;
@@ -43,7 +45,8 @@ type Client = Rc<Subscriber<ClientSocket>>;
 pub(super) struct Hub {
     state: Rc<State>,
     pump: Pump,
-    sockets: RefCell<Vec<Client>>,
+    sockets: Rc<RefCell<Vec<Client>>>,
+    keeper: Keeper,
     sync_dos: SyncDos,
     storage: Storage,
     /// What was learned of the tables and is not written down.
@@ -92,7 +95,8 @@ impl Hub {
         Self {
             state,
             pump,
-            sockets: RefCell::new(sockets),
+            sockets: Rc::new(RefCell::new(sockets)),
+            keeper: Keeper::default(),
             sync_dos: SyncDos::new(env.clone(), storage.clone()),
             storage,
             unsaved: RefCell::default(),
@@ -200,22 +204,22 @@ impl Hub {
     /// [`Self::deliver`] follows, for everybody else.
     pub(super) fn deliver_recent(&self, head: &Checkpoint, recent: Option<&Recent>) -> Result<()> {
         // Nobody is served by nothing: an idle poll need not look at ten thousand sockets twice.
-        if recent.is_none() {
+        let Some(recent) = stretch_of(recent, head) else {
             return Ok(());
-        }
+        };
         let clients = self.sockets.borrow().clone();
         self.pump
-            .deliver_recent(&clients, self.move_head(head, recent))
+            .deliver_recent(&clients, self.move_head(head, Some(&recent)))
     }
 
-    fn move_head<'a>(&self, head: &Checkpoint, recent: Option<&'a Recent>) -> Head<'a> {
+    fn move_head<'a>(&self, head: &Checkpoint, recent: Option<&'a Stretch<'a>>) -> Head<'a> {
         let budget = u64::try_from(PAGES_BUDGET.as_millis()).unwrap_or(u64::MAX);
         let head = Head {
             position: Position {
                 epoch: head.epoch,
                 id: head.last_id,
             },
-            recent: recent.filter(|recent| recent.epoch == head.epoch),
+            recent,
             deadline: clock::now_ms().saturating_add(budget),
         };
         self.head.set(Some(head.position));
@@ -229,13 +233,12 @@ impl Hub {
         head: &Checkpoint,
         recent: Option<&Recent>,
     ) -> Result<Delivered> {
-        let head = self.move_head(head, recent);
+        let recent = stretch_of(recent, head);
+        let head = self.move_head(head, recent.as_ref());
         let clients = self.sockets.borrow().clone();
         let delivered = self.pump.deliver(&clients, connection, head).await;
-        for client in &clients {
-            client.keep();
-        }
         self.sockets.borrow_mut().retain(|client| !client.is_gone());
+        self.keeper.keep_soon(&self.state, &self.sockets);
         let complete = delivered?;
         let callbacks = self.sync_dos.due(connection, head, &self.pump).await?;
         Ok(Delivered {
@@ -264,7 +267,7 @@ impl Hub {
                 client.hear(text, self.pump.views(), self.head.get())
             }
             WebSocketIncomingMessage::Binary(_) => {
-                client.tell(FrameError::Binary.to_json());
+                client.tell(&FrameError::Binary.to_json());
                 false
             }
         }
@@ -296,4 +299,11 @@ impl Hub {
             .map(|client| list::socket(&client.attachment(), head));
         sockets.chain(self.sync_dos.list(head)).collect()
     }
+}
+
+/// What is in memory of the head's epoch.
+fn stretch_of<'a>(recent: Option<&'a Recent>, head: &Checkpoint) -> Option<Stretch<'a>> {
+    recent
+        .filter(|recent| recent.epoch == head.epoch)
+        .map(Stretch::of_recent)
 }

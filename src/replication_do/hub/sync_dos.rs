@@ -13,8 +13,8 @@ use worker::Env;
 use super::callback::{self, Answer, Callback, Kind};
 use super::list;
 use crate::clients::{
-    ClientId, Columns, Cursor, Feed, FrameError, Frames, Head, MAX_SYNC_CLIENTS, Position, Pump,
-    Registration, ServerMessage, Start, Step, SyncClient, View, Views, read_after, recent_after,
+    Ask, ClientId, Columns, Cursor, Feed, FrameError, Head, MAX_SYNC_CLIENTS, Position, Pump,
+    Registration, ServerMessage, Start, Step, Stretch, SyncClient, View, Views, read_after,
 };
 use crate::clock;
 use crate::config::TableName;
@@ -276,23 +276,29 @@ impl SyncDos {
                     told,
                     catch_up,
                 } => {
-                    let from = (feed.epoch, told);
-                    let page;
-                    let stretch = if let Some(recent) = recent_after(head.recent, after) {
-                        recent
+                    let ask = Ask {
+                        view: &view,
+                        after,
+                        told: Position {
+                            epoch: feed.epoch,
+                            id: told,
+                        },
+                        catch_up,
+                    };
+                    let (frames, through) = if let Some(recent) = head.recent_behind(after) {
+                        (ask.frames(&pump.relations(), recent)?, recent.through())
                     } else if clock::now_ms() >= head.deadline {
                         break;
                     } else {
-                        page = read_after(connection, &view, after, feed.head).await?;
+                        let page = read_after(connection, &view, after, feed.head).await?;
                         if page.oldest > after.saturating_add(1) {
                             // Pruned meanwhile: the next delivery sees that it is too old.
                             break;
                         }
-                        (page.changes.as_slice(), page.through)
+                        let stretch = Stretch::of_page(after, &page);
+                        (ask.frames(&pump.relations(), &stretch)?, page.through)
                     };
-                    let frames = Frames::of(&view, &pump.relations(), from, stretch, catch_up)?;
-                    let through = frames.through;
-                    let Some(frame) = frames.frames.into_iter().next() else {
+                    let Some(frame) = frames.into_iter().next() else {
                         self.with(id, generation, |it| {
                             it.client.cursor.read_through(through);
                         });
@@ -398,7 +404,7 @@ impl Registered {
         let at = self.client.cursor.position();
         !at.is_some_and(|at| {
             at.epoch == head.position.epoch
-                && (at.id == head.position.id || recent_after(head.recent, at.id).is_some())
+                && (at.id == head.position.id || head.recent_behind(at.id).is_some())
         })
     }
 
