@@ -22,8 +22,7 @@ pub(super) const COMMIT_TO_DISK: &str = "CASE current_setting('synchronous_commi
 
 /// Postgres keeps a whole peek, and the rows of an insertion, before it gives or stores the first of
 /// them; what is beyond `work_mem` goes through a file. A peek of the default size fits this.
-pub(super) const WORK_IN_MEMORY: &str = "CASE WHEN pg_size_bytes(current_setting('work_mem')) \
-     < 32 << 20 THEN set_config('work_mem', '32MB', true) END";
+pub(super) const WORK_IN_MEMORY: &str = "set_config('work_mem', '32MB', true)";
 
 /// A cycle whose first slice has arrived.
 pub(super) struct Opened {
