@@ -1,7 +1,5 @@
 //! What of a stretch of the feed a view gets, as `changes` frames.
 
-use std::rc::Rc;
-
 use super::change::Visible;
 use super::position::Position;
 use super::relation_log::RelationLog;
@@ -95,7 +93,7 @@ pub(super) struct ReadyFrames<'a, O: Outlet> {
     stretch: &'a Stretch<'a>,
     /// What the ready ones were made of.
     made: Option<Made>,
-    ready: Rc<[Ready<O::Text>]>,
+    ready: Vec<Ready<O::Text>>,
 }
 
 /// All that the text of frames depends on, beside the stretch.
@@ -112,7 +110,7 @@ impl<'a, O: Outlet> ReadyFrames<'a, O> {
         Self {
             stretch,
             made: None,
-            ready: Rc::new([]),
+            ready: Vec::new(),
         }
     }
 
@@ -126,7 +124,7 @@ impl<'a, O: Outlet> ReadyFrames<'a, O> {
         &mut self,
         ask: Ask<'_>,
         relations: &RelationLog,
-    ) -> Result<Rc<[Ready<O::Text>]>> {
+    ) -> Result<&[Ready<O::Text>]> {
         let due = Made {
             after: ask.after,
             told: ask.told,
@@ -143,6 +141,6 @@ impl<'a, O: Outlet> ReadyFrames<'a, O> {
             self.ready = ready.collect();
             self.made = Some(due);
         }
-        Ok(Rc::clone(&self.ready))
+        Ok(&self.ready)
     }
 }

@@ -77,6 +77,9 @@ impl Pump {
         subscribers: &[Rc<Subscriber<O>>],
         head: Head<'_>,
     ) -> Result<()> {
+        let Some(mut recent) = head.recent.map(ReadyFrames::of) else {
+            return Ok(());
+        };
         let is_served = |it: &&Rc<Subscriber<O>>| {
             !it.is_settled(head.position)
                 && it.unbound().is_none()
@@ -87,9 +90,6 @@ impl Pump {
             epoch: head.position.epoch,
             oldest: 0,
             head: head.position.id,
-        };
-        let Some(mut recent) = head.recent.map(ReadyFrames::of) else {
-            return Ok(());
         };
         let mut groups = Groups::new();
         regroup(&mut groups, served, feed);
@@ -122,8 +122,9 @@ impl Pump {
             },
             catch_up: due.catch_up,
         };
+        let through = frames.through();
         let ready = frames.due_to(ask, &self.relations.borrow())?;
-        hand_out(&ready, frames.through(), due, members, feed);
+        hand_out(ready, through, due, members, feed);
         Ok(())
     }
 

@@ -23,7 +23,6 @@ use crate::clients::{
 };
 use crate::clock;
 use crate::error::Result;
-use crate::history::Recent;
 use crate::state::Checkpoint;
 use crate::workers::database::Database;
 use crate::workers::storage::Storage;
@@ -202,14 +201,18 @@ impl Hub {
 
     /// Moves the cursors of the WebSockets that `recent` serves, with nothing but memory.
     /// [`Self::deliver`] follows, for everybody else.
-    pub(super) fn deliver_recent(&self, head: &Checkpoint, recent: Option<&Recent>) -> Result<()> {
+    pub(super) fn deliver_recent<'a>(
+        &self,
+        head: &Checkpoint,
+        recent: Option<&'a Stretch<'a>>,
+    ) -> Result<()> {
         // Nobody is served by nothing: an idle poll need not look at ten thousand sockets twice.
-        let Some(recent) = stretch_of(recent, head) else {
+        if recent.is_none() {
             return Ok(());
-        };
+        }
         let clients = self.sockets.borrow().clone();
         self.pump
-            .deliver_recent(&clients, self.move_head(head, Some(&recent)))
+            .deliver_recent(&clients, self.move_head(head, recent))
     }
 
     fn move_head<'a>(&self, head: &Checkpoint, recent: Option<&'a Stretch<'a>>) -> Head<'a> {
@@ -227,14 +230,13 @@ impl Hub {
     }
 
     /// Moves every cursor towards the head.
-    pub(super) async fn deliver(
+    pub(super) async fn deliver<'a>(
         &self,
         connection: &mut Database,
         head: &Checkpoint,
-        recent: Option<&Recent>,
+        recent: Option<&'a Stretch<'a>>,
     ) -> Result<Delivered> {
-        let recent = stretch_of(recent, head);
-        let head = self.move_head(head, recent.as_ref());
+        let head = self.move_head(head, recent);
         let clients = self.sockets.borrow().clone();
         let delivered = self.pump.deliver(&clients, connection, head).await;
         self.sockets.borrow_mut().retain(|client| !client.is_gone());
@@ -299,11 +301,4 @@ impl Hub {
             .map(|client| list::socket(&client.attachment(), head));
         sockets.chain(self.sync_dos.list(head)).collect()
     }
-}
-
-/// What is in memory of the head's epoch.
-fn stretch_of<'a>(recent: Option<&'a Recent>, head: &Checkpoint) -> Option<Stretch<'a>> {
-    recent
-        .filter(|recent| recent.epoch == head.epoch)
-        .map(Stretch::of_recent)
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::recall::{HEALTH, INITIAL_POLL_AT, POSITION};
 use super::{Memory, Runtime};
-use crate::clients::Described;
+use crate::clients::{Described, Stretch};
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
@@ -159,13 +159,16 @@ impl Runtime {
             let mut report = report?;
             changed |= report.stored > 0;
             let learned = self.learn(&report, &cycle);
+            let recent = report.recent.take();
+            let recent = recent
+                .as_ref()
+                .filter(|recent| recent.epoch == cycle.checkpoint.epoch)
+                .map(Stretch::of_recent);
             // Who hears of the changes finds the status without the failures before them.
             let recovered = self.memory.borrow_mut().health.recover();
             // While Postgres advances the slot, and before the position is written down, which holds
             // up whatever is sent until it is on disk.
-            let delivered = self
-                .hub
-                .deliver_recent(&cycle.checkpoint, report.recent.as_ref());
+            let delivered = self.hub.deliver_recent(&cycle.checkpoint, recent.as_ref());
             self.note_position(&cycle, learned);
             delivered?;
             report.settle(connection, &mut cycle).await;
@@ -176,7 +179,7 @@ impl Runtime {
             }
             let delivered = self
                 .hub
-                .deliver(connection, &cycle.checkpoint, report.recent.as_ref())
+                .deliver(connection, &cycle.checkpoint, recent.as_ref())
                 .await?;
             for callback in delivered.callbacks {
                 self.call(callback);
