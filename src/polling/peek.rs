@@ -283,15 +283,12 @@ impl Peek {
             }
             connection.send().await?;
             for row in probes {
-                let found = connection.next_row().await?;
-                let is_inside = match &found {
-                    Some(found) => found.get::<u32>(0)? == xid,
-                    None => false,
-                };
-                if let (Some(found), true) = (&found, is_inside) {
-                    last = found.get(1)?;
-                }
-                if found.is_some() {
+                let mut is_inside = false;
+                if let Some(found) = connection.next_row().await? {
+                    is_inside = found.get::<u32>(0)? == xid;
+                    if is_inside {
+                        last = found.get(1)?;
+                    }
                     connection.finish().await?;
                 }
                 search.note(row, is_inside);

@@ -35,8 +35,8 @@ impl Keeper {
         state.wait_until(async move {
             clock::sleep(KEEP_AFTER).await;
             is_set.set(false);
-            let unkept = clients.borrow().clone().into_iter();
-            let unkept: Vec<_> = unkept.filter(|client| !client.is_kept()).collect();
+            let is_unkept = |client: &&Client| !client.is_kept();
+            let unkept: Vec<_> = clients.borrow().iter().filter(is_unkept).cloned().collect();
             for some in unkept.chunks(KEPT_AT_ONCE) {
                 for client in some {
                     client.keep();
