@@ -57,7 +57,8 @@ impl<'a> Head<'a> {
         self.recent.filter(|recent| recent.reaches_back_to(after))
     }
 
-    fn is_in_memory(self, after: i64) -> bool {
+    /// Whether they do.
+    pub fn is_in_memory(self, after: i64) -> bool {
         self.recent_behind(after).is_some()
     }
 }

@@ -404,7 +404,7 @@ impl Registered {
         let at = self.client.cursor.position();
         !at.is_some_and(|at| {
             at.epoch == head.position.epoch
-                && (at.id == head.position.id || head.recent_behind(at.id).is_some())
+                && (at.id == head.position.id || head.is_in_memory(at.id))
         })
     }
 
