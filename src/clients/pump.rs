@@ -86,7 +86,7 @@ impl Pump {
                 && it.unbound().is_none()
                 && is_served_from_memory(it, head)
         };
-        let served = subscribers.iter().filter(is_served).cloned().collect();
+        let served = subscribers.iter().filter(is_served).cloned();
         let feed = Feed {
             epoch: head.position.epoch,
             oldest: 0,
@@ -286,7 +286,11 @@ fn is_served_from_memory<O: Outlet>(subscriber: &Subscriber<O>, head: Head<'_>) 
     at.epoch == head.position.epoch && (at.id == head.position.id || head.is_in_memory(at.id))
 }
 
-fn regroup<O: Outlet>(groups: &mut Groups<O>, members: Vec<Rc<Subscriber<O>>>, feed: Feed) {
+fn regroup<O: Outlet>(
+    groups: &mut Groups<O>,
+    members: impl IntoIterator<Item = Rc<Subscriber<O>>>,
+    feed: Feed,
+) {
     let now = clock::now_ms();
     for member in members {
         if member.unbound().is_some() {

@@ -193,9 +193,12 @@ impl<O: Outlet> Subscriber<O> {
 
     /// The view, when its filters' columns are still to be looked up.
     pub(super) fn unbound(&self) -> Option<Rc<View>> {
-        let view = Rc::clone(&self.attachment.borrow().view);
-        let is_open = !self.is_gone.get() && self.binding.get() != Binding::Done;
-        (is_open && view.has_filters()).then_some(view)
+        if self.is_gone.get() || self.binding.get() == Binding::Done {
+            return None;
+        }
+        let attachment = self.attachment.borrow();
+        let view = &attachment.view;
+        view.has_filters().then(|| Rc::clone(view))
     }
 
     /// Whether its filters were taken once.

@@ -4,17 +4,19 @@
 //! The platform keeps an object in memory that waits for a timer. One that crashes before resumes
 //! from an older position, and sends again what came after that.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use worker::State;
 
-use super::Client;
+use super::sockets::Sockets;
 use crate::clock;
 
-/// What is sent in this time is written down once.
+/// What is sent in this time is written down once,
 const KEEP_AFTER: Duration = Duration::from_secs(1);
+/// and in so much more for each client, so that writing down takes about a hundredth of the time.
+const AFTER_FOR_EACH: Duration = Duration::from_micros(500);
 /// So many take a millisecond or two.
 const KEPT_AT_ONCE: usize = 256;
 
@@ -26,18 +28,19 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Sees to it that every client's attachment soon says where the client stands.
-    pub(super) fn keep_soon(&self, state: &State, clients: &Rc<RefCell<Vec<Client>>>) {
-        if self.is_set.get() || clients.borrow().iter().all(|client| client.is_kept()) {
+    pub(super) fn keep_soon(&self, state: &State, sockets: &Rc<Sockets>) {
+        let clients = sockets.all();
+        if self.is_set.get() || clients.iter().all(|client| client.is_kept()) {
             return;
         }
+        let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
+        let after = KEEP_AFTER.saturating_add(AFTER_FOR_EACH.saturating_mul(count));
         self.is_set.set(true);
-        let (is_set, clients) = (Rc::clone(&self.is_set), Rc::clone(clients));
+        let (is_set, sockets) = (Rc::clone(&self.is_set), Rc::clone(sockets));
         state.wait_until(async move {
-            clock::sleep(KEEP_AFTER).await;
+            clock::sleep(after).await;
             is_set.set(false);
-            let is_unkept = |client: &&Client| !client.is_kept();
-            let unkept: Vec<_> = clients.borrow().iter().filter(is_unkept).cloned().collect();
-            for some in unkept.chunks(KEPT_AT_ONCE) {
+            for some in sockets.all().chunks(KEPT_AT_ONCE) {
                 for client in some {
                     client.keep();
                 }

@@ -4,6 +4,7 @@
 mod callback;
 mod keeper;
 mod list;
+mod sockets;
 mod sync_dos;
 
 use std::cell::{Cell, Ref, RefCell};
@@ -15,6 +16,7 @@ use worker::{Env, State, WebSocket, WebSocketIncomingMessage};
 
 pub(super) use self::callback::Callback;
 use self::keeper::Keeper;
+use self::sockets::Sockets;
 use self::sync_dos::SyncDos;
 use crate::clients::{
     Attachment, ClientId, ConnectRequest, Cursor, DEFAULT_WINDOW_BYTES, Described, Flow,
@@ -44,7 +46,7 @@ type Client = Rc<Subscriber<ClientSocket>>;
 pub(super) struct Hub {
     state: Rc<State>,
     pump: Pump,
-    sockets: Rc<RefCell<Vec<Client>>>,
+    sockets: Rc<Sockets>,
     keeper: Keeper,
     sync_dos: SyncDos,
     storage: Storage,
@@ -94,7 +96,7 @@ impl Hub {
         Self {
             state,
             pump,
-            sockets: Rc::new(RefCell::new(sockets)),
+            sockets: Rc::new(Sockets::new(sockets)),
             keeper: Keeper::default(),
             sync_dos: SyncDos::new(env.clone(), storage.clone()),
             storage,
@@ -116,7 +118,7 @@ impl Hub {
     /// must be followed by writing down the position, before anything is awaited; where it fails the
     /// position stays as it is written, so that the next life knows that it does not know.
     pub(super) fn learn(&self, described: &Described<'_>) -> Result<()> {
-        let learned = self.pump.learn(described, &self.sockets.borrow());
+        let learned = self.pump.learn(described, &self.sockets.all());
         if !learned.changed.is_empty() {
             self.sync_dos.rebind();
         }
@@ -144,12 +146,12 @@ impl Hub {
     }
 
     pub(super) fn has_clients(&self) -> bool {
-        !self.sockets.borrow().is_empty() || self.sync_dos.count() > 0
+        !self.sockets.all().is_empty() || self.sync_dos.count() > 0
     }
 
     /// How many WebSockets and how many Sync Durable Objects there are.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.sockets.borrow().len(), self.sync_dos.count())
+        (self.sockets.all().len(), self.sync_dos.count())
     }
 
     /// The lowest id behind which a registered Sync Durable Object still needs changes.
@@ -182,7 +184,7 @@ impl Hub {
         let (socket, client_end) = ClientSocket::accept(&self.state)?;
         let client = Subscriber::arriving(socket, attachment, self.pump.views());
         client.keep();
-        self.sockets.borrow_mut().push(Rc::new(client));
+        self.sockets.add(Rc::new(client));
         Ok(client_end)
     }
 
@@ -210,9 +212,8 @@ impl Hub {
         if recent.is_none() {
             return Ok(());
         }
-        let clients = self.sockets.borrow().clone();
         self.pump
-            .deliver_recent(&clients, self.move_head(head, recent))
+            .deliver_recent(&self.sockets.all(), self.move_head(head, recent))
     }
 
     fn move_head<'a>(&self, head: &Checkpoint, recent: Option<&'a Stretch<'a>>) -> Head<'a> {
@@ -237,9 +238,9 @@ impl Hub {
         recent: Option<&'a Stretch<'a>>,
     ) -> Result<Delivered> {
         let head = self.move_head(head, recent);
-        let clients = self.sockets.borrow().clone();
+        let clients = self.sockets.all();
         let delivered = self.pump.deliver(&clients, connection, head).await;
-        self.sockets.borrow_mut().retain(|client| !client.is_gone());
+        self.sockets.remove_gone();
         self.keeper.keep_soon(&self.state, &self.sockets);
         let complete = delivered?;
         let callbacks = self.sync_dos.due(connection, head, &self.pump).await?;
@@ -260,8 +261,9 @@ impl Hub {
         socket: &WebSocket,
         message: &WebSocketIncomingMessage,
     ) -> bool {
-        let Some(client) = self.client_of(socket) else {
-            ClientSocket::of(socket).close(CLOSE_COME_BACK, "the server was updated");
+        let socket = ClientSocket::of(socket);
+        let Some(client) = self.client_of(&socket) else {
+            socket.close(CLOSE_COME_BACK, "the server was updated");
             return false;
         };
         match message {
@@ -277,25 +279,23 @@ impl Hub {
 
     /// A socket has closed, or failed.
     pub(super) fn on_close(&self, socket: &WebSocket) {
-        if let Some(client) = self.client_of(socket) {
+        let socket = ClientSocket::of(socket);
+        if let Some(client) = self.client_of(&socket) {
             client.leave();
+            self.sockets.remove(client.attachment().connection);
         }
-        self.sockets.borrow_mut().retain(|client| !client.is_gone());
         // Completes the closing handshake; one that has failed needs none.
-        ClientSocket::of(socket).close(1000, "bye");
+        socket.close(1000, "bye");
     }
 
-    fn client_of(&self, socket: &WebSocket) -> Option<Client> {
-        let connection = ClientSocket::of(socket).attachment()?.connection;
-        let sockets = self.sockets.borrow();
-        let is_it = |client: &&Client| client.attachment().connection == connection;
-        sockets.iter().find(is_it).cloned()
+    fn client_of(&self, socket: &ClientSocket) -> Option<Client> {
+        self.sockets.find(socket.attachment()?.connection)
     }
 
     /// Everyone, for `GET /clients`.
     pub(super) fn list(&self) -> Vec<Value> {
         let head = self.head.get();
-        let sockets = self.sockets.borrow();
+        let sockets = self.sockets.all();
         let sockets = sockets
             .iter()
             .map(|client| list::socket(&client.attachment(), head));

@@ -25,6 +25,9 @@ const FLIGHT_LIMIT: Duration = Duration::from_mins(5);
 /// A connection is kept from poll to poll where they follow each other at least this closely. It
 /// keeps the object in memory, which polls more often than about once in 10 seconds do anyway.
 const KEEP_CONNECTION: Duration = Duration::from_secs(5);
+/// Where they do not, one that has brought changes is kept for so long: a writer that nudges is likely
+/// to do so again, and a login takes longer than a cycle.
+const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of messages that are held at a time.
 const SLICE_BYTES: usize = 2 << 20;
 
@@ -48,7 +51,7 @@ impl Runtime {
     }
 
     /// Notes how a flight ended, and sets the next alarm.
-    pub(super) async fn end_flight(&self, flown: Result<Outcome>) -> Result<Outcome> {
+    pub(super) async fn end_flight(self: &Rc<Self>, flown: Result<Outcome>) -> Result<Outcome> {
         let outcome = match &flown {
             Ok(outcome) => *outcome,
             Err(error) => self.note_failure(error),
@@ -61,11 +64,26 @@ impl Runtime {
                 .is_some_and(|config| config.poll_interval <= KEEP_CONNECTION);
             polls_closely && !memory.hibernating
         });
-        if !keeps {
-            self.close_connection().await;
+        match outcome {
+            _ if keeps => {}
+            Outcome::Changed => self.close_connection_soon(),
+            _ => self.close_connection().await,
         }
         self.set_alarm(delay).await;
         flown
+    }
+
+    /// Closes the connection unless another flight lands meanwhile, which then says when.
+    fn close_connection_soon(self: &Rc<Self>) {
+        let runtime = Rc::clone(self);
+        let landing = clock::now_ms();
+        self.memory.borrow_mut().landed_at = landing;
+        self.state.wait_until(async move {
+            clock::sleep(LINGER).await;
+            if runtime.with(|memory| memory.landed_at == landing) {
+                runtime.close_connection().await;
+            }
+        });
     }
 
     pub(super) async fn close_connection(&self) {

@@ -70,6 +70,8 @@ pub(super) struct Memory {
     /// With the schema of the system's own tables.
     cycle: Option<(Cycle, String)>,
     connection: Option<Database>,
+    /// When the last flight landed that left its connection open for a while.
+    landed_at: u64,
     pace: Pace,
 }
 
