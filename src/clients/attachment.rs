@@ -51,9 +51,22 @@ impl Attachment {
 
     /// Reads what [`Self::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, AttachmentError> {
-        // By way of text, which everything else is read from too: reading bytes would be compiled
-        // once more for each type.
-        let text = str::from_utf8(bytes).map_err(serde_json::Error::custom)?;
-        Ok(serde_json::from_str(text)?)
+        read(bytes)
     }
+
+    /// Reads of it only which connection it is, for each message that comes.
+    pub fn connection_of(bytes: &[u8]) -> Result<u64, AttachmentError> {
+        #[derive(Deserialize)]
+        struct Connection {
+            n: u64,
+        }
+        read(bytes).map(|Connection { n }| n)
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, AttachmentError> {
+    // By way of text, which everything else is read from too: reading bytes would be compiled
+    // once more for each type.
+    let text = str::from_utf8(bytes).map_err(serde_json::Error::custom)?;
+    Ok(serde_json::from_str(text)?)
 }

@@ -8,6 +8,7 @@ use super::backlog::{Connect, Lanes};
 use super::fence;
 use super::opening::{self, Opened};
 use super::peek::Peek;
+use super::restart;
 use super::store::{Finished, Store};
 use crate::changes::{DescribedRelation, TypeCatalog};
 use crate::clock;
@@ -46,6 +47,10 @@ pub struct Cycle {
     /// they are stored: Postgres has refused one that it was expected to take. Whoever resumes
     /// after an error passes it on; without it the next cycle fails once more.
     pub documents_as_text_from: Option<i64>,
+    /// The role may write records of the transactions that run, which keep decoding short.
+    pub may_record_running: bool,
+    /// The flush LSN when it last did.
+    recorded_at: Lsn,
     /// The flush LSN before the last peek that came back whole: nothing new until it moves.
     peeked_through: Option<Lsn>,
     /// The slot may be behind the checkpoint, since the last advance failed or is not known.
@@ -77,8 +82,12 @@ pub struct Report {
     pub second_connection_error: Option<Error>,
     /// The slot could not be advanced. Harmless: it is tried again.
     pub advance_error: Option<Error>,
+    /// No record of the transactions that run could be written. Harmless: it is not tried again.
+    pub record_error: Option<Error>,
     /// When the slot's advance was asked for, if its answer is still to come.
     advancing_since: Option<u64>,
+    /// A record was asked for, and the answer is still to come.
+    is_recording: bool,
 }
 
 /// What the caller of a cycle knows.
@@ -107,7 +116,7 @@ pub struct Phases {
 }
 
 /// An idle slot is advanced past foreign WAL when it falls this far behind,
-const IDLE_ADVANCE_BYTES: u64 = 16 << 20;
+const IDLE_ADVANCE_BYTES: u64 = 4 << 20;
 /// or this far, when it has not been advanced for a while.
 const IDLE_ADVANCE_SLOW_BYTES: u64 = 64 << 10;
 const IDLE_ADVANCE_AFTER: Duration = Duration::from_mins(1);
@@ -120,6 +129,8 @@ impl Cycle {
         Self {
             checkpoint,
             documents_as_text_from: None,
+            may_record_running: false,
+            recorded_at: Lsn::INVALID,
             peeked_through: None,
             unconsumed: false,
             advanced_at: clock::now_ms(),
@@ -203,6 +214,7 @@ where
 {
     let started = clock::now_ms();
     let mut opened = opening::open(connection, feed, cycle).await?;
+    let (flush, restart) = (opened.flush, opened.restart);
     report.phases.peek += since(started);
 
     let started = clock::now_ms();
@@ -216,6 +228,15 @@ where
         store_backlog(connection, another, feed, cycle, opened, store, report).await?
     };
     cycle.unconsumed |= !is_stored;
+    if is_stored
+        && cycle.may_record_running
+        && restart::record_is_due(flush, restart, cycle.recorded_at)
+    {
+        restart::queue_record(connection)?;
+        connection.send().await?;
+        cycle.recorded_at = flush;
+        report.is_recording = true;
+    }
     Ok(is_stored)
 }
 
@@ -384,24 +405,30 @@ fn since(started: u64) -> u64 {
 }
 
 impl Report {
-    /// Takes in the answer to the slot's advance, if one was asked for. A failure is harmless for
-    /// what is stored, since the next peek leaves out what it finds again; but the connection is of
-    /// no use any more.
+    /// Takes in the answers to what was asked for behind the COMMIT: the slot's advance, and a record.
+    /// A failure is harmless for what is stored, since the next peek leaves out what it finds again;
+    /// but the connection is of no use any more.
     pub async fn settle<S>(&mut self, connection: &mut Connection<S>, cycle: &mut Cycle)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Some(asked_at) = self.advancing_since.take() else {
-            return;
-        };
-        match connection.finish().await {
-            Ok(_) => {
-                cycle.unconsumed = false;
-                cycle.advanced_at = clock::now_ms();
+        if let Some(asked_at) = self.advancing_since.take() {
+            match connection.finish().await {
+                Ok(_) => {
+                    cycle.unconsumed = false;
+                    cycle.advanced_at = clock::now_ms();
+                }
+                Err(error) => self.advance_error = Some(error.into()),
             }
-            Err(error) => self.advance_error = Some(error.into()),
+            self.phases.advance = since(asked_at);
         }
-        self.phases.advance = since(asked_at);
+        if std::mem::take(&mut self.is_recording)
+            && self.advance_error.is_none()
+            && let Err(error) = connection.finish().await
+        {
+            cycle.may_record_running = false;
+            self.record_error = Some(error.into());
+        }
     }
 
     fn take_in(&mut self, cycle: &mut Cycle, store: Store, reach: Reach) {

@@ -20,6 +20,7 @@ mod fence;
 mod opening;
 mod peek;
 mod policy;
+mod restart;
 mod schedule;
 mod store;
 

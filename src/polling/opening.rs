@@ -30,6 +30,8 @@ pub(super) struct Opened {
     /// Everything that committed before it is in a peek that comes back whole: read before the peek.
     /// The flush position, since the write position can run ahead of commits.
     pub(super) flush: Lsn,
+    /// Where decoding began.
+    pub(super) restart: Lsn,
     /// The peek leaves out what the checkpoint has.
     pub(super) is_filtered: bool,
 }
@@ -47,7 +49,8 @@ fn look() -> String {
         .collect();
     format!(
         "SELECT pg_current_wal_flush_lsn(), \
-         EXISTS (SELECT FROM pg_get_replication_slots() WHERE slot_name = $1::name), \
+         (SELECT COALESCE(restart_lsn, '0/0') FROM pg_get_replication_slots() \
+         WHERE slot_name = $1::name), \
          EXISTS (SELECT FROM pg_publication WHERE pubname = $2::name), \
          {}, {COMMIT_TO_DISK}, {WORK_IN_MEMORY}, {} \
          FROM (SELECT) AS always LEFT JOIN replication_checkpoint ON slot = $1::text",
@@ -82,8 +85,10 @@ where
     connection.finish().await?;
     let found = connection.next_row().await?.ok_or(postgres::Error::NoRow)?;
     let flush = found.get(0)?;
+    // Of a slot that can no longer be read it is 0/0, and the peek says so.
+    let restart: Option<Lsn> = found.get(1)?;
     let missing = Missing {
-        slot: !found.get::<bool>(1)?,
+        slot: restart.is_none(),
         publication: !found.get::<bool>(2)?,
     };
     // Another reader has stored, and may have gone before it advanced the slot.
@@ -94,6 +99,7 @@ where
     Ok(Opened {
         peek,
         flush,
+        restart: restart.unwrap_or(flush),
         is_filtered: request.stored_through.is_some(),
     })
 }

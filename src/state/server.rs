@@ -17,6 +17,8 @@ pub struct Server {
     pub flush_lsn: Lsn,
     /// The schema in which unqualified tables are made.
     pub schema: String,
+    /// The role may call `pg_log_standby_snapshot()`, which PostgreSQL has from 16 on.
+    pub may_record_running: bool,
     /// `change_history` is there.
     pub(super) has_history: bool,
     version: i32,
@@ -44,7 +46,9 @@ SELECT pg_is_in_recovery(), \
        (SELECT count(*) FROM pg_replication_slots), \
        current_setting('max_replication_slots')::int8, \
        to_regclass('change_history') IS NOT NULL, \
-       current_setting('server_version_num')::int4";
+       current_setting('server_version_num')::int4, \
+       COALESCE(has_function_privilege(to_regprocedure('pg_log_standby_snapshot()'), 'EXECUTE'), \
+         false)";
 
 /// As `server_version_num` counts.
 const OLDEST_VERSION: i32 = 150_000;
@@ -80,6 +84,7 @@ impl Server {
             slots_allowed: row.get(9)?,
             has_history: row.get(10)?,
             version: row.get(11)?,
+            may_record_running: row.get(12)?,
         })
     }
 

@@ -46,9 +46,18 @@ impl ClientSocket {
 
     /// What was attached to a socket that outlived an eviction, when this version can read it.
     pub(crate) fn attachment(&self) -> Option<Attachment> {
+        Attachment::from_bytes(&self.attached()?).ok()
+    }
+
+    /// The number of the connection, when there is a client that this version can read.
+    pub(crate) fn connection(&self) -> Option<u64> {
+        Attachment::connection_of(&self.attached()?).ok()
+    }
+
+    fn attached(&self) -> Option<Vec<u8>> {
         let attached = self.raw.deserialize_attachment().ok()?;
         let bytes: Uint8Array = attached.dyn_into().ok()?;
-        Attachment::from_bytes(&bytes.to_vec()).ok()
+        Some(bytes.to_vec())
     }
 }
 

@@ -21,4 +21,5 @@ mod privileges;
 mod publication;
 mod random;
 mod readers;
+mod restart;
 mod values;

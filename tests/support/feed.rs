@@ -244,10 +244,12 @@ impl<S: Socket> Reader<S> {
             on_slot_lost: OnSlotLost::Halt,
         };
         let (standing, _) = state::resume(&mut connection, resumption).await?;
+        let mut cycle = Cycle::resume_from(standing.checkpoint);
+        cycle.may_record_running = standing.server.may_record_running;
         Ok(Self {
             connection,
             further,
-            cycle: Cycle::resume_from(standing.checkpoint),
+            cycle,
             feed: feed.clone(),
         })
     }

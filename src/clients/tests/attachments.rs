@@ -24,7 +24,10 @@ fn a_client_comes_back_from_its_attachment_as_it_was() {
         {"column": "m", "op": "lt", "value": 9_007_199_254_740_993_i64}]}]);
     let view = View::new(Subscriptions::AllTables, Some(subscriptions(&list))).unwrap();
     let client = attachment(view);
-    assert_eq!(Attachment::from_bytes(&client.to_bytes()).unwrap(), client);
+    let bytes = client.to_bytes();
+    assert_eq!(Attachment::from_bytes(&bytes).unwrap(), client);
+    let connection = Attachment::connection_of(&bytes).unwrap();
+    assert_eq!(connection, client.connection);
     let plain = attachment(View::new(Subscriptions::Tables(subscriptions(&list)), None).unwrap());
     assert_eq!(Attachment::from_bytes(&plain.to_bytes()).unwrap(), plain);
 }
@@ -33,6 +36,7 @@ fn a_client_comes_back_from_its_attachment_as_it_was() {
 fn bytes_that_are_no_attachment_are_an_error() {
     for bytes in [&b""[..], b"{}", b"null", b"\xFF", b"{\"id\":\"\"}"] {
         assert!(Attachment::from_bytes(bytes).is_err());
+        assert!(Attachment::connection_of(bytes).is_err());
     }
 }
 

@@ -289,7 +289,7 @@ impl Hub {
     }
 
     fn client_of(&self, socket: &ClientSocket) -> Option<Client> {
-        self.sockets.find(socket.attachment()?.connection)
+        self.sockets.find(socket.connection()?)
     }
 
     /// Everyone, for `GET /clients`.

@@ -191,7 +191,7 @@ impl Runtime {
             delivered?;
             report.settle(connection, &mut cycle).await;
             self.note_report(&report, recovered);
-            if report.advance_error.is_some() {
+            if report.advance_error.is_some() || report.record_error.is_some() {
                 // It has cost the connection, but nothing of what was stored.
                 *connection = database::connect(&self.env).await?;
             }
@@ -273,14 +273,17 @@ impl Runtime {
             });
             log::event("epoch_began", context);
         }
-        if let Some((cycle, schema)) = before
+        let may_record_running = standing.server.may_record_running;
+        if let Some((mut cycle, schema)) = before
             && broken.is_none()
             && cycle.checkpoint == standing.checkpoint
             && schema == standing.server.schema
         {
+            cycle.may_record_running = may_record_running;
             return Ok((cycle, schema));
         }
         let mut cycle = Cycle::resume_from(standing.checkpoint);
+        cycle.may_record_running = may_record_running;
         cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
         Ok((cycle, standing.server.schema))
     }
@@ -320,6 +323,9 @@ impl Runtime {
         let mut memory = self.memory.borrow_mut();
         if let Some(error) = &report.advance_error {
             log::error("advance_failed", error);
+        }
+        if let Some(error) = &report.record_error {
+            log::error("record_failed", error);
         }
         if let Some(error) = &report.second_connection_error {
             log::error("second_connection_failed", error);
