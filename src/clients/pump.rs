@@ -28,9 +28,6 @@ use crate::error::Result;
 use crate::history::{self, PageRequest};
 use crate::postgres::Connection;
 
-/// Changes of one page at most; its bytes are those of one frame.
-const PAGE_CHANGES: u32 = 5_000;
-
 /// What the pump knows beside the clients.
 #[derive(Debug, Default)]
 pub struct Pump {
@@ -198,7 +195,11 @@ impl Pump {
                 return Ok(false);
             } else {
                 self.last.set(Some(due));
-                let page = read_after(connection, &view, due.after, feed.head).await?;
+                let asked = members.first().map_or(1, |it| it.page_changes());
+                let page = read_after(connection, &view, due.after, feed.head, asked).await?;
+                for member in &members {
+                    member.note_page(&page);
+                }
                 feed.oldest = page.oldest.min(feed.head.saturating_add(1));
                 // Else some of what was to be read was pruned meanwhile, and the cursors say so.
                 if page.oldest <= due.after.saturating_add(1) {
@@ -217,12 +218,13 @@ fn view_of<O: Outlet>(members: &[Rc<Subscriber<O>>]) -> Option<Rc<View>> {
     members.first().map(|it| Rc::clone(&it.attachment().view))
 }
 
-/// Reads the page behind `after` that a view needs.
+/// Reads the page behind `after` that a view needs, of `max_changes` and one frame at most.
 pub async fn read_after<S>(
     connection: &mut Connection<S>,
     view: &View,
     after: i64,
     through: i64,
+    max_changes: u32,
 ) -> Result<history::Page>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -231,7 +233,7 @@ where
         after,
         through,
         tables: &view.table_names(),
-        max_changes: PAGE_CHANGES,
+        max_changes,
         max_bytes: MAX_CHANGES_BYTES,
     };
     history::read_page(connection, request).await

@@ -10,6 +10,7 @@ use super::position::Position;
 use super::server_message::ServerMessage;
 use super::subscription::View;
 use super::views::Views;
+use crate::history::{MAX_PAGE_CHANGES, Page};
 
 /// The way out to a client.
 pub trait Outlet {
@@ -43,6 +44,8 @@ pub struct Subscriber<O> {
     attachment: RefCell<Attachment>,
     is_attached: Cell<bool>,
     binding: Cell<Binding>,
+    /// How many changes fill a page, by the last one.
+    page_changes: Cell<u32>,
 }
 
 /// Whether the filters' columns have been looked up in the catalogue.
@@ -92,6 +95,7 @@ impl<O: Outlet> Subscriber<O> {
             attachment: RefCell::new(attachment),
             is_attached: Cell::new(is_attached),
             binding: Cell::new(binding),
+            page_changes: Cell::new(MAX_PAGE_CHANGES),
         }
     }
 
@@ -303,6 +307,15 @@ impl<O: Outlet> Subscriber<O> {
     pub(super) fn has_expired(&self, now: u64) -> bool {
         let expires_at = self.attachment.borrow().expires_at;
         !self.is_gone.get() && expires_at.is_some_and(|it| it.saturating_mul(1_000) <= now)
+    }
+
+    /// How many changes to ask for when a page is read for this client.
+    pub(super) fn page_changes(&self) -> u32 {
+        self.page_changes.get()
+    }
+
+    pub(super) fn note_page(&self, page: &Page) {
+        self.page_changes.set(page.next_changes);
     }
 
     pub(super) fn has_room(&self) -> bool {

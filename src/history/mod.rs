@@ -11,7 +11,7 @@ mod prune;
 mod recent;
 mod write;
 
-pub use page::{Page, PageRequest, oldest, read_page};
+pub use page::{MAX_PAGE_CHANGES, Page, PageRequest, oldest, read_page};
 pub use prune::{Extent, Pruned, prune, read_extent};
 pub use recent::{Recent, StoredChange};
 pub use write::{Condition, VALUE_REFUSED, WriteBy, Writer};

@@ -15,5 +15,6 @@ mod support;
 mod altered;
 mod crowd;
 mod filters;
+mod large;
 mod recent;
 mod recorder;

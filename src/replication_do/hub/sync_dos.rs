@@ -19,7 +19,7 @@ use crate::clients::{
 use crate::clock;
 use crate::config::TableName;
 use crate::error::{Category, Error, Result};
-use crate::history;
+use crate::history::{self, MAX_PAGE_CHANGES};
 use crate::polling;
 use crate::workers::database::Database;
 use crate::workers::log;
@@ -46,6 +46,8 @@ struct Registered {
     generation: u64,
     is_called: bool,
     is_bound: bool,
+    /// How many changes fill a page, by the last one.
+    page_changes: u32,
 }
 
 /// What is due to one client.
@@ -57,6 +59,7 @@ enum Due {
         after: i64,
         told: i64,
         catch_up: bool,
+        page_changes: u32,
     },
 }
 
@@ -87,6 +90,7 @@ impl SyncDos {
         let registered = Registered {
             is_bound: !client.view.has_filters(),
             is_called: false,
+            page_changes: MAX_PAGE_CHANGES,
             generation,
             client,
         };
@@ -275,6 +279,7 @@ impl SyncDos {
                     after,
                     told,
                     catch_up,
+                    page_changes,
                 } => {
                     let ask = Ask {
                         view: &view,
@@ -290,7 +295,9 @@ impl SyncDos {
                     } else if clock::now_ms() >= head.deadline {
                         break;
                     } else {
-                        let page = read_after(connection, &view, after, feed.head).await?;
+                        let head = feed.head;
+                        let page = read_after(connection, &view, after, head, page_changes).await?;
+                        self.with(id, generation, |it| it.page_changes = page.next_changes);
                         if page.oldest > after.saturating_add(1) {
                             // Pruned meanwhile: the next delivery sees that it is too old.
                             break;
@@ -433,6 +440,7 @@ impl Registered {
                         after,
                         told: self.client.cursor.told(),
                         catch_up,
+                        page_changes: self.page_changes,
                     };
                 }
             }
