@@ -47,10 +47,10 @@ pub struct Cycle {
     /// they are stored: Postgres has refused one that it was expected to take. Whoever resumes
     /// after an error passes it on; without it the next cycle fails once more.
     pub documents_as_text_from: Option<i64>,
-    /// The role may write records of the transactions that run, which keep decoding short.
-    pub may_record_running: bool,
+    /// The role may log snapshots of the running transactions, which keep decoding short.
+    pub may_log_snapshots: bool,
     /// The flush LSN when it last did.
-    recorded_at: Lsn,
+    snapshot_logged_at: Lsn,
     /// The flush LSN before the last peek that came back whole: nothing new until it moves.
     peeked_through: Option<Lsn>,
     /// The slot may be behind the checkpoint, since the last advance failed or is not known.
@@ -82,12 +82,12 @@ pub struct Report {
     pub second_connection_error: Option<Error>,
     /// The slot could not be advanced. Harmless: it is tried again.
     pub advance_error: Option<Error>,
-    /// No record of the transactions that run could be written. Harmless: it is not tried again.
-    pub record_error: Option<Error>,
+    /// No snapshot of the running transactions could be logged. Harmless: it is not tried again.
+    pub snapshot_error: Option<Error>,
     /// When the slot's advance was asked for, if its answer is still to come.
     advancing_since: Option<u64>,
-    /// A record was asked for, and the answer is still to come.
-    is_recording: bool,
+    /// A snapshot was asked for, and the answer is still to come.
+    is_logging_snapshot: bool,
 }
 
 /// What the caller of a cycle knows.
@@ -129,8 +129,8 @@ impl Cycle {
         Self {
             checkpoint,
             documents_as_text_from: None,
-            may_record_running: false,
-            recorded_at: Lsn::INVALID,
+            may_log_snapshots: false,
+            snapshot_logged_at: Lsn::INVALID,
             peeked_through: None,
             unconsumed: false,
             advanced_at: clock::now_ms(),
@@ -229,13 +229,13 @@ where
     };
     cycle.unconsumed |= !is_stored;
     if is_stored
-        && cycle.may_record_running
-        && restart::record_is_due(flush, restart, cycle.recorded_at)
+        && cycle.may_log_snapshots
+        && restart::snapshot_is_due(flush, restart, cycle.snapshot_logged_at)
     {
-        restart::queue_record(connection)?;
+        restart::queue_snapshot(connection)?;
         connection.send().await?;
-        cycle.recorded_at = flush;
-        report.is_recording = true;
+        cycle.snapshot_logged_at = flush;
+        report.is_logging_snapshot = true;
     }
     Ok(is_stored)
 }
@@ -405,7 +405,7 @@ fn since(started: u64) -> u64 {
 }
 
 impl Report {
-    /// Takes in the answers to what was asked for behind the COMMIT: the slot's advance, and a record.
+    /// Takes in the answers to what was asked for behind the COMMIT: the slot's advance, and a snapshot.
     /// A failure is harmless for what is stored, since the next peek leaves out what it finds again;
     /// but the connection is of no use any more.
     pub async fn settle<S>(&mut self, connection: &mut Connection<S>, cycle: &mut Cycle)
@@ -422,12 +422,12 @@ impl Report {
             }
             self.phases.advance = since(asked_at);
         }
-        if std::mem::take(&mut self.is_recording)
+        if std::mem::take(&mut self.is_logging_snapshot)
             && self.advance_error.is_none()
             && let Err(error) = connection.finish().await
         {
-            cycle.may_record_running = false;
-            self.record_error = Some(error.into());
+            cycle.may_log_snapshots = false;
+            self.snapshot_error = Some(error.into());
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Server {
     /// The schema in which unqualified tables are made.
     pub schema: String,
     /// The role may call `pg_log_standby_snapshot()`, which PostgreSQL has from 16 on.
-    pub may_record_running: bool,
+    pub may_log_snapshots: bool,
     /// `change_history` is there.
     pub(super) has_history: bool,
     version: i32,
@@ -84,7 +84,7 @@ impl Server {
             slots_allowed: row.get(9)?,
             has_history: row.get(10)?,
             version: row.get(11)?,
-            may_record_running: row.get(12)?,
+            may_log_snapshots: row.get(12)?,
         })
     }
 

@@ -9,7 +9,7 @@ use crate::support::server::{Version, connect};
 
 on_each_version!(
     a_role_with_login_replication_and_table_grants_runs_the_feed,
-    a_role_that_may_no_longer_record_what_runs_goes_on_without,
+    a_role_that_may_no_longer_log_snapshots_goes_on_without,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, note text)";
@@ -50,7 +50,7 @@ async fn a_role_with_login_replication_and_table_grants_runs_the_feed(version: V
 
     let owner = feed.log_in_as(role);
     let mut reader = feed.reader().await;
-    assert!(!reader.cycle.may_record_running);
+    assert!(!reader.cycle.may_log_snapshots);
     assert_eq!(reader.drain().await.unwrap(), 1);
     assert!(reader.poll().await.unwrap().complete);
     drop(reader);
@@ -60,7 +60,7 @@ async fn a_role_with_login_replication_and_table_grants_runs_the_feed(version: V
     drop_role(&feed, &role).await;
 }
 
-async fn a_role_that_may_no_longer_record_what_runs_goes_on_without(version: Version) {
+async fn a_role_that_may_no_longer_log_snapshots_goes_on_without(version: Version) {
     let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let role = make_role(&feed).await;
     feed.run("INSERT INTO items SELECT id, repeat('x', 1000) FROM generate_series(1, 1000) AS id")
@@ -68,13 +68,13 @@ async fn a_role_that_may_no_longer_record_what_runs_goes_on_without(version: Ver
     let owner = feed.log_in_as(role);
     let mut reader = feed.reader().await;
     // As if it had been granted when the reader came.
-    reader.cycle.may_record_running = true;
+    reader.cycle.may_log_snapshots = true;
     let report = reader.poll().await.unwrap();
     assert_eq!(report.stored, 1_000);
     assert!(report.advance_error.is_none(), "the slot has moved");
-    let refused = report.record_error.expect("it is refused");
+    let refused = report.snapshot_error.expect("it is refused");
     println!("{refused}");
-    assert!(!reader.cycle.may_record_running);
+    assert!(!reader.cycle.may_log_snapshots);
 
     let mut next = feed.reader().await;
     assert_eq!(next.drain().await.unwrap(), 0);

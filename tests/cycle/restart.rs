@@ -3,15 +3,15 @@
 use crate::idle::{feed_on, quiet_cluster};
 use crate::support::server::Version;
 
-on_each_version!(what_is_read_again_does_not_grow_where_the_role_may_record_what_runs);
+on_each_version!(what_is_read_again_does_not_grow_where_the_role_may_log_snapshots);
 
-async fn what_is_read_again_does_not_grow_where_the_role_may_record_what_runs(version: Version) {
+async fn what_is_read_again_does_not_grow_where_the_role_may_log_snapshots(version: Version) {
     const ROUNDS: u64 = 8;
     let cluster = quiet_cluster(version);
     let feed = feed_on(&cluster, "FOR TABLE items").await;
     let mut reader = feed.reader().await;
     assert_eq!(
-        reader.cycle.may_record_running,
+        reader.cycle.may_log_snapshots,
         version != Version::V15,
         "PostgreSQL has the function from 16 on"
     );
@@ -25,15 +25,15 @@ async fn what_is_read_again_does_not_grow_where_the_role_may_record_what_runs(ve
             .await;
         let report = reader.poll().await.unwrap();
         assert_eq!((report.stored, report.complete), (1_000, true));
-        assert!(report.advance_error.is_none() && report.record_error.is_none());
+        assert!(report.advance_error.is_none() && report.snapshot_error.is_none());
     }
     let since = |from: &str| format!("SELECT (pg_current_wal_flush_lsn() - {from})::int8");
     let written = feed.value(&since(&format!("'{began}'::pg_lsn"))).await;
     let again = feed.value(&since(&format!("({restart})"))).await;
     println!("{written} bytes written, {again} are read again");
     let (written, again): (u64, u64) = (written.parse().unwrap(), again.parse().unwrap());
-    if reader.cycle.may_record_running {
-        // A record that was written after one round is passed in the next.
+    if reader.cycle.may_log_snapshots {
+        // A snapshot that was logged after one round is passed in the next.
         assert!(again < written / ROUNDS * 3);
     }
 }

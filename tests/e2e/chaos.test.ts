@@ -71,12 +71,8 @@ async function leaveToItsFate(random: Random, held?: Held): Promise<void> {
 
 /** Asks for a poll; gives the answer in words. */
 async function nudge(worker: Workerd): Promise<string> {
-  const response = await fetch(new URL("/poll", worker.url), {
-    method: "POST",
-    headers: { authorization: `Bearer ${worker.token}` },
-    signal: AbortSignal.timeout(5_000),
-  });
-  return `${response.status} ${await response.text()}`;
+  const { status, body } = await worker.request("POST", "/poll", undefined, AbortSignal.timeout(5_000));
+  return `${status} ${JSON.stringify(body)}`;
 }
 
 /** Polls until everything that was committed before is stored. */

@@ -110,7 +110,7 @@ test("a runtime that restarts in the middle of it all loses nothing", async (t) 
     for (const n of upTo(3)) await scenario.insert(round * 3 + n);
     // One that the restart meets may never be answered.
     const { worker } = scenario;
-    worker.fetch("/poll", { method: "POST", headers: { authorization: `Bearer ${worker.token}` }, signal: AbortSignal.timeout(5_000) }).catch(() => undefined);
+    worker.request("POST", "/poll", undefined, AbortSignal.timeout(5_000)).catch(() => undefined);
     await scenario.worker.restart();
   }
   await agrees(example);

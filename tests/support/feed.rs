@@ -245,7 +245,7 @@ impl<S: Socket> Reader<S> {
         };
         let (standing, _) = state::resume(&mut connection, resumption).await?;
         let mut cycle = Cycle::resume_from(standing.checkpoint);
-        cycle.may_record_running = standing.server.may_record_running;
+        cycle.may_log_snapshots = standing.server.may_log_snapshots;
         Ok(Self {
             connection,
             further,

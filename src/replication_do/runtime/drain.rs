@@ -191,7 +191,7 @@ impl Runtime {
             delivered?;
             report.settle(connection, &mut cycle).await;
             self.note_report(&report, recovered);
-            if report.advance_error.is_some() || report.record_error.is_some() {
+            if report.advance_error.is_some() || report.snapshot_error.is_some() {
                 // It has cost the connection, but nothing of what was stored.
                 *connection = database::connect(&self.env).await?;
             }
@@ -273,17 +273,17 @@ impl Runtime {
             });
             log::event("epoch_began", context);
         }
-        let may_record_running = standing.server.may_record_running;
+        let may_log_snapshots = standing.server.may_log_snapshots;
         if let Some((mut cycle, schema)) = before
             && broken.is_none()
             && cycle.checkpoint == standing.checkpoint
             && schema == standing.server.schema
         {
-            cycle.may_record_running = may_record_running;
+            cycle.may_log_snapshots = may_log_snapshots;
             return Ok((cycle, schema));
         }
         let mut cycle = Cycle::resume_from(standing.checkpoint);
-        cycle.may_record_running = may_record_running;
+        cycle.may_log_snapshots = may_log_snapshots;
         cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
         Ok((cycle, standing.server.schema))
     }
@@ -324,8 +324,8 @@ impl Runtime {
         if let Some(error) = &report.advance_error {
             log::error("advance_failed", error);
         }
-        if let Some(error) = &report.record_error {
-            log::error("record_failed", error);
+        if let Some(error) = &report.snapshot_error {
+            log::error("snapshot_failed", error);
         }
         if let Some(error) = &report.second_connection_error {
             log::error("second_connection_failed", error);

@@ -7,12 +7,13 @@ export interface Answer<Body> {
   body: Body;
 }
 
-/** Sends an authorised request with a JSON body, and reads the JSON of the answer. */
-export async function requestJson<Body>(url: URL, token: string, method: string, body?: unknown): Promise<Answer<Body>> {
+/** Sends an authorised request with a JSON body, and reads the JSON of the answer; fails when `signal` says so. */
+export async function requestJson<Body>(url: URL, token: string, method: string, body?: unknown, signal?: AbortSignal): Promise<Answer<Body>> {
   const response = await fetch(url, {
     method,
     headers: { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
     body: body === undefined ? null : JSON.stringify(body),
+    signal: signal ?? null,
   });
   const text = await response.text();
   return { status: response.status, headers: response.headers, body: (text === "" ? undefined : JSON.parse(text)) as Body };

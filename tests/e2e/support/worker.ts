@@ -36,7 +36,7 @@ export interface RunningWorker {
   /** The bearer token it asks for. */
   readonly token: string;
   /** An authorised request. */
-  request<Body = Record<string, unknown>>(method: string, path: string, body?: unknown): Promise<Answer<Body>>;
+  request<Body = Record<string, unknown>>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer<Body>>;
   /** A request as given: no token unless the test sends one. */
   fetch(path: string, init?: RequestInit): Promise<Response>;
   /** Opens a WebSocket on GET /ws and waits for the upgrade. */
@@ -93,7 +93,7 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
   return {
     url,
     token,
-    request: (method, path, body) => requestJson(new URL(path, url), token, method, body),
+    request: (method, path, body, signal) => requestJson(new URL(path, url), token, method, body, signal),
     fetch: (path, init) => fetch(new URL(path, url), init),
     connect: async (feed = {}) => {
       const socket = await FeedSocket.open(url, { token, ...feed });

@@ -123,8 +123,8 @@ export class Workerd {
   }
 
   /** An authorised request. */
-  request<Body = Record<string, unknown>>(method: string, path: string, body?: unknown): Promise<Answer<Body>> {
-    return requestJson<Body>(new URL(path, this.#url), this.#token, method, body);
+  request<Body = Record<string, unknown>>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer<Body>> {
+    return requestJson<Body>(new URL(path, this.#url), this.#token, method, body, signal);
   }
 
   /** Opens a WebSocket on GET /ws and waits for the upgrade. */
