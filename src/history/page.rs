@@ -9,7 +9,7 @@ use crate::changes::TableChange;
 use crate::config::TableName;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, Param, Row};
+use crate::postgres::{Connection, Param, Row, next_fetch_size};
 
 /// What to read.
 #[derive(Clone, Copy, Debug)]
@@ -43,9 +43,6 @@ pub struct Page {
 
 /// What is asked for first by who reads all, and never more than that.
 pub const MAX_PAGE_CHANGES: u32 = 5_000;
-
-/// So many are asked for at least where those before were small, or few.
-const FEW_CHANGES: u32 = 512;
 
 const PAGE: &str = "\
 SELECT id, lsn, table_name, operation, data::text, old_data::text, array_to_json(unchanged)::text, \
@@ -100,21 +97,14 @@ where
         None => None,
     };
     connection.finish().await?;
+    let next_changes = next_fetch_size(changes.len(), bytes, request.max_bytes, MAX_PAGE_CHANGES);
     Ok(Page {
         // Whether there is more is not known: the next page may be empty.
         through: changes.last().map_or(request.through, |change| change.id),
         oldest: oldest.unwrap_or(i64::MAX),
-        next_changes: next_changes(changes.len(), bytes, request.max_bytes),
+        next_changes,
         changes,
     })
-}
-
-/// As many as fit by the size of these, growing fourfold at most.
-fn next_changes(changes: usize, bytes: usize, max_bytes: usize) -> u32 {
-    let each = (bytes / changes.max(1)).max(1);
-    let fitting = u32::try_from(max_bytes / each).unwrap_or(u32::MAX);
-    let grown = u32::try_from(changes).map_or(u32::MAX, |changes| changes.saturating_mul(4));
-    fitting.clamp(1, grown.clamp(FEW_CHANGES, MAX_PAGE_CHANGES))
 }
 
 fn stored_change(row: &Row) -> Result<StoredChange> {
@@ -169,19 +159,4 @@ where
     let row = connection.query_one(OLDEST, &[]).await?;
     let oldest: Option<i64> = row.get(0)?;
     Ok(oldest.unwrap_or(head.saturating_add(1)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_page_asks_for_what_fits_and_grows_fourfold_at_most() {
-        assert_eq!(next_changes(600, 600 << 10, 1 << 20), 1_024);
-        assert_eq!(next_changes(600, 6_000, 1 << 20), 2_400);
-        assert_eq!(next_changes(10, 1_000_000, 1 << 20), 10);
-        assert_eq!(next_changes(1, 8 << 20, 1 << 20), 1);
-        assert_eq!(next_changes(0, 0, 1 << 20), FEW_CHANGES);
-        assert_eq!(next_changes(4_000, 4_000, 1 << 20), MAX_PAGE_CHANGES);
-    }
 }

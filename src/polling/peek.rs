@@ -10,7 +10,7 @@ use crate::changes::AssembleError;
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
-use crate::postgres::{self, Connection, Param};
+use crate::postgres::{self, Connection, FIRST_FETCH_SIZE, Param, next_fetch_size};
 
 /// One message of the output plugin, cut at the row limit.
 #[derive(Clone, Debug)]
@@ -66,9 +66,6 @@ pub(super) struct Slice {
     pub(super) is_last: bool,
 }
 
-// The first FETCH is small, since nothing is known yet of how large the rows are; and large enough
-// for the few transactions of a live feed, which are then one round trip.
-const FIRST_FETCH_ROWS: u32 = 512;
 const MAX_FETCH_ROWS: u32 = 16_384;
 
 /// The type bytes of a commit, and of a relation's description.
@@ -131,7 +128,8 @@ impl Peek {
 
         let mut peek = Self {
             slice_bytes: request.slice_bytes,
-            fetch_rows: FIRST_FETCH_ROWS,
+            // Enough for the few transactions of a live feed, which are then one round trip.
+            fetch_rows: FIRST_FETCH_SIZE,
             ahead: None,
             row: 0,
             given_out: 0,
@@ -253,7 +251,7 @@ impl Peek {
         slice.is_last = given_back == 0 && kept < self.fetch_rows as usize;
         self.row += kept as u64;
         self.strayed = given_back > 0;
-        self.fetch_rows = next_fetch_rows(kept, bytes, self.slice_bytes);
+        self.fetch_rows = next_fetch_size(kept, bytes, self.slice_bytes / 2, MAX_FETCH_ROWS);
         self.ahead = Some(slice);
         Ok(())
     }
@@ -299,16 +297,6 @@ impl Peek {
             _ => Err(AssembleError::Unfinished(xid).into()),
         }
     }
-}
-
-/// Aims at half the slice's bytes by the size of the messages just seen, growing fourfold at most.
-fn next_fetch_rows(messages: usize, bytes: usize, slice_bytes: usize) -> u32 {
-    let per_message = (bytes / messages.max(1)).max(1);
-    let fitting = u32::try_from(slice_bytes / 2 / per_message).unwrap_or(u32::MAX);
-    let grown = u32::try_from(messages)
-        .unwrap_or(u32::MAX)
-        .saturating_mul(4);
-    fitting.clamp(1, grown.clamp(FIRST_FETCH_ROWS, MAX_FETCH_ROWS))
 }
 
 /// What the peek needs and does not find: Postgres has one SQLSTATE for both.
@@ -357,18 +345,5 @@ impl Missing {
              client reloads",
             escape_identifier(publication)
         ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_fetch_aims_at_half_a_slice_and_grows_fourfold_at_most() {
-        assert_eq!(next_fetch_rows(256, 256 * 100, 1 << 20), 1024);
-        assert_eq!(next_fetch_rows(1024, 1024 * 1024, 1 << 20), 512);
-        assert_eq!(next_fetch_rows(16_384, 16_384, 1 << 30), MAX_FETCH_ROWS);
-        assert_eq!(next_fetch_rows(1, 8 << 20, 1 << 20), 1);
     }
 }

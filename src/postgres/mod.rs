@@ -41,6 +41,7 @@
 
 mod connection;
 mod error;
+mod fetch_size;
 mod login;
 mod param;
 mod row;
@@ -52,6 +53,7 @@ mod url;
 
 pub use connection::Connection;
 pub use error::{AuthenticationError, Error, ProtocolError, ValueError};
+pub use fetch_size::{FIRST_FETCH_SIZE, next_fetch_size};
 pub use login::Login;
 pub use param::{ArrayParam, Element, Param};
 pub use postgres_protocol::escape::escape_identifier;

@@ -40,7 +40,9 @@ impl Keeper {
         state.wait_until(async move {
             clock::sleep(after).await;
             is_set.set(false);
-            for some in sockets.all().chunks(KEPT_AT_ONCE) {
+            let clients = sockets.all();
+            let unkept: Vec<_> = clients.iter().filter(|client| !client.is_kept()).collect();
+            for some in unkept.chunks(KEPT_AT_ONCE) {
                 for client in some {
                     client.keep();
                 }

@@ -1,0 +1,33 @@
+//! How many rows to ask for, where nobody knows yet how large they are.
+
+/// What is asked for first, and at least where the rows before were small, or few.
+pub const FIRST_FETCH_SIZE: u32 = 512;
+
+/// As many rows as fit `target_bytes`, by the `bytes` of the `rows` just seen: fourfold as many at most,
+/// and never more than `most`.
+pub fn next_fetch_size(rows: usize, bytes: usize, target_bytes: usize, most: u32) -> u32 {
+    let each = (bytes / rows.max(1)).max(1);
+    let fitting = u32::try_from(target_bytes / each).unwrap_or(u32::MAX);
+    let grown = u32::try_from(rows).unwrap_or(u32::MAX).saturating_mul(4);
+    fitting.clamp(1, grown.clamp(FIRST_FETCH_SIZE, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_rows_are_what_fits_and_grow_fourfold_at_most() {
+        let most = 16_384;
+        assert_eq!(next_fetch_size(256, 256 * 100, 1 << 19, most), 1_024);
+        assert_eq!(next_fetch_size(1_024, 1_024 * 1_024, 1 << 19, most), 512);
+        assert_eq!(next_fetch_size(16_384, 16_384, 1 << 29, most), most);
+        assert_eq!(next_fetch_size(1, 8 << 20, 1 << 19, most), 1);
+        assert_eq!(next_fetch_size(600, 600 << 10, 1 << 20, most), 1_024);
+        assert_eq!(next_fetch_size(600, 6_000, 1 << 20, most), 2_400);
+        assert_eq!(next_fetch_size(10, 1_000_000, 1 << 20, most), 10);
+        assert_eq!(next_fetch_size(1, 8 << 20, 1 << 20, most), 1);
+        assert_eq!(next_fetch_size(0, 0, 1 << 20, most), FIRST_FETCH_SIZE);
+        assert_eq!(next_fetch_size(4_000, 4_000, 1 << 20, 5_000), 5_000);
+    }
+}
