@@ -163,18 +163,18 @@ pub(super) fn category_name(category: Category) -> String {
 /// evicted still tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Vitals {
+pub(super) struct SlotHealth {
     pub(super) checked_at: u64,
     /// `None` when the slot was not there.
-    pub(super) slot: Option<SlotVitals>,
+    pub(super) slot: Option<SlotStatus>,
     /// `None` when the history was empty.
-    pub(super) history: Option<HistoryVitals>,
+    pub(super) history: Option<HistoryStatus>,
 }
 
 /// The slot, as `/status` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SlotVitals {
+pub(super) struct SlotStatus {
     pub(super) confirmed_flush_lsn: Option<Lsn>,
     pub(super) restart_lsn: Option<Lsn>,
     pub(super) retained_bytes: Option<i64>,
@@ -186,16 +186,16 @@ pub(super) struct SlotVitals {
 /// The history's ends, as `/status` has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct HistoryVitals {
+pub(super) struct HistoryStatus {
     pub(super) oldest_id: i64,
     pub(super) newest_id: i64,
 }
 
-impl Vitals {
+impl SlotHealth {
     pub(super) fn new(slot: Option<&Slot>, extent: Option<Extent>) -> Self {
         Self {
             checked_at: clock::now_ms(),
-            slot: slot.map(|slot| SlotVitals {
+            slot: slot.map(|slot| SlotStatus {
                 confirmed_flush_lsn: slot.confirmed_flush_lsn,
                 restart_lsn: slot.restart_lsn,
                 retained_bytes: slot.retained_bytes,
@@ -203,7 +203,7 @@ impl Vitals {
                 safe_wal_size: slot.safe_wal_size,
                 is_lost: slot.is_lost(),
             }),
-            history: extent.map(|extent| HistoryVitals {
+            history: extent.map(|extent| HistoryStatus {
                 oldest_id: extent.oldest,
                 newest_id: extent.newest,
             }),
@@ -213,7 +213,7 @@ impl Vitals {
     /// The history now begins at `oldest`, or is empty.
     pub(super) fn prune_to(&mut self, oldest: i64) {
         self.history = self.history.and_then(|history| {
-            (oldest <= history.newest_id).then_some(HistoryVitals {
+            (oldest <= history.newest_id).then_some(HistoryStatus {
                 oldest_id: oldest,
                 ..history
             })

@@ -125,8 +125,8 @@ fn cycles(text: &mut Text, memory: &Memory) {
 }
 
 fn slot_and_history(text: &mut Text, memory: &Memory) {
-    let vitals = memory.vitals.as_ref();
-    let slot = vitals.and_then(|vitals| vitals.slot.as_ref());
+    let slot_health = memory.slot_health.as_ref();
+    let slot = slot_health.and_then(|slot_health| slot_health.slot.as_ref());
     text.gauge(
         "slot_retained_bytes",
         "bytes",
@@ -143,15 +143,15 @@ fn slot_and_history(text: &mut Text, memory: &Memory) {
         "slot_lost",
         "",
         "Whether the slot is missing or invalidated.",
-        vitals.map(|_| u8::from(slot.is_none_or(|slot| slot.is_lost))),
+        slot_health.map(|_| u8::from(slot.is_none_or(|slot| slot.is_lost))),
     );
     text.gauge(
         "slot_checked_timestamp_seconds",
         "seconds",
         "When slot and history were last looked at.",
-        vitals.map(|vitals| Seconds(vitals.checked_at)),
+        slot_health.map(|slot_health| Seconds(slot_health.checked_at)),
     );
-    let history = vitals.and_then(|vitals| vitals.history);
+    let history = slot_health.and_then(|slot_health| slot_health.history);
     text.gauge(
         "history_oldest_id",
         "",
@@ -234,7 +234,7 @@ mod tests {
     use openmetrics_parser::openmetrics::parse_openmetrics;
     use openmetrics_parser::{MetricNumber, OpenMetricsType, OpenMetricsValue};
 
-    use super::super::health::{HistoryVitals, SlotVitals, Vitals};
+    use super::super::health::{HistoryStatus, SlotHealth, SlotStatus};
     use super::*;
     use crate::error::{Category, Error};
 
@@ -250,9 +250,9 @@ mod tests {
         }
         memory.health.times.peek.counts = [1; BUCKETS_MS.len() + 1];
         memory.health.times.peek.sum_ms = 90_001;
-        memory.vitals = Some(Vitals {
+        memory.slot_health = Some(SlotHealth {
             checked_at: 5,
-            slot: Some(SlotVitals {
+            slot: Some(SlotStatus {
                 confirmed_flush_lsn: None,
                 restart_lsn: None,
                 retained_bytes: Some(16_777_216),
@@ -260,7 +260,7 @@ mod tests {
                 safe_wal_size: None,
                 is_lost: false,
             }),
-            history: Some(HistoryVitals {
+            history: Some(HistoryStatus {
                 oldest_id: 3,
                 newest_id: 9,
             }),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fetch -> routes ----+
-//! alarm --------------+--> Flights: one errand at a time --> cycles --> Hub (WebSockets)
+//! alarm --------------+--> JobQueue: one job at a time --> cycles --> Hub (WebSockets)
 //! websocket_message --+                  ^                                  |
 //!                                        +---------- the one alarm <--------+
 //! ```
@@ -10,10 +10,10 @@
 mod body;
 mod catch_up;
 mod client_routes;
-mod flights;
 mod health;
 mod hub;
 mod initial_poll;
+mod job_queue;
 mod metrics;
 mod routes;
 mod runtime;
