@@ -10,7 +10,6 @@
 //! `cargo test` proves it against a real Postgres over a Tokio socket.
 
 mod access;
-mod answer;
 pub mod changes;
 pub mod clients;
 pub mod clock;
@@ -23,6 +22,7 @@ pub mod pgoutput;
 pub mod polling;
 pub mod postgres;
 mod replication_do;
+mod response;
 pub mod state;
 mod workers;
 
@@ -45,7 +45,7 @@ async fn fetch(request: Request, env: Env, _context: Context) -> worker::Result<
         }
         Err(refusal) => {
             let (status, code) = refusal.status();
-            answer::error(status, code, &refusal.to_string(), false, None)?
+            response::error(status, code, &refusal.to_string(), false, None)?
         }
     };
     match origin {

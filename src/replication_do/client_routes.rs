@@ -6,16 +6,14 @@ use serde_json::{Value, json};
 use worker::{Env, Method, Request, Response, ResponseBuilder};
 
 use super::hub::MAX_SOCKETS;
-use super::routes::failure;
 use super::runtime::Runtime;
-use super::{body, catch_up};
+use super::{catch_up, request};
 use crate::access::{self, Access};
-use crate::answer;
 use crate::clients::bearer::SUBPROTOCOL;
 use crate::clients::{
-    ChangesRequest, ClientId, ConnectRequest, FrameError, MAX_REGISTRATION_BYTES, Registration,
-    Ticket, View,
+    ChangesRequest, ClientId, ConnectRequest, MAX_REGISTRATION_BYTES, Registration, Ticket, View,
 };
+use crate::response;
 
 /// Answers a request for one of these endpoints; `None` for any other path.
 pub(super) async fn respond(
@@ -31,7 +29,7 @@ pub(super) async fn respond(
         (Method::Delete, path) if path.starts_with("/clients/") => deregister(runtime, path),
         (_, "/ws" | "/changes" | "/clients") => {
             let message = "this endpoint takes another method";
-            answer::error(405, "method_not_allowed", message, false, None)
+            response::error(405, "method_not_allowed", message, false, None)
         }
         _ => return Ok(None),
     };
@@ -44,13 +42,13 @@ fn list(runtime: &Runtime) -> worker::Result<Response> {
 }
 
 async fn register(runtime: &Rc<Runtime>, request: &mut Request) -> worker::Result<Response> {
-    let body = match body::read(request, MAX_REGISTRATION_BYTES).await? {
+    let body = match request::body(request, MAX_REGISTRATION_BYTES).await? {
         Ok(body) => body,
-        Err(refused) => return refused.answer(),
+        Err(refused) => return refused.response(),
     };
     let registration = match Registration::parse(&body) {
         Ok(registration) => registration,
-        Err(error) => return refuse(&error),
+        Err(error) => return response::frame_error_response(&error),
     };
     match runtime.hub.register(registration) {
         Ok(Ok(client)) => {
@@ -61,8 +59,8 @@ async fn register(runtime: &Rc<Runtime>, request: &mut Request) -> worker::Resul
                 "expiresAt": client.expires_at,
             }))
         }
-        Ok(Err(error)) => refuse(&error),
-        Err(error) => failure(&error),
+        Ok(Err(error)) => response::frame_error_response(&error),
+        Err(error) => response::error_response(&error),
     }
 }
 
@@ -76,9 +74,9 @@ fn deregister(runtime: &Runtime, path: &str) -> worker::Result<Response> {
         Ok(true) => Ok(Response::empty()?.with_status(204)),
         Ok(false) => {
             let message = "no Sync Durable Object is registered under this id";
-            answer::error(404, "not_found", message, false, None)
+            response::error(404, "not_found", message, false, None)
         }
-        Err(error) => failure(&error),
+        Err(error) => response::error_response(&error),
     }
 }
 
@@ -88,24 +86,24 @@ fn web_socket(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Respon
         Err(refusal) => return refusal,
     };
     let allowed = ticket.as_ref().map(|ticket| ticket.allowed.clone());
-    let asked = ConnectRequest::parse(&query(request)?).and_then(|asked| {
+    let asked = ConnectRequest::parse(&request::query(request)?).and_then(|asked| {
         let view = View::new(asked.wanted.clone(), allowed)?;
         Ok((asked, view))
     });
     let (asked, view) = match asked {
         Ok(asked) => asked,
-        Err(error) => return refuse(&error),
+        Err(error) => return response::frame_error_response(&error),
     };
     // After all that is wrong with the request: a browser does not show why its upgrade was refused,
     // and a plain GET of the same address then does.
     let upgrade = request.headers().get("Upgrade")?.unwrap_or_default();
     if !upgrade.eq_ignore_ascii_case("websocket") {
         let message = "this endpoint is a WebSocket: send Upgrade: websocket";
-        return answer::error(426, "upgrade_required", message, false, None);
+        return response::error(426, "upgrade_required", message, false, None);
     }
     if runtime.hub.counts().0 >= MAX_SOCKETS {
         let message = "too many clients are connected";
-        return answer::error(503, "too_many_clients", message, true, None);
+        return response::error(503, "too_many_clients", message, true, None);
     }
     let socket = runtime.hub.accept(asked, view, ticket.as_ref())?;
     // Any client that arrives wakes polling at once, and is welcomed by it.
@@ -125,13 +123,13 @@ async fn changes(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Res
         Err(refusal) => return refusal,
     };
     let allowed = ticket.map(|ticket| ticket.allowed);
-    let asked = ChangesRequest::parse(&query(request)?).and_then(|asked| {
+    let asked = ChangesRequest::parse(&request::query(request)?).and_then(|asked| {
         let view = View::new(asked.wanted.clone(), allowed)?;
         Ok((asked, view))
     });
     match asked {
         Ok((asked, view)) => catch_up::respond(runtime, &asked, view).await,
-        Err(error) => refuse(&error),
+        Err(error) => response::frame_error_response(&error),
     }
 }
 
@@ -146,21 +144,7 @@ fn ticket(
         Err(refusal) => {
             let (status, code) = refusal.status();
             let message = refusal.to_string();
-            Err(answer::error(status, code, &message, false, None))
+            Err(response::error(status, code, &message, false, None))
         }
     })
-}
-
-fn query(request: &Request) -> worker::Result<String> {
-    Ok(request.url()?.query().unwrap_or_default().to_owned())
-}
-
-/// What the client asked for is refused; the message names the field.
-pub(super) fn refuse(error: &FrameError) -> worker::Result<Response> {
-    let status = match error {
-        FrameError::NotAllowed { .. } => 403,
-        FrameError::TooLarge { field, .. } if field == "body" => 413,
-        _ => 400,
-    };
-    answer::error(status, error.code(), &error.to_string(), false, None)
 }

@@ -10,13 +10,12 @@ use std::time::Duration;
 use serde_json::json;
 use worker::{Request, Response, ResponseBuilder};
 
-use super::routes::{failure, query};
 use super::runtime::Runtime;
-use super::status;
-use crate::answer;
+use super::{request, status};
 use crate::clock;
 use crate::error::Error;
 use crate::polling::{Outcome, backoff};
+use crate::response;
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
@@ -25,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Answers the request.
 pub(super) async fn wait(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Response> {
-    let wait = match query(request)
+    let wait = match request::parameters(request)?
         .get("timeoutMs")
         .map(|text| text.parse().map(Duration::from_millis))
     {
@@ -33,14 +32,14 @@ pub(super) async fn wait(runtime: &Rc<Runtime>, request: &Request) -> worker::Re
         Some(Ok(wait)) => wait.min(LONGEST_WAIT),
         Some(Err(_)) => {
             let message = "timeoutMs must be a whole number of milliseconds";
-            return answer::error(400, "invalid_request", message, false, None);
+            return response::error(400, "invalid_request", message, false, None);
         }
     };
     let mut reason = None;
     match clock::timeout(wait, drained(runtime, &mut reason)).await {
         Ok(Ok(())) => ResponseBuilder::new()
             .from_json(&json!({"complete": true, "position": status::position(runtime)})),
-        Ok(Err(error)) => failure(&error),
+        Ok(Err(error)) => response::error_response(&error),
         Err(_) => pending(runtime, reason.as_deref()),
     }
 }
@@ -69,7 +68,7 @@ fn pending(runtime: &Runtime, reason: Option<&Error>) -> worker::Result<Response
         |error| format!("the initial poll cannot complete: {error}"),
     );
     let remedy = reason.and_then(Error::remedy);
-    let response = answer::error(503, "initial_poll_pending", &message, true, remedy)?;
+    let response = response::error(503, "initial_poll_pending", &message, true, remedy)?;
     let next = runtime.with(|memory| memory.next_alarm_at);
     let seconds = next.map_or(2, |at| at.saturating_sub(clock::now_ms()).div_ceil(1_000));
     let seconds = seconds.clamp(1, 60).to_string();

@@ -7,7 +7,6 @@
 //!                                        +---------- the one alarm <--------+
 //! ```
 
-mod body;
 mod catch_up;
 mod client_routes;
 mod health;
@@ -15,6 +14,7 @@ mod hub;
 mod initial_poll;
 mod job_queue;
 mod metrics;
+mod request;
 mod routes;
 mod runtime;
 mod status;

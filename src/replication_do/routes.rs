@@ -1,7 +1,6 @@
 //! The HTTP endpoints: request in, JSON out. Requests reach the object through a binding, so who
 //! asks has been checked: by the public Worker, or by the Worker that holds the binding.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use serde_json::{Value, json};
@@ -9,11 +8,11 @@ use worker::{Method, Request, Response, ResponseBuilder};
 
 use super::metrics::{self, ClientCounts};
 use super::runtime::Runtime;
-use super::{body, client_routes, initial_poll, status};
-use crate::answer;
+use super::{client_routes, initial_poll, request, status};
 use crate::config::ReplicationConfig;
-use crate::error::{Category, Error};
+use crate::error::Error;
 use crate::polling::Outcome;
+use crate::response;
 
 const MAX_BODY_BYTES: usize = 64 << 10;
 
@@ -28,13 +27,13 @@ pub(super) async fn respond(
     let path = request.path();
     match (request.method(), path.as_str()) {
         (Method::Post, "/init") => {
-            let body = match body::read(&mut request, MAX_BODY_BYTES).await? {
+            let body = match request::body(&mut request, MAX_BODY_BYTES).await? {
                 Ok(body) => body,
-                Err(refused) => return refused.answer(),
+                Err(refused) => return refused.response(),
             };
             match init(runtime, &body).await {
                 Ok(status) => ResponseBuilder::new().from_json(&status),
-                Err(error) => failure(&error),
+                Err(error) => response::error_response(&error),
             }
         }
         (Method::Get, "/status") => ResponseBuilder::new().from_json(&status::status(runtime)),
@@ -45,10 +44,10 @@ pub(super) async fn respond(
                 "position": status::position(runtime),
                 "complete": outcome != Outcome::Unfinished,
             })),
-            Err(error) => failure(&error),
+            Err(error) => response::error_response(&error),
         },
         (_, "/init" | "/status" | "/metrics" | "/wait-for-initial-poll" | "/poll") => {
-            answer::error(
+            response::error(
                 405,
                 "method_not_allowed",
                 "this endpoint takes another method",
@@ -56,7 +55,7 @@ pub(super) async fn respond(
                 None,
             )
         }
-        _ => answer::error(404, "not_found", "there is no such endpoint", false, None),
+        _ => response::error(404, "not_found", "there is no such endpoint", false, None),
     }
 }
 
@@ -79,31 +78,4 @@ fn metrics_text(runtime: &Runtime) -> worker::Result<Response> {
         .headers()
         .set("Content-Type", metrics::CONTENT_TYPE)?;
     Ok(response)
-}
-
-pub(super) fn query(request: &Request) -> HashMap<String, String> {
-    request
-        .url()
-        .map(|url| url.query_pairs().into_owned().collect())
-        .unwrap_or_default()
-}
-
-/// An error as its status and `{"error": {...}}`.
-pub(super) fn failure(error: &Error) -> worker::Result<Response> {
-    let (status, retryable) = match error.category() {
-        Category::Configuration => match error.code() {
-            "invalid_config" => (400, false),
-            _ => (409, false),
-        },
-        Category::Permission | Category::Authentication => (409, false),
-        Category::PublicationMissing => (424, false),
-        _ => (503, true),
-    };
-    answer::error(
-        status,
-        error.code(),
-        &error.to_string(),
-        retryable,
-        error.remedy(),
-    )
 }

@@ -1,40 +1,52 @@
-//! Request bodies, of which no more is read than may be.
+//! What handlers read of a request: its query, and its body up to a limit.
+
+use std::collections::HashMap;
 
 use futures_util::StreamExt as _;
 use worker::{Request, Response};
 
-use crate::answer;
+use crate::response;
 
-/// Of a body that is too long, at most so many bytes are waited for.
+/// Bytes of a body above its limit that are still received.
 const MAX_REFUSED: usize = 64 << 20;
 
-/// A body that is not taken.
+/// A body that is refused.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Refused {
+pub(super) enum RefusedBody {
     TooLong(usize),
     NotText,
 }
 
-impl Refused {
-    pub(super) fn answer(self) -> worker::Result<Response> {
+impl RefusedBody {
+    pub(super) fn response(self) -> worker::Result<Response> {
         match self {
             Self::TooLong(limit) => {
                 let message = format!("body is longer than {} KiB", limit >> 10);
-                answer::error(413, "too_large", &message, false, None)
+                response::error(413, "too_large", &message, false, None)
             }
             Self::NotText => {
                 let message = "body cannot be read as UTF-8 text";
-                answer::error(400, "invalid_request", message, false, None)
+                response::error(400, "invalid_request", message, false, None)
             }
         }
     }
 }
 
+/// The query as it was sent; empty without one.
+pub(super) fn query(request: &Request) -> worker::Result<String> {
+    Ok(request.url()?.query().unwrap_or_default().to_owned())
+}
+
+/// The decoded parameters of the query.
+pub(super) fn parameters(request: &Request) -> worker::Result<HashMap<String, String>> {
+    Ok(request.url()?.query_pairs().into_owned().collect())
+}
+
 /// Reads at most `limit` bytes of text.
-pub(super) async fn read(
+pub(super) async fn body(
     request: &mut Request,
     limit: usize,
-) -> worker::Result<Result<String, Refused>> {
+) -> worker::Result<Result<String, RefusedBody>> {
     if request.inner().body().is_none() {
         return Ok(Ok(String::new()));
     }
@@ -54,7 +66,7 @@ pub(super) async fn read(
         }
     }
     if refused > 0 {
-        return Ok(Err(Refused::TooLong(limit)));
+        return Ok(Err(RefusedBody::TooLong(limit)));
     }
-    Ok(String::from_utf8(bytes).map_err(|_| Refused::NotText))
+    Ok(String::from_utf8(bytes).map_err(|_| RefusedBody::NotText))
 }
