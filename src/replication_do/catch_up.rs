@@ -15,7 +15,7 @@ use crate::clients::{
 };
 use crate::error::Result;
 use crate::history::{self, PageRequest};
-use crate::response;
+use crate::response::ErrorResponse;
 use crate::state::Checkpoint;
 use crate::workers::database::{self, Database};
 
@@ -64,13 +64,12 @@ pub(super) async fn respond(
     view: View,
 ) -> worker::Result<Response> {
     let Some(config) = runtime.with(|memory| memory.config.clone()) else {
-        return response::error_response(&not_initialized());
+        return ErrorResponse::from(&not_initialized()).into_response();
     };
     let Some(_reader) = runtime.readers.admit() else {
         let message = "too many pages are being read: try again";
-        let response = response::error(503, "busy", message, true, None)?;
-        response.headers().set("Retry-After", "1")?;
-        return Ok(response);
+        let error = ErrorResponse::new(503, "busy", message).retry_after(1);
+        return error.into_response();
     };
     let found = async {
         let mut connection = database::connect(&runtime.env).await?;
@@ -91,10 +90,10 @@ pub(super) async fn respond(
                  or later"
             );
             let code = code.as_str().unwrap_or_default();
-            response::error(410, code, &message, false, None)
+            ErrorResponse::new(410, code, message).into_response()
         }
-        Ok(Found::Refused(error)) => response::frame_error_response(&error),
-        Err(error) => response::error_response(&error),
+        Ok(Found::Refused(error)) => ErrorResponse::from(&error).into_response(),
+        Err(error) => ErrorResponse::from(&error).into_response(),
     }
 }
 

@@ -8,14 +8,14 @@
 //! ```
 
 mod catch_up;
-mod client_routes;
+mod client_endpoints;
+mod endpoints;
 mod health;
 mod hub;
 mod initial_poll;
 mod job_queue;
 mod metrics;
 mod request;
-mod routes;
 mod runtime;
 mod status;
 
@@ -44,7 +44,7 @@ impl DurableObject for ReplicationDO {
 
     async fn fetch(&self, request: Request) -> worker::Result<Response> {
         self.runtime.watch().await;
-        routes::respond(&self.runtime, request).await
+        endpoints::respond(&self.runtime, request).await
     }
 
     /// Never fails: the platform deletes an alarm whose handler has failed six times.

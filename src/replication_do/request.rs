@@ -3,70 +3,49 @@
 use std::collections::HashMap;
 
 use futures_util::StreamExt as _;
-use worker::{Request, Response};
+use worker::Request;
 
-use crate::response;
+use crate::response::{ErrorResponse, Result};
 
-/// Bytes of a body above its limit that are still received.
-const MAX_REFUSED: usize = 64 << 20;
-
-/// A body that is refused.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum RefusedBody {
-    TooLong(usize),
-    NotText,
-}
-
-impl RefusedBody {
-    pub(super) fn response(self) -> worker::Result<Response> {
-        match self {
-            Self::TooLong(limit) => {
-                let message = format!("body is longer than {} KiB", limit >> 10);
-                response::error(413, "too_large", &message, false, None)
-            }
-            Self::NotText => {
-                let message = "body cannot be read as UTF-8 text";
-                response::error(400, "invalid_request", message, false, None)
-            }
-        }
-    }
-}
+/// Bytes of a body above its limit that are still received: a client that is still sending does not
+/// read the response.
+const MAX_DISCARDED: usize = 64 << 20;
 
 /// The query as it was sent; empty without one.
-pub(super) fn query(request: &Request) -> worker::Result<String> {
+pub(super) fn query(request: &Request) -> Result<String> {
     Ok(request.url()?.query().unwrap_or_default().to_owned())
 }
 
 /// The decoded parameters of the query.
-pub(super) fn parameters(request: &Request) -> worker::Result<HashMap<String, String>> {
+pub(super) fn parameters(request: &Request) -> Result<HashMap<String, String>> {
     Ok(request.url()?.query_pairs().into_owned().collect())
 }
 
-/// Reads at most `limit` bytes of text.
-pub(super) async fn body(
-    request: &mut Request,
-    limit: usize,
-) -> worker::Result<Result<String, RefusedBody>> {
+/// Reads a body of at most `limit` bytes of UTF-8; empty without one.
+pub(super) async fn body(request: &mut Request, limit: usize) -> Result<String> {
     if request.inner().body().is_none() {
-        return Ok(Ok(String::new()));
+        return Ok(String::new());
     }
     let mut stream = request.stream()?;
-    let (mut bytes, mut refused) = (Vec::new(), 0);
+    let (mut bytes, mut discarded) = (Vec::new(), 0);
     while let Some(chunk) = stream.next().await {
         let chunk = chunk?;
         if bytes.len() + chunk.len() > limit {
             bytes = Vec::new();
-            refused += chunk.len();
-        } else if refused == 0 {
+            discarded += chunk.len();
+        } else if discarded == 0 {
             bytes.extend_from_slice(&chunk);
         }
-        // A client that is still sending would not see the answer.
-        if refused > MAX_REFUSED {
+        if discarded > MAX_DISCARDED {
             break;
         }
     }
-    if refused > 0 {
-        return Ok(Err(RefusedBody::TooLong(limit)));
+    if discarded > 0 {
+        let message = format!("the body is longer than {} KiB", limit >> 10);
+        return Err(ErrorResponse::new(413, "too_large", message).into());
     }
-    Ok(String::from_utf8(bytes).map_err(|_| RefusedBody::NotText))
+    String::from_utf8(bytes).map_err(|_| {
+        let message = "the body is not UTF-8 text";
+        ErrorResponse::new(400, "invalid_request", message).into()
+    })
 }
