@@ -1,10 +1,10 @@
-//! The Durable Object: its event handlers, and what they share.
+//! The Durable Object: its event handlers, and the state that they share.
 //!
 //! ```text
-//! fetch -> routes ----+
-//! alarm --------------+--> JobQueue: one job at a time --> cycles --> Hub (WebSockets)
-//! websocket_message --+                  ^                                  |
-//!                                        +---------- the one alarm <--------+
+//! fetch -> endpoints -+
+//! alarm --------------+--> JobQueue: one job at a time --> cycles --> Hub: the clients
+//! websocket_message --+        ^                              |
+//!                              +------- the one alarm <-------+
 //! ```
 
 mod catch_up;
@@ -28,7 +28,7 @@ use worker::{
 
 use self::runtime::Runtime;
 
-/// One feed: polls the slot, stores changes, tells clients.
+/// One feed: polls the slot, stores the changes, and sends them to clients.
 #[durable_object]
 #[derive(Debug)]
 pub struct ReplicationDO {
@@ -47,7 +47,7 @@ impl DurableObject for ReplicationDO {
         endpoints::respond(&self.runtime, request).await
     }
 
-    /// Never fails: the platform deletes an alarm whose handler has failed six times.
+    /// Always succeeds: the platform deletes an alarm after its handler has failed six times.
     async fn alarm(&self) -> worker::Result<Response> {
         self.runtime.on_alarm().await;
         Response::empty()

@@ -1,4 +1,4 @@
-//! `/status`: what is known, without asking the database.
+//! `/status`: everything the object knows, without a query to the database.
 
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ pub(super) fn status(runtime: &Runtime) -> Value {
     })
 }
 
-/// The slot as last seen, and how long ago that was.
+/// The slot at the last check, and the age of that check.
 fn slot(slot_health: &SlotHealth, now: u64) -> Value {
     json!({
         "exists": slot_health.slot.is_some(),
@@ -78,7 +78,7 @@ pub(super) fn state(memory: &Memory) -> &'static str {
     }
 }
 
-/// The position that is stored, as clients name it.
+/// The stored position, in the form that clients use.
 pub(super) fn position(runtime: &Runtime) -> Option<String> {
     runtime.with(|memory| {
         memory
