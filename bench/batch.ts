@@ -15,7 +15,9 @@ export async function batch(setting: Setting): Promise<Report> {
     batches.map((maxChangesPerPoll): Contestant => ({
       name: name(maxChangesPerPoll, size),
       run: async (t) => {
-        const { ms = Number.NaN } = await runFeed(t, setting, { changes, transactions: changes / size }, "hyperdrive", { maxChangesPerPoll });
+        const { ms = Number.NaN } = await runFeed(t, setting, { changes, transactions: changes / size }, "hyperdrive", {
+          maxChangesPerPoll,
+        });
         return { throughput: (changes / ms) * 1000 };
       },
     })),

@@ -35,7 +35,8 @@ export async function drain(setting: Setting): Promise<Report> {
   }
   return {
     name: "drain",
-    about: "100,000 inserts of one row each, in 10,000 and in 100 transactions: milliseconds until they are stored and the slot is past them.",
+    about:
+      "100,000 inserts of one row each, in 10,000 and in 100 transactions: milliseconds until they are stored and the slot is past them.",
     figures,
   };
 }
@@ -140,7 +141,11 @@ async function withProcessorTime(setting: Setting, client: number | undefined, m
   const before = now();
   const sample = await measure();
   const after = now();
-  return { ...sample, "processor time of Postgres": after.postgres - before.postgres, "processor time of the client": after.client - before.client };
+  return {
+    ...sample,
+    "processor time of Postgres": after.postgres - before.postgres,
+    "processor time of the client": after.client - before.client,
+  };
 }
 
 /** Lets the peer drain, and gives the milliseconds until it has acknowledged the last change. */
@@ -155,10 +160,14 @@ async function follow(peer: ChildProcess, database: TestDatabase, backlog: Backl
   peer.on("message", note);
   const started = performance.now();
   peer.send(order);
-  await waitFor("the peer has drained", () => {
-    if (peer.exitCode !== null) throw new Error("the peer has ended");
-    return said.has("ended");
-  }, 120_000);
+  await waitFor(
+    "the peer has drained",
+    () => {
+      if (peer.exitCode !== null) throw new Error("the peer has ended");
+      return said.has("ended");
+    },
+    120_000,
+  );
   peer.off("message", note);
   return acknowledgedAt - started;
 }

@@ -49,7 +49,11 @@ export async function fanOut(setting: Setting): Promise<Report> {
     const contestants: Contestant[] = kinds.map((kind) => ({ name: kind, run: (t) => run(t, kind, count) }));
     const samples = await takeTurns(contestants, setting.rounds);
     const group = `${count.toLocaleString("en")} sockets`;
-    const figure = (kind: string, part: string, unit: string) => ({ ...figureOf(samples, kind, part, unit), group, name: `${kind}, ${part}` });
+    const figure = (kind: string, part: string, unit: string) => ({
+      ...figureOf(samples, kind, part, unit),
+      group,
+      name: `${kind}, ${part}`,
+    });
     const floor = figure("minimal JavaScript", "to the last socket", "ms");
     const floorSpan = figure("minimal JavaScript", "from first to last", "ms");
     const plain = figure("feed", "to the last socket", "ms");
@@ -63,7 +67,11 @@ export async function fanOut(setting: Setting): Promise<Report> {
       ...kinds.map((kind) => figure(kind, "deliveries", "a second")),
     );
   }
-  return { name: "fan-out", about: `One change (a frame of ${text.length} bytes) to many sockets, whose clients are in a process of their own.`, figures };
+  return {
+    name: "fan-out",
+    about: `One change (a frame of ${text.length} bytes) to many sockets, whose clients are in a process of their own.`,
+    figures,
+  };
 }
 
 async function insert(database: TestDatabase, id: number): Promise<void> {

@@ -18,7 +18,11 @@ export async function growth(setting: Setting): Promise<Report> {
     },
   }));
   const samples = await takeTurns(contestants, Math.min(setting.rounds, 3));
-  const figures = sizes.map((changes) => ({ ...figureOf(samples, name(changes), "a change", "µs"), group: "microseconds for each change", name: name(changes) }));
+  const figures = sizes.map((changes) => ({
+    ...figureOf(samples, name(changes), "a change", "µs"),
+    group: "microseconds for each change",
+    name: name(changes),
+  }));
   const tenThousand = figures.slice(1, 2);
   return {
     name: "growth",

@@ -41,7 +41,8 @@ globalThis.onAlarm = (ms) => console.log("ALARM " + ms);
 /** The whole benchmark. */
 export async function idle(setting: Setting): Promise<Report> {
   const [polling, hibernating] = await occasion((t) => Promise.all([run(t, setting, true), run(t, setting, false)]));
-  const figures = (group: string, sample: Sample): Figure[] => Object.entries(sample).map(([name, value]) => ({ group, name, unit: "", samples: [value] }));
+  const figures = (group: string, sample: Sample): Figure[] =>
+    Object.entries(sample).map(([name, value]) => ({ group, name, unit: "", samples: [value] }));
   return {
     name: "idle",
     about: `A feed with its defaults, and nothing that changes: counted for ${minutes} minutes, over Hyperdrive.`,
@@ -79,7 +80,9 @@ function count({ log }: Setting, database: TestDatabase, worker: Workerd) {
   const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
   return {
     queries: lines.filter((line) => line.startsWith(`${database.name} pg-change-feed LOG:  execute`)).length,
-    connections: lines.filter((line) => line.includes("connection authorized") && line.includes(`database=${database.name} application_name=pg-change-feed`)).length,
+    connections: lines.filter(
+      (line) => line.includes("connection authorized") && line.includes(`database=${database.name} application_name=pg-change-feed`),
+    ).length,
     alarms: printed("ALARM").length,
     alarmMs: sum(printed("ALARM")),
     rows: sum(printed("ROWS")),

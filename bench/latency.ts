@@ -37,15 +37,19 @@ export async function latency(setting: Setting): Promise<Report> {
   const name = (way: "nudged" | "polling", rate: number) => `${way}, ${rate} a second`;
   const contestants: Contestant[] = [
     { name: "floor", run: (t) => runFloor(t, setting) },
-    ...loads.flatMap((load) => (["nudged", "polling"] as const).map((way) => ({ name: name(way, load.rate), run: (t: Lifetime) => runFeed(t, setting, load, way) }))),
+    ...loads.flatMap((load) =>
+      (["nudged", "polling"] as const).map((way) => ({ name: name(way, load.rate), run: (t: Lifetime) => runFeed(t, setting, load, way) })),
+    ),
   ];
   const samples = await takeTurns(contestants, setting.rounds);
   const floors = parts.map((part) => ({ ...figureOf(samples, "floor", part, "ms"), group: "floor", name: `floor ${part}` }));
-  const figures = contestants.slice(1).flatMap(({ name }): Figure[] => [
-    ...parts.map((part, nth): Figure => ({ ...figureOf(samples, name, part, "ms"), against: floors.slice(nth, nth + 1) })),
-    figureOf(samples, name, "last cycle", "ms"),
-    figureOf(samples, name, "reached", "a second"),
-  ]);
+  const figures = contestants
+    .slice(1)
+    .flatMap(({ name }): Figure[] => [
+      ...parts.map((part, nth): Figure => ({ ...figureOf(samples, name, part, "ms"), against: floors.slice(nth, nth + 1) })),
+      figureOf(samples, name, "last cycle", "ms"),
+      figureOf(samples, name, "reached", "a second"),
+    ]);
   const panel = (title: string, way: "nudged" | "polling"): Panel => ({
     title,
     x: "transactions a second",
@@ -59,10 +63,7 @@ export async function latency(setting: Setting): Promise<Report> {
     name: "latency",
     about: "Milliseconds from a commit to its arrival at a WebSocket client, over Hyperdrive, at a steady load of single-row transactions.",
     figures: [...floors, ...figures],
-    plot: [
-      panel("Commit to client, nudged", "nudged"),
-      panel("Commit to client, polling alone", "polling"),
-    ],
+    plot: [panel("Commit to client, nudged", "nudged"), panel("Commit to client, polling alone", "polling")],
   };
 }
 
@@ -132,7 +133,13 @@ class Nudger {
 }
 
 /** Commits single rows at this rate, whatever each takes; gives when each row's writer knew. */
-async function writeSteadily(t: Lifetime, database: TestDatabase, { rate, seconds }: { rate: number; seconds: number }, after: number, committed: () => void): Promise<Map<number, number>> {
+async function writeSteadily(
+  t: Lifetime,
+  database: TestDatabase,
+  { rate, seconds }: { rate: number; seconds: number },
+  after: number,
+  committed: () => void,
+): Promise<Map<number, number>> {
   const pool = new pg.Pool({ connectionString: database.url, max: writers });
   let ended: Promise<void> | undefined;
   const end = () => (ended ??= pool.end());
@@ -140,7 +147,10 @@ async function writeSteadily(t: Lifetime, database: TestDatabase, { rate, second
   await Promise.all(Array.from({ length: writers }, () => pool.query("SELECT 1")));
   const commits = new Map<number, number>();
   const insert = async (id: number): Promise<void> => {
-    await pool.query("INSERT INTO orders VALUES ($1::bigint, ($1::bigint % 9973)::int, 10, 'new', 'Please leave it at the back door', now())", [id]);
+    await pool.query(
+      "INSERT INTO orders VALUES ($1::bigint, ($1::bigint % 9973)::int, 10, 'new', 'Please leave it at the back door', now())",
+      [id],
+    );
     commits.set(id, performance.now());
     committed();
   };
@@ -167,7 +177,10 @@ async function runFloor(t: Lifetime, setting: Setting): Promise<Sample> {
   const echo = await openEcho(t);
   const took: number[] = [];
   for (let id = 1; id <= 300; id++) {
-    await database.query("INSERT INTO orders VALUES ($1::bigint, ($1::bigint % 9973)::int, 10, 'new', 'Please leave it at the back door', now())", [id]);
+    await database.query(
+      "INSERT INTO orders VALUES ($1::bigint, ($1::bigint % 9973)::int, 10, 'new', 'Please leave it at the back door', now())",
+      [id],
+    );
     const cycle = await psql.time(`
       SELECT pg_current_wal_flush_lsn() AS flush \\gset
       BEGIN;

@@ -35,7 +35,11 @@ export async function size(setting: Setting): Promise<Report> {
     { name: "feed", run: (t) => start(t, setting, undefined) },
   ];
   const samples = await takeTurns(contestants, setting.rounds * 2);
-  const starts = ["from the start of the process to the first answer", "from the end of the object to the next answer", "an answer when it runs"].flatMap((part) => {
+  const starts = [
+    "from the start of the process to the first answer",
+    "from the end of the object to the next answer",
+    "an answer when it runs",
+  ].flatMap((part) => {
     const floor = { ...figureOf(samples, "empty Worker", part, "ms"), group: part, name: "empty Worker" };
     return [floor, { ...figureOf(samples, "feed", part, "ms"), group: part, name: "feed", against: [floor] }];
   });

@@ -23,12 +23,23 @@ import { keep, table, type Report } from "../bench/report.ts";
 import { size } from "../bench/size.ts";
 import { surroundings, type Setting } from "../bench/setting.ts";
 
-const benchmarks: Record<string, (setting: Setting) => Promise<Report>> = { drain, size, latency, "fan-out": fanOut, giant, "catch-up": catchUp, growth, idle, batch };
+const benchmarks: Record<string, (setting: Setting) => Promise<Report>> = {
+  drain,
+  size,
+  latency,
+  "fan-out": fanOut,
+  giant,
+  "catch-up": catchUp,
+  growth,
+  idle,
+  batch,
+};
 
 await main(async () => {
   const asked = process.argv.slice(2);
   const unknown = asked.find((name) => !(name in benchmarks));
-  if (unknown !== undefined) throw new Failure(`There is no benchmark "${unknown}".`, `They are ${Object.keys(benchmarks).join(", ")}; none named runs all.`);
+  if (unknown !== undefined)
+    throw new Failure(`There is no benchmark "${unknown}".`, `They are ${Object.keys(benchmarks).join(", ")}; none named runs all.`);
   await buildWorker();
   const psql = await psqlPath();
   const scratch = join(root, ".postgres", `bench-${process.pid}`);
@@ -36,11 +47,20 @@ await main(async () => {
   mkdirSync(scratch, { recursive: true });
   process.env["TEST_WORKER_BUNDLE"] = join(scratch, "bundle");
   await bundleWorker(join(scratch, "bundle"));
-  const server = await step("Starting PostgreSQL 18", "about 3 seconds", () => startPostgres(18, { dataDir: join(scratch, "data"), settings: { max_replication_slots: 50 } }));
+  const server = await step("Starting PostgreSQL 18", "about 3 seconds", () =>
+    startPostgres(18, { dataDir: join(scratch, "data"), settings: { max_replication_slots: 50 } }),
+  );
   try {
     const postmaster = Number(readFileSync(join(server.dataDir, "postmaster.pid"), "utf8").split("\n")[0]);
     const on = await surroundings({ psql, postgresVersion: await version(server.url) });
-    const setting: Setting = { postgres: server.url, log: `${server.dataDir}.log`, postmaster, psql, scratch, rounds: Number(process.env["BENCH_ROUNDS"] ?? 5) };
+    const setting: Setting = {
+      postgres: server.url,
+      log: `${server.dataDir}.log`,
+      postmaster,
+      psql,
+      scratch,
+      rounds: Number(process.env["BENCH_ROUNDS"] ?? 5),
+    };
     for (const name of asked.length === 0 ? Object.keys(benchmarks) : asked) {
       const report = await step(`Benchmark ${name}`, "some minutes", () => (benchmarks[name] as (typeof benchmarks)[string])(setting));
       process.stdout.write(`\n${name}: ${report.about}\n${JSON.stringify(on)}\n${table(report)}\n`);

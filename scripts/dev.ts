@@ -69,7 +69,10 @@ async function startDatabase(running: Running): Promise<string> {
 /** Starts wrangler dev, and waits until the Worker answers. */
 async function startWorker(running: Running, database: string, port: number): Promise<void> {
   // The object's storage belongs to one database: another one gets another object.
-  const key = createHash("sha256").update(running.postgres?.dataDir ?? database).digest("hex").slice(0, 12);
+  const key = createHash("sha256")
+    .update(running.postgres?.dataDir ?? database)
+    .digest("hex")
+    .slice(0, 12);
   const state = join(root, ".wrangler", `dev-${key}`);
   mkdirSync(state, { recursive: true });
   const overrides = ["REPLICATION_SLOT", "REPLICATION_PUBLICATION", "REPLICATION_TABLES", "POLL_INTERVAL_MS", "HIBERNATION_DELAY_MS"]
@@ -123,7 +126,8 @@ async function startWorker(running: Running, database: string, port: number): Pr
   };
   while (!(await answers())) {
     if (running.stopping) return;
-    if (wrangler.exitCode !== null) throw new Failure(`wrangler dev ended:\n${held.join("\n")}`, "Mend what it says above, then run the command again.");
+    if (wrangler.exitCode !== null)
+      throw new Failure(`wrangler dev ended:\n${held.join("\n")}`, "Mend what it says above, then run the command again.");
     await delay(100);
   }
   held = undefined;
@@ -146,7 +150,10 @@ async function call(url: string, method: string): Promise<void> {
     // The runtime's own page or nothing: shown as it is.
   }
   const here = error.code === "publication_missing" ? "\nOr let it make one: REPLICATION_TABLES=first_table,second_table npm run dev" : "";
-  throw new Failure(`${method} ${new URL(url).pathname} answered ${response.status}: ${error.message}`, `${error.remedy ?? "See the Worker's messages above."}${here}`);
+  throw new Failure(
+    `${method} ${new URL(url).pathname} answered ${response.status}: ${error.message}`,
+    `${error.remedy ?? "See the Worker's messages above."}${here}`,
+  );
 }
 
 function greet(url: string, database: string, demo: boolean): void {
@@ -171,7 +178,11 @@ ${first}  npm run tail                    follows the feed; in a third, change a
 
 await main(async () => {
   const other = findInstance();
-  if (other !== undefined) throw new Failure(`\`npm run dev\` runs already, as process ${other.pid}, at ${other.url}.`, "Use that one, or end it with Ctrl-C first.");
+  if (other !== undefined)
+    throw new Failure(
+      `\`npm run dev\` runs already, as process ${other.pid}, at ${other.url}.`,
+      "Use that one, or end it with Ctrl-C first.",
+    );
   const running = new Running();
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {

@@ -26,7 +26,9 @@ export function spawnGuarded(
   endSignal: "INT" | "TERM",
   program: string,
   args: string[],
-  options: SpawnOptions & { stdio: [stdin: "pipe", stdout: Exclude<StdioOptions, string>[number], stderr: Exclude<StdioOptions, string>[number]] },
+  options: SpawnOptions & {
+    stdio: [stdin: "pipe", stdout: Exclude<StdioOptions, string>[number], stderr: Exclude<StdioOptions, string>[number]];
+  },
 ): ChildProcess {
   return spawn("/bin/sh", ["-c", guard, "sh", endSignal, program, ...args], { ...options, detached: true });
 }

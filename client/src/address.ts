@@ -59,7 +59,10 @@ export async function askWhyRefused(url: URL, credential: string | undefined, re
     // 426: all is well but that this is no upgrade.
     if (response.ok || response.status === 426 || typeof error?.message !== "string") return undefined;
     const retryable = error.retryable !== false || (renewable && [401, 403].includes(response.status));
-    return new FeedError("refused", error.message, { retryable, code: typeof error.code === "string" ? error.code : String(response.status) });
+    return new FeedError("refused", error.message, {
+      retryable,
+      code: typeof error.code === "string" ? error.code : String(response.status),
+    });
   } catch {
     return undefined;
   }

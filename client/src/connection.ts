@@ -59,9 +59,13 @@ export class Connection {
     this.#socket = new Socket(url.href, protocols);
     this.#socket.addEventListener("open", () => this.#open());
     this.#socket.addEventListener("message", ({ data }: { data: unknown }) => this.#message(data));
-    this.#socket.addEventListener("close", ({ code, reason }: { code: number; reason: string }) => this.#end(code, reason || `closed with code ${code}`));
+    this.#socket.addEventListener("close", ({ code, reason }: { code: number; reason: string }) =>
+      this.#end(code, reason || `closed with code ${code}`),
+    );
     // Every runtime says it in its own words, if at all.
-    this.#socket.addEventListener("error", ({ message }: { message?: unknown }) => this.#end(undefined, typeof message === "string" && message !== "" ? message : "the connection failed"));
+    this.#socket.addEventListener("error", ({ message }: { message?: unknown }) =>
+      this.#end(undefined, typeof message === "string" && message !== "" ? message : "the connection failed"),
+    );
     this.#opening = setTimeout(() => this.#giveUp(`not open within ${watch.openMs} ms`), watch.openMs);
   }
 

@@ -89,7 +89,10 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
    *
    * @param after Begins there instead of where the feed stands.
    */
-  subscribe(subscriptions: readonly (Subscription<keyof T & string> | (keyof T & string))[], { after }: { after?: Position | "earliest" } = {}): Promise<void> {
+  subscribe(
+    subscriptions: readonly (Subscription<keyof T & string> | (keyof T & string))[],
+    { after }: { after?: Position | "earliest" } = {},
+  ): Promise<void> {
     return this.#receiver.subscribe(subscriptions.map(asSubscription), checkedStart(after));
   }
 
@@ -207,7 +210,8 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
       throw new FeedError("storage", `the stored position could not be read: ${String(cause)}`, { retryable: false, cause });
     }
     if (stored === undefined || stored === null) return checkedStart(after);
-    if (!isPosition(stored)) throw new FeedError("storage", `what is stored is not a position: ${JSON.stringify(stored)}`, { retryable: false });
+    if (!isPosition(stored))
+      throw new FeedError("storage", `what is stored is not a position: ${JSON.stringify(stored)}`, { retryable: false });
     this.#committed.position = stored;
     return stored;
   }
@@ -227,11 +231,27 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
   }
 
   #makeReceiver(): Receiver {
-    const { url, token, ticket, tables, subscriptions, clientId, ack, commit, afterReset = "now", maxBuffered = defaults.maxBuffered, retry, watch, onError, onFrame } = this.#options;
+    const {
+      url,
+      token,
+      ticket,
+      tables,
+      subscriptions,
+      clientId,
+      ack,
+      commit,
+      afterReset = "now",
+      maxBuffered = defaults.maxBuffered,
+      retry,
+      watch,
+      onError,
+      onFrame,
+    } = this.#options;
     if (token !== undefined && ticket !== undefined) throw new TypeError("a feed takes a token or a ticket, not both");
     if (tables !== undefined && subscriptions !== undefined) throw new TypeError("a feed takes tables or subscriptions, not both");
     const WebSocket = this.#options.WebSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
-    if (WebSocket === undefined) throw new TypeError("this runtime has no WebSocket (Node has one from version 22 on): give one in the options");
+    if (WebSocket === undefined)
+      throw new TypeError("this runtime has no WebSocket (Node has one from version 22 on): give one in the options");
     return new Receiver({
       url,
       credential: token ?? ticket,
@@ -316,6 +336,7 @@ function acknowledging(ack: boolean | undefined, commit: "auto" | "manual" | und
 }
 
 function checkedStart(after: Position | "earliest" | undefined): Position | "earliest" | undefined {
-  if (after !== undefined && after !== "earliest" && !isPosition(after)) throw new RangeError(`not a position of a feed: ${JSON.stringify(after)}`);
+  if (after !== undefined && after !== "earliest" && !isPosition(after))
+    throw new RangeError(`not a position of a feed: ${JSON.stringify(after)}`);
   return after;
 }

@@ -161,7 +161,10 @@ export class Receiver {
     try {
       credential = typeof reception.credential === "function" ? await reception.credential() : reception.credential;
     } catch (cause) {
-      return { kind: "lost", error: new FeedError("credential", `the credential could not be had: ${String(cause)}`, { retryable: true, cause }) };
+      return {
+        kind: "lost",
+        error: new FeedError("credential", `the credential could not be had: ${String(cause)}`, { retryable: true, cause }),
+      };
     }
     if (reception.stop.aborted) return { kind: "lost", error: new FeedError("connection", "closed", { retryable: false }) };
     const url = feedUrl(reception.url, {

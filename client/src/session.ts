@@ -10,7 +10,17 @@
 import { Connection, type End } from "./connection.ts";
 import { FeedError } from "./errors.ts";
 import { MalformedFrame, readServerMessage, UnknownFrame } from "./guards.ts";
-import type { ChangesMessage, ClientMessage, ErrorMessage, FilterWarning, Position, ResetMessage, ServerMessage, Subscription, WelcomeMessage } from "./protocol.ts";
+import type {
+  ChangesMessage,
+  ClientMessage,
+  ErrorMessage,
+  FilterWarning,
+  Position,
+  ResetMessage,
+  ServerMessage,
+  Subscription,
+  WelcomeMessage,
+} from "./protocol.ts";
 import type { Acknowledge, Receiver } from "./receiver.ts";
 import { Sequence, type Step } from "./sequence.ts";
 
@@ -74,7 +84,9 @@ export class Session {
       if (!(error instanceof MalformedFrame)) throw error;
       if (!(error instanceof UnknownFrame)) return this.#lose("protocol", `a frame is not of this protocol: ${error.message}`, error);
       // A later server may tell more; the positions of the frames that are known show whether anything is missing.
-      return this.#receiver.reception.onError(new FeedError("protocol", `a frame is not known here: ${error.message}`, { retryable: true, cause: error }));
+      return this.#receiver.reception.onError(
+        new FeedError("protocol", `a frame is not known here: ${error.message}`, { retryable: true, cause: error }),
+      );
     }
     switch (message.type) {
       case "welcome":
@@ -100,7 +112,8 @@ export class Session {
     const receiver = this.#receiver;
     if (this.#phase === "following") return;
     const isGreeting = this.#phase === "greeting";
-    if (receiver.subscriptions !== this.#wanted || (isGreeting && receiver.isFiltered)) return this.#subscribe(isGreeting ? welcome.head : this.#asked);
+    if (receiver.subscriptions !== this.#wanted || (isGreeting && receiver.isFiltered))
+      return this.#subscribe(isGreeting ? welcome.head : this.#asked);
     this.#phase = "following";
     this.#generation += 1;
     const { sequence, start, reset } = receiver;

@@ -5,7 +5,16 @@ import type { IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import { test, type TestContext } from "node:test";
 import { WebSocketServer, type WebSocket } from "ws";
-import { connect, FeedError, memoryStorage, type Batch, type Feed, type FeedOptions, type Position, type TableChange } from "../../client/src/index.ts";
+import {
+  connect,
+  FeedError,
+  memoryStorage,
+  type Batch,
+  type Feed,
+  type FeedOptions,
+  type Position,
+  type TableChange,
+} from "../../client/src/index.ts";
 import { afterwards } from "../e2e/support/afterwards.ts";
 import { waitFor } from "../e2e/support/wait-for.ts";
 
@@ -53,21 +62,49 @@ function follow(t: TestContext, options: FeedOptions): { feed: Feed; batches: Ba
 }
 
 function change(id: number, epoch = 1): TableChange {
-  return { id, lsn: "0/1A", epoch, xid: 7, schema: "public", table: "items", operation: "insert", data: { id }, old: null, unchanged: [], omitted: [], committedAt: "2026-01-01T00:00:00.000000Z" };
+  return {
+    id,
+    lsn: "0/1A",
+    epoch,
+    xid: 7,
+    schema: "public",
+    table: "items",
+    operation: "insert",
+    data: { id },
+    old: null,
+    unchanged: [],
+    omitted: [],
+    committedAt: "2026-01-01T00:00:00.000000Z",
+  };
 }
 
-const say = (...frames: (object | string)[]) => ({ socket }: Visit) => frames.forEach((frame) => socket.send(typeof frame === "string" ? frame : JSON.stringify(frame)));
+const say =
+  (...frames: (object | string)[]) =>
+  ({ socket }: Visit) =>
+    frames.forEach((frame) => socket.send(typeof frame === "string" ? frame : JSON.stringify(frame)));
 const welcome = (head: Position, oldest: Position = "1-0") => ({ type: "welcome", clientId: "c", epoch: 1, oldest, head });
-const changes = (from: number, to: number, ids: number[], epoch = 1) => ({ type: "changes", changes: ids.map((id) => change(id, epoch)), from: `${epoch}-${from}`, to: `${epoch}-${to}`, catchUp: false });
+const changes = (from: number, to: number, ids: number[], epoch = 1) => ({
+  type: "changes",
+  changes: ids.map((id) => change(id, epoch)),
+  from: `${epoch}-${from}`,
+  to: `${epoch}-${to}`,
+  catchUp: false,
+});
 const caughtUp = (id: number) => ({ type: "caught_up", position: `1-${id}` });
 
-
 test("after a gap the feed connects anew, and asks for what is missing", async (t) => {
-  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(2, 3, [3])), say(welcome("1-3"), changes(1, 3, [2, 3])));
+  const { url, visits } = await server(
+    t,
+    say(welcome("1-0"), changes(0, 1, [1]), changes(2, 3, [3])),
+    say(welcome("1-3"), changes(1, 3, [2, 3])),
+  );
   const { ids, errors } = follow(t, { url });
   await waitFor("all changes", () => ids().length === 3);
   assert.deepEqual(ids(), [1, 2, 3]);
-  assert.deepEqual(errors.map(({ kind }) => kind), ["gap"]);
+  assert.deepEqual(
+    errors.map(({ kind }) => kind),
+    ["gap"],
+  );
   assert.equal(visits[1]?.query.get("after"), "1-1");
 });
 
@@ -92,7 +129,10 @@ for (const [what, frame] of [
     const { ids, errors } = follow(t, { url });
     await waitFor("all changes", () => ids().length === 2);
     assert.deepEqual(ids(), [1, 2]);
-    assert.deepEqual(errors.map(({ kind }) => kind), ["protocol"]);
+    assert.deepEqual(
+      errors.map(({ kind }) => kind),
+      ["protocol"],
+    );
     assert.equal(visits[1]?.query.get("after"), "1-1");
   });
 }
@@ -101,7 +141,10 @@ test("a binary frame is not of this protocol", async (t) => {
   const { url } = await server(t, ({ socket }) => socket.send(Buffer.from([1, 2, 3])), say(welcome("1-0"), changes(0, 1, [1])));
   const { ids, errors } = follow(t, { url });
   await waitFor("a change", () => ids().length === 1);
-  assert.deepEqual(errors.map(({ kind }) => kind), ["protocol"]);
+  assert.deepEqual(
+    errors.map(({ kind }) => kind),
+    ["protocol"],
+  );
 });
 
 test("a frame of a type that is not known is told, and passed over", async (t) => {
@@ -119,7 +162,10 @@ test("a server that only ever sends nonsense is asked less and less often, never
   await waitFor("ten tries", () => visits.length >= 10);
   for (const [index, pause] of pauses.entries()) assert.ok(pause <= Math.min(100, 4 * 2 ** index), `pause ${index}: ${pause} ms`);
   // Each is anywhere up to its bound: none of nine above 4 ms comes once in ten thousand million runs.
-  assert.ok(pauses.some((pause) => pause > 4), pauses.join(", "));
+  assert.ok(
+    pauses.some((pause) => pause > 4),
+    pauses.join(", "),
+  );
   assert.equal(new Set(pauses).size, pauses.length);
 });
 
@@ -158,7 +204,10 @@ test("with filters the feed subscribes from where it stands, and drops what come
   await waitFor("changes", () => ids().length > 0);
   assert.deepEqual(ids(), [8, 11]);
   assert.equal(visits[0]?.query.get("after"), null);
-  assert.deepEqual(visits[0]?.heard.map((text) => JSON.parse(text) as unknown), [{ type: "subscribe", subscriptions, after: "1-7" }]);
+  assert.deepEqual(
+    visits[0]?.heard.map((text) => JSON.parse(text) as unknown),
+    [{ type: "subscribe", subscriptions, after: "1-7" }],
+  );
 });
 
 test("with filters and no position the feed begins where it was when it came", async (t) => {
@@ -176,17 +225,26 @@ test("with filters and no position the feed begins where it was when it came", a
 test("a filter that the server refuses ends the feed with its answer", async (t) => {
   const script = (visit: Visit) => {
     say(welcome("1-0"))(visit);
-    visit.socket.on("message", () => say({ type: "error", code: "bad_field", message: "subscriptions[0].filter[0].column: the table has no column", retryable: false })(visit));
+    visit.socket.on("message", () =>
+      say({ type: "error", code: "bad_field", message: "subscriptions[0].filter[0].column: the table has no column", retryable: false })(
+        visit,
+      ),
+    );
   };
   const { url } = await server(t, script);
   const { feed } = follow(t, { url, subscriptions: [{ table: "items", filter: [{ column: "x", op: "eq", value: 1 }] }] });
-  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "server" && error.code === "bad_field" && !error.retryable);
+  await assert.rejects(
+    feed.done,
+    (error) => error instanceof FeedError && error.kind === "server" && error.code === "bad_field" && !error.retryable,
+  );
 });
 
 test("a refused change of the subscription rejects, and the feed goes on with the one before", async (t) => {
   const refusing = (visit: Visit) => {
     say(welcome("1-0"), caughtUp(0), changes(0, 1, [1]))(visit);
-    visit.socket.on("message", () => say({ type: "error", code: "not_allowed", message: "subscriptions[0].table: not allowed by the ticket", retryable: false })(visit));
+    visit.socket.on("message", () =>
+      say({ type: "error", code: "not_allowed", message: "subscriptions[0].table: not allowed by the ticket", retryable: false })(visit),
+    );
   };
   const { url, visits } = await server(t, refusing, say(welcome("1-1"), changes(1, 2, [2])));
   const { feed, ids } = follow(t, { url, tables: ["items"] });
@@ -200,7 +258,10 @@ test("a subscription that is changed before the first welcome is asked for after
   const script = (visit: Visit) => {
     visit.socket.on("message", () => say(welcome("1-4"), changes(4, 5, [5]))(visit));
     // The upgrade's own answer comes only once the change was asked for.
-    changed.then(() => say(welcome("1-4"), changes(4, 5, [5]))(visit), () => undefined);
+    changed.then(
+      () => say(welcome("1-4"), changes(4, 5, [5]))(visit),
+      () => undefined,
+    );
   };
   const { url, visits } = await server(t, script);
   const { promise: changed, resolve: change } = Promise.withResolvers<void>();
@@ -226,7 +287,10 @@ test("subscriptions that are changed one after the other are answered one after 
   const { feed } = follow(t, { url, tables: ["items"] });
   await feed.ready;
   const answers = await Promise.allSettled([feed.subscribe(["a"]), feed.subscribe(["bad"]), feed.subscribe(["b"])]);
-  assert.deepEqual(answers.map(({ status }) => status), ["fulfilled", "rejected", "fulfilled"]);
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    ["fulfilled", "rejected", "fulfilled"],
+  );
   assert.equal(visits.length, 2);
 });
 
@@ -244,7 +308,11 @@ test("a changed subscription survives a lost connection", async (t) => {
 });
 
 test("a batch is acknowledged once it has been dealt with, and only over the connection that brought it", async (t) => {
-  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(1, 2, [2])), say(welcome("1-2"), changes(2, 3, [3])));
+  const { url, visits } = await server(
+    t,
+    say(welcome("1-0"), changes(0, 1, [1]), changes(1, 2, [2])),
+    say(welcome("1-2"), changes(2, 3, [3])),
+  );
   const { batches } = follow(t, { url, ack: true, commit: "manual" });
   await waitFor("two batches", () => batches.length === 2);
   await batches[0]?.commit();
@@ -309,7 +377,10 @@ test("what came before a changed subscription is not acknowledged after it", asy
   await batches[0]?.commit();
   await batches[1]?.commit();
   await waitFor("the acknowledgement", () => visits[0]?.heard.length === 2);
-  assert.deepEqual(visits[0]?.heard, ['{"type":"subscribe","subscriptions":[{"table":"items"}],"after":"1-1"}', '{"type":"ack","position":"1-2"}']);
+  assert.deepEqual(visits[0]?.heard, [
+    '{"type":"subscribe","subscriptions":[{"table":"items"}],"after":"1-1"}',
+    '{"type":"ack","position":"1-2"}',
+  ]);
 });
 
 test("a position that cannot be stored ends the feed, and is not acknowledged", async (t) => {
@@ -327,12 +398,17 @@ test("a position that cannot be stored ends the feed, and is not acknowledged", 
 
 test("what is stored and is no position is refused, not taken for a beginning", async (t) => {
   const { url } = await server(t, say(welcome("1-0")));
-  await assert.rejects(follow(t, { url, storage: memoryStorage("yesterday") }).feed.done, (error) => error instanceof FeedError && error.kind === "storage");
+  await assert.rejects(
+    follow(t, { url, storage: memoryStorage("yesterday") }).feed.done,
+    (error) => error instanceof FeedError && error.kind === "storage",
+  );
 });
 
 test("an expired ticket is followed by a new one", async (t) => {
   const expiring = (visit: Visit) => {
-    say(welcome("1-0"), changes(0, 1, [1]), { type: "error", code: "ticket_expired", message: "the ticket has expired", retryable: false })(visit);
+    say(welcome("1-0"), changes(0, 1, [1]), { type: "error", code: "ticket_expired", message: "the ticket has expired", retryable: false })(
+      visit,
+    );
     visit.socket.close(4001, "the ticket has expired");
   };
   // The next one is worth nothing any more before it is welcome.
@@ -341,7 +417,10 @@ test("an expired ticket is followed by a new one", async (t) => {
   let fetched = 0;
   const { ids } = follow(t, { url, ticket: async () => `ticket ${++fetched}` });
   await waitFor("both changes", () => ids().length === 2);
-  assert.deepEqual(visits.map(({ protocols }) => Buffer.from(protocols.split("bearer.")[1] ?? "", "base64url").toString()), ["ticket 1", "ticket 2", "ticket 3"]);
+  assert.deepEqual(
+    visits.map(({ protocols }) => Buffer.from(protocols.split("bearer.")[1] ?? "", "base64url").toString()),
+    ["ticket 1", "ticket 2", "ticket 3"],
+  );
 });
 
 test("a callback that fails ends the feed, and is not taken for the network's failure", async (t) => {
@@ -352,5 +431,8 @@ test("a callback that fails ends the feed, and is not taken for the network's fa
       if (status === "catching_up") throw new Error("oops");
     },
   });
-  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "consumer" && /onState failed: Error: oops/.test(error.message));
+  await assert.rejects(
+    feed.done,
+    (error) => error instanceof FeedError && error.kind === "consumer" && /onState failed: Error: oops/.test(error.message),
+  );
 });
