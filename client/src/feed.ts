@@ -18,8 +18,8 @@ const defaults = {
   // Well below what the server leaves unacknowledged, whatever the characters are in bytes; and seldom,
   // since each acknowledgement wakes the server.
   ackEveryChars: 512 << 10,
-  retry: { firstMs: 1_000, maxMs: 30_000 },
-  watch: { openMs: 15_000, heartbeatMs: 15_000 },
+  retry: { firstMs: 1_000, maxMs: 30_000, spreadMs: 5_000, healthyMs: 5_000 },
+  watch: { credentialMs: 15_000, openMs: 15_000, heartbeatMs: 15_000 },
 };
 
 /**
@@ -172,23 +172,31 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     await this.#commit({ count: (this.#count += 1), position: to, acknowledge: undefined });
   }
 
-  /** Stores a position, then tells the server; nothing when a later one was committed before. */
+  /**
+   * Stores a position, then tells the server; does nothing if a later one was committed before.
+   *
+   * A position that could not be stored does not end the feed. Nothing is lost by going on: a restart resumes from
+   * the position that was stored last, which is older, so that changes come twice. Only what was committed is ever
+   * stored, so that the next commit can store its own position without looking back. The server is told all the same:
+   * an acknowledgement makes room for more and nothing else. What the server keeps does not depend on it, and without it a
+   * full storage would stall the feed after one window.
+   */
   #commit(what: Outstanding): Promise<void> {
     const { storage } = this.#options;
     if (what === this.#outstanding) this.#outstanding = undefined;
     if (what.count < this.#committed.count) return Promise.resolve();
     const { count, position, acknowledge } = what;
     this.#committed = { count, position };
-    const stored = this.#storing.then(async () => {
+    // One at a time, so that an asynchronous storage never ends up with an earlier position.
+    this.#storing = this.#storing.then(async () => {
       try {
         await storage?.set(position);
       } catch (cause) {
-        throw new FeedError("storage", `the position could not be stored: ${String(cause)}`, { retryable: false, cause });
+        this.#report(new FeedError("storage", `the position could not be stored: ${String(cause)}`, { retryable: true, cause }));
       }
       acknowledge?.(position);
     });
-    this.#storing = stored.catch(() => undefined);
-    return stored;
+    return this.#storing;
   }
 
   async #receive(): Promise<void> {
@@ -244,7 +252,6 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
       maxBuffered = defaults.maxBuffered,
       retry,
       watch,
-      onError,
       onFrame,
     } = this.#options;
     if (token !== undefined && ticket !== undefined) throw new TypeError("a feed takes a token or a ticket, not both");
@@ -267,7 +274,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
       inbox: this.#inbox,
       onState: (state) => this.#tell(state),
       onWarnings: (warnings) => this.#guard("onWarnings", () => this.#options.onWarnings?.(warnings)),
-      onError: (error) => this.#guard("onError", () => onError?.(error)),
+      onError: (error) => this.#report(error),
       onFrame: (frame) => this.#guard("onFrame", () => onFrame?.(frame)),
     });
   }
@@ -275,6 +282,10 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
   #tell(state: FeedState): void {
     if (state.status === "catching_up") this.#ready.resolve(state.welcome);
     this.#guard("onState", () => this.#options.onState?.(state));
+  }
+
+  #report(error: FeedError): void {
+    this.#guard("onError", () => this.#options.onError?.(error));
   }
 
   /** A callback that fails must not be taken for the network's failure. */
@@ -297,9 +308,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     } else {
       this.#done.reject(failure.error);
       this.#tell({ status: "closed", error: failure.error });
-      const { onError } = this.#options;
-      const { error } = failure;
-      if (error instanceof FeedError) this.#guard("onError", () => onError?.(error));
+      if (failure.error instanceof FeedError) this.#report(failure.error);
     }
   }
 }

@@ -68,7 +68,9 @@ export interface FeedOptions<T extends object = Tables> {
    * stops sending before that (at 8 MiB).
    */
   maxBuffered?: number | undefined;
+  /** How long to wait before connecting again: at most 1 s, doubling to 30 s; up to 5 s after a deploy. */
   retry?: Partial<Backoff> | undefined;
+  /** How long to wait for the credential, the opening, and the answer to a ping: 15 s each. */
   watch?: Partial<Watch> | undefined;
   /** For runtimes without a global WebSocket. */
   WebSocket?: WebSocketConstructor | undefined;

@@ -11,14 +11,15 @@
 // nonsense would be asked in a tight loop; and neither a full inbox nor the reason of a refusal can
 // hold up its next try.
 import { askWhyRefused, feedUrl, subprotocols } from "./address.ts";
-import { pause, pauseMs, type Backoff } from "./backoff.ts";
+import { neverOpened, Pacer, pause, type Backoff } from "./backoff.ts";
 import type { Watch, WebSocketConstructor } from "./connection.ts";
+import { fetchCredential } from "./credential.ts";
 import { FeedError } from "./errors.ts";
 import type { Inbox } from "./inbox.ts";
 import type { Credential, FeedState } from "./options.ts";
 import type { FilterWarning, Position, ResetReason, Subscription, TableChange } from "./protocol.ts";
 import { Sequence } from "./sequence.ts";
-import { Session, type Outcome } from "./session.ts";
+import { Session, type Ending } from "./session.ts";
 
 /** What the feed's reader finds, in this order. */
 export type Arrival =
@@ -74,16 +75,17 @@ export class Receiver {
   #resubscription: Resubscription | undefined;
   #turn: Promise<unknown> = Promise.resolve();
   #session: Session | undefined;
-  #failures = 0;
+  readonly #pacer: Pacer;
 
   constructor(reception: Reception) {
     this.reception = reception;
     this.subscriptions = reception.subscriptions;
+    this.#pacer = new Pacer(reception.retry);
   }
 
   /** Receives until it is stopped. Throws the {@link FeedError} that makes going on vain. */
   async run(after: Position | "earliest" | undefined): Promise<void> {
-    const { stop, inbox, retry } = this.reception;
+    const { stop, inbox } = this.reception;
     if (after === "earliest") this.start = after;
     else if (after !== undefined) this.sequence = new Sequence(after);
     const end = () => this.#session?.end("closed by this side");
@@ -91,15 +93,16 @@ export class Receiver {
     try {
       while (!stop.aborted) {
         this.reception.onState({ status: "connecting" });
-        const outcome = await this.#connection();
+        const { outcome, course = neverOpened } = await this.#connection();
         if (stop.aborted) return;
+        if (outcome.kind === "failed") throw outcome.error;
         if (outcome.kind === "full") {
+          this.#pacer.reset();
           this.reception.onState({ status: "paused" });
           await inbox.drained();
           continue;
         }
-        const retryMs = pauseMs(retry, this.#failures);
-        this.#failures += 1;
+        const retryMs = this.#pacer.pauseAfter(course);
         // A reset is told in its place among the changes.
         if (outcome.error.kind !== "reset") this.reception.onError(outcome.error);
         this.reception.onState({ status: "waiting", reason: outcome.error.message, retryMs });
@@ -149,24 +152,17 @@ export class Receiver {
     return true;
   }
 
-  /** Something came in order: the connection is worth keeping. */
-  prosper(): void {
-    this.#failures = 0;
-  }
-
   /** One connection to its end. */
-  async #connection(): Promise<Outcome> {
+  async #connection(): Promise<Ending> {
     const { reception } = this;
     let credential: string | undefined;
     try {
-      credential = typeof reception.credential === "function" ? await reception.credential() : reception.credential;
-    } catch (cause) {
-      return {
-        kind: "lost",
-        error: new FeedError("credential", `the credential could not be had: ${String(cause)}`, { retryable: true, cause }),
-      };
+      credential = await fetchCredential(reception.credential, reception.watch.credentialMs, reception.stop);
+    } catch (error) {
+      if (!(error instanceof FeedError)) throw error;
+      return lost(error);
     }
-    if (reception.stop.aborted) return { kind: "lost", error: new FeedError("connection", "closed", { retryable: false }) };
+    if (reception.stop.aborted) return lost(new FeedError("connection", "closed", { retryable: false }));
     const url = feedUrl(reception.url, {
       // With filters, which the query cannot carry, the feed begins with a `subscribe`.
       after: this.isFiltered ? undefined : (this.sequence?.position ?? (this.start === "earliest" ? this.start : undefined)),
@@ -174,24 +170,27 @@ export class Receiver {
       client: reception.clientId,
       ack: reception.ack !== undefined,
     });
-    const { opened, outcome } = await new Promise<{ opened: boolean; outcome: Outcome }>((resolve, reject) => {
+    const ending = await new Promise<Ending>((resolve, reject) => {
       try {
-        this.#session = new Session(this, url, subprotocols(credential), (opened, outcome) => resolve({ opened, outcome }));
+        this.#session = new Session(this, url, subprotocols(credential), resolve);
       } catch (cause) {
-        reject(new FeedError("connection", `${url.origin} cannot be connected to: ${String(cause)}`, { retryable: false, cause }));
+        reject(new FeedError("connection", `cannot connect to ${url.origin}: ${String(cause)}`, { retryable: false, cause }));
       }
     });
     this.#session = undefined;
-    if (outcome.kind === "failed") throw outcome.error;
-    if (opened || reception.stop.aborted) return outcome;
+    if (ending.course !== undefined || ending.outcome.kind === "failed" || reception.stop.aborted) return ending;
     const refusal = await askWhyRefused(url, credential, typeof reception.credential === "function");
-    if (refusal === undefined) return outcome;
+    if (refusal === undefined) return ending;
     if (!refusal.retryable) throw refusal;
-    return { kind: "lost", error: refusal };
+    return lost(refusal);
   }
 
   /** Whether what is subscribed to needs a `subscribe`. */
   get isFiltered(): boolean {
     return this.subscriptions?.some(({ filter }) => filter !== undefined && filter.length > 0) ?? false;
   }
+}
+
+function lost(error: FeedError): Ending {
+  return { outcome: { kind: "lost", error }, course: undefined };
 }

@@ -7,6 +7,7 @@
 // The server answers both the upgrade and a `subscribe` with `welcome`. Between a `subscribe`, which
 // always says where to begin, and its welcome, what comes still belongs to the subscription before,
 // and is dropped: all of it that matters comes again.
+import type { Course } from "./backoff.ts";
 import { Connection, type End } from "./connection.ts";
 import { FeedError } from "./errors.ts";
 import { MalformedFrame, readServerMessage, UnknownFrame } from "./guards.ts";
@@ -33,11 +34,18 @@ export type Outcome =
   /** No other one will fare better. */
   | { kind: "failed"; error: FeedError };
 
+/** The end of a session. */
+export interface Ending {
+  outcome: Outcome;
+  /** How its connection went; undefined if it never opened. */
+  course: Course | undefined;
+}
+
 /** One connection of a receiver. */
 export class Session {
   readonly #receiver: Receiver;
   readonly #connection: Connection;
-  readonly #ended: (opened: boolean, outcome: Outcome) => void;
+  readonly #ended: (ending: Ending) => void;
   #phase: "greeting" | "subscribing" | "following" = "greeting";
   /** What the server was last told that we want. */
   #wanted: readonly Subscription[] | undefined;
@@ -48,10 +56,11 @@ export class Session {
   /** Characters of `changes` frames that have come, and of those that the server knows to be dealt with. */
   #received = 0;
   #acknowledged = 0;
+  #broughtNews = false;
   /** Counts the welcomes: what came before one is not acknowledged after it. */
   #generation = 0;
 
-  constructor(receiver: Receiver, url: URL, protocols: string[], ended: (opened: boolean, outcome: Outcome) => void) {
+  constructor(receiver: Receiver, url: URL, protocols: string[], ended: (ending: Ending) => void) {
     this.#receiver = receiver;
     this.#ended = ended;
     this.#wanted = receiver.subscriptions;
@@ -168,6 +177,7 @@ export class Session {
     if (this.#phase !== "following") return;
     const step = this.#receiver.sequence?.moveTo(to);
     if (!this.#follows(step)) return;
+    if (kind === "live") this.#broughtNews = true;
     if (kind === "live" || step.kind === "moved") {
       // What came before may be ahead of a head that is told twice.
       this.#receiver.reception.inbox.push({ kind, to: this.#receiver.sequence?.position ?? to }, 0);
@@ -181,7 +191,7 @@ export class Session {
       this.#lose("gap", step.message);
       return false;
     }
-    this.#receiver.prosper();
+    if (step.kind !== "known") this.#broughtNews = true;
     return true;
   }
 
@@ -230,8 +240,9 @@ export class Session {
     this.#connection.close("ended by this side");
   }
 
-  #end({ opened, reason }: End): void {
-    this.#ended(opened, this.#outcome ?? { kind: "lost", error: new FeedError("connection", reason, { retryable: true }) });
+  #end({ lastedMs, code, reason }: End): void {
+    const outcome = this.#outcome ?? { kind: "lost", error: new FeedError("connection", reason, { retryable: true }) };
+    this.#ended({ outcome, course: lastedMs === undefined ? undefined : { lastedMs, broughtNews: this.#broughtNews, code } });
   }
 }
 

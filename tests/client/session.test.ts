@@ -1,96 +1,10 @@
 // How the library takes what the real server never does on purpose: frames that are no frames, gaps,
 // refusals. The server here is a WebSocket that says exactly what a test tells it to.
 import assert from "node:assert/strict";
-import type { IncomingMessage } from "node:http";
-import type { AddressInfo } from "node:net";
-import { test, type TestContext } from "node:test";
-import { WebSocketServer, type WebSocket } from "ws";
-import {
-  connect,
-  FeedError,
-  memoryStorage,
-  type Batch,
-  type Feed,
-  type FeedOptions,
-  type Position,
-  type TableChange,
-} from "../../client/src/index.ts";
-import { afterwards } from "../e2e/support/afterwards.ts";
+import { test } from "node:test";
+import { FeedError, memoryStorage } from "../../client/src/index.ts";
 import { waitFor } from "../e2e/support/wait-for.ts";
-
-/** One connection of the library. */
-interface Visit {
-  path: string;
-  query: URLSearchParams;
-  protocols: string;
-  heard: string[];
-  socket: WebSocket;
-}
-
-/** A server that plays one script for each connection; the last script again for those that follow. */
-async function server(t: TestContext, ...scripts: ((visit: Visit) => void)[]): Promise<{ url: string; visits: Visit[] }> {
-  const visits: Visit[] = [];
-  const listening = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "replication.v1" });
-  listening.on("connection", (socket: WebSocket, request: IncomingMessage) => {
-    const { pathname: path, searchParams: query } = new URL(request.url ?? "", "ws://any");
-    const visit: Visit = { path, query, protocols: request.headers["sec-websocket-protocol"] ?? "", heard: [], socket };
-    socket.on("message", (data) => visit.heard.push(String(data)));
-    const script = scripts[Math.min(visits.length, scripts.length - 1)];
-    visits.push(visit);
-    script?.(visit);
-  });
-  await new Promise<void>((resolve) => listening.on("listening", resolve));
-  afterwards(t, () => {
-    for (const socket of listening.clients) socket.terminate();
-    listening.close();
-  });
-  return { url: `http://127.0.0.1:${(listening.address() as AddressInfo).port}`, visits };
-}
-
-function follow(t: TestContext, options: FeedOptions): { feed: Feed; batches: Batch[]; errors: FeedError[]; ids(): number[] } {
-  const batches: Batch[] = [];
-  const errors: FeedError[] = [];
-  const feed = connect({
-    retry: { firstMs: 10, maxMs: 50 },
-    watch: { openMs: 1_000, heartbeatMs: 5_000 },
-    onChanges: (batch) => void batches.push(batch),
-    onError: (error) => void errors.push(error),
-    ...options,
-  });
-  afterwards(t, () => feed.close());
-  return { feed, batches, errors, ids: () => batches.flatMap(({ changes }) => changes.map(({ id }) => id)) };
-}
-
-function change(id: number, epoch = 1): TableChange {
-  return {
-    id,
-    lsn: "0/1A",
-    epoch,
-    xid: 7,
-    schema: "public",
-    table: "items",
-    operation: "insert",
-    data: { id },
-    old: null,
-    unchanged: [],
-    omitted: [],
-    committedAt: "2026-01-01T00:00:00.000000Z",
-  };
-}
-
-const say =
-  (...frames: (object | string)[]) =>
-  ({ socket }: Visit) =>
-    frames.forEach((frame) => socket.send(typeof frame === "string" ? frame : JSON.stringify(frame)));
-const welcome = (head: Position, oldest: Position = "1-0") => ({ type: "welcome", clientId: "c", epoch: 1, oldest, head });
-const changes = (from: number, to: number, ids: number[], epoch = 1) => ({
-  type: "changes",
-  changes: ids.map((id) => change(id, epoch)),
-  from: `${epoch}-${from}`,
-  to: `${epoch}-${to}`,
-  catchUp: false,
-});
-const caughtUp = (id: number) => ({ type: "caught_up", position: `1-${id}` });
+import { caughtUp, change, changes, follow, say, server, welcome, type Visit } from "./support/fake-server.ts";
 
 test("after a gap the feed connects anew, and asks for what is missing", async (t) => {
   const { url, visits } = await server(
@@ -381,19 +295,6 @@ test("what came before a changed subscription is not acknowledged after it", asy
     '{"type":"subscribe","subscriptions":[{"table":"items"}],"after":"1-1"}',
     '{"type":"ack","position":"1-2"}',
   ]);
-});
-
-test("a position that cannot be stored ends the feed, and is not acknowledged", async (t) => {
-  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1])));
-  const storage = {
-    get: () => "1-0",
-    set: () => {
-      throw new Error("disk full");
-    },
-  };
-  const { feed } = follow(t, { url, ack: true, storage });
-  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "storage" && /disk full/.test(error.message));
-  assert.deepEqual(visits[0]?.heard, []);
 });
 
 test("what is stored and is no position is refused, not taken for a beginning", async (t) => {
