@@ -4,20 +4,19 @@
 //     Receiver -> Inbox -> Feed -> for await (batch of feed) / onChanges(batch)
 //                                       | commit
 //                                       +-> storage, then ack
+import type { Acknowledge, AckPolicy } from "./acknowledgements.ts";
 import { FeedError, ResetError } from "./errors.ts";
 import { Inbox } from "./inbox.ts";
 import type { Batch, FeedOptions, FeedState } from "./options.ts";
 import type { ChangeOf, Position, Subscription, Tables, WelcomeMessage } from "./protocol.ts";
-import { Receiver, type Acknowledge, type Arrival } from "./receiver.ts";
+import { Receiver, type Arrival } from "./receiver.ts";
 import { isPosition } from "./position.ts";
 import type { WebSocketConstructor } from "./connection.ts";
 
 const defaults = {
   // Twice what the server leaves unacknowledged, so that with `ack` it is the server that waits.
   maxBuffered: 16 << 20,
-  // Well below what the server leaves unacknowledged, whatever the characters are in bytes; and seldom,
-  // since each acknowledgement wakes the server.
-  ackEveryChars: 512 << 10,
+  ack: { everyChars: 64 << 10, everyMs: 2_000 },
   retry: { firstMs: 1_000, maxMs: 30_000, spreadMs: 5_000, healthyMs: 5_000 },
   watch: { credentialMs: 15_000, openMs: 15_000, heartbeatMs: 15_000 },
 };
@@ -339,9 +338,9 @@ function asSubscription(subscription: Subscription | string): Subscription {
   return typeof subscription === "string" ? { table: subscription } : subscription;
 }
 
-function acknowledging(ack: boolean | undefined, commit: "auto" | "manual" | undefined): { everyChars: number } | undefined {
-  if (ack === true) return { everyChars: 0 };
-  return ack === false || commit === "manual" ? undefined : { everyChars: defaults.ackEveryChars };
+function acknowledging(ack: boolean | undefined, commit: "auto" | "manual" | undefined): AckPolicy | undefined {
+  if (ack === true) return { ...defaults.ack, everyChars: 0 };
+  return ack === false || commit === "manual" ? undefined : defaults.ack;
 }
 
 function checkedStart(after: Position | "earliest" | undefined): Position | "earliest" | undefined {

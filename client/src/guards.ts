@@ -76,6 +76,7 @@ const checks: Record<ServerMessage["type"], (fields: Members) => void> = {
     whole(fields, "epoch", "");
     position(fields, "oldest");
     position(fields, "head");
+    if (fields.position !== undefined) position(fields, "position");
     if (fields.warnings !== undefined) warnings(fields);
   },
   warnings: (fields: Members & Partial<Unchecked<WarningsMessage>>) => warnings(fields),

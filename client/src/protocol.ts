@@ -121,6 +121,8 @@ export interface WelcomeMessage {
   oldest: Position;
   /** At the newest change. */
   head: Position;
+  /** Where the subscription stands: what is sent next begins there. Older servers leave it out. */
+  position?: Position;
   /** Filters that some updates and deletes cannot be judged by; absent where there are none. */
   warnings?: FilterWarning[];
 }
@@ -177,7 +179,7 @@ export interface ResetMessage {
 /** Something that the client sent is refused. */
 export interface ErrorMessage {
   type: "error";
-  /** Stable, for programs. */
+  /** Stable, for programs: `bad_field`, `not_allowed`, `rate_limited` and others, which docs/protocol.md lists. */
   code: string;
   /** For people. */
   message: string;

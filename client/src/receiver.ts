@@ -10,6 +10,7 @@
 // back at the same moment; its `reconnect()` forgets how often it failed, so that a server that sends
 // nonsense would be asked in a tight loop; and neither a full inbox nor the reason of a refusal can
 // hold up its next try.
+import type { Acknowledge, AckPolicy } from "./acknowledgements.ts";
 import { askWhyRefused, feedUrl, subprotocols } from "./address.ts";
 import { neverOpened, Pacer, pause, type Backoff } from "./backoff.ts";
 import type { Watch, WebSocketConstructor } from "./connection.ts";
@@ -30,9 +31,6 @@ export type Arrival =
   /** What came before `to` may be incomplete. */
   | { kind: "reset"; reason: ResetReason; to: Position };
 
-/** Tells the server, as long as it still waits for it. */
-export type Acknowledge = (position: Position) => void;
-
 /** What a receiver is told. */
 export interface Reception {
   url: string | URL;
@@ -40,8 +38,8 @@ export interface Reception {
   /** None: everything that the credential allows. */
   subscriptions: readonly Subscription[] | undefined;
   clientId: string | undefined;
-  /** After so many characters of frames the server is told; undefined: never. */
-  ack: { everyChars: number } | undefined;
+  /** When the server is told what has been dealt with; undefined: never. */
+  ack: AckPolicy | undefined;
   afterReset: "now" | "earliest";
   maxBuffered: number;
   retry: Backoff;

@@ -7,6 +7,7 @@
 // The server answers both the upgrade and a `subscribe` with `welcome`. Between a `subscribe`, which
 // always says where to begin, and its welcome, what comes still belongs to the subscription before,
 // and is dropped: all of it that matters comes again.
+import { Acknowledgements } from "./acknowledgements.ts";
 import type { Course } from "./backoff.ts";
 import { Connection, type End } from "./connection.ts";
 import { FeedError } from "./errors.ts";
@@ -22,7 +23,7 @@ import type {
   Subscription,
   WelcomeMessage,
 } from "./protocol.ts";
-import type { Acknowledge, Receiver } from "./receiver.ts";
+import type { Receiver } from "./receiver.ts";
 import { Sequence, type Step } from "./sequence.ts";
 
 /** How a session ended. */
@@ -53,18 +54,15 @@ export class Session {
   #asked: Position | undefined;
   /** Why this side ended it; else the connection says. */
   #outcome: Outcome | undefined;
-  /** Characters of `changes` frames that have come, and of those that the server knows to be dealt with. */
-  #received = 0;
-  #acknowledged = 0;
+  readonly #acknowledgements: Acknowledgements;
   #broughtNews = false;
-  /** Counts the welcomes: what came before one is not acknowledged after it. */
-  #generation = 0;
 
   constructor(receiver: Receiver, url: URL, protocols: string[], ended: (ending: Ending) => void) {
     this.#receiver = receiver;
     this.#ended = ended;
     this.#wanted = receiver.subscriptions;
-    const { watch, WebSocket } = receiver.reception;
+    const { watch, WebSocket, ack } = receiver.reception;
+    this.#acknowledgements = new Acknowledgements(ack, (position) => this.#say({ type: "ack", position }));
     const listener = {
       text: (frame: string) => this.#text(frame),
       binary: () => this.#lose("protocol", "the server sent a binary frame"),
@@ -124,7 +122,7 @@ export class Session {
     if (receiver.subscriptions !== this.#wanted || (isGreeting && receiver.isFiltered))
       return this.#subscribe(isGreeting ? welcome.head : this.#asked);
     this.#phase = "following";
-    this.#generation += 1;
+    if (!isGreeting) this.#acknowledgements.subscribed(welcome.position);
     const { sequence, start, reset } = receiver;
     const to = sequence?.position ?? this.#asked ?? (start === "earliest" ? welcome.oldest : welcome.head);
     receiver.sequence = sequence ?? new Sequence(to);
@@ -145,6 +143,7 @@ export class Session {
   #subscribe(now?: Position): void {
     const { sequence, start, subscriptions = [] } = this.#receiver;
     this.#phase = "subscribing";
+    this.#acknowledgements.abandon();
     this.#wanted = this.#receiver.subscriptions;
     this.#asked = sequence?.position ?? (start === "now" ? now : undefined);
     this.#say({ type: "subscribe", subscriptions, after: this.#asked ?? "earliest" });
@@ -154,7 +153,7 @@ export class Session {
     if (this.#phase !== "following") return;
     const step = this.#receiver.sequence?.take({ changes, from, to });
     const { inbox } = this.#receiver.reception;
-    const acknowledge = this.#acknowledge(size);
+    const acknowledge = this.#acknowledgements.received(size);
     if (!this.#follows(step)) return;
     switch (step.kind) {
       case "changes":
@@ -164,8 +163,8 @@ export class Session {
         inbox.push({ kind: "moved", to, acknowledge }, 0);
         break;
       case "known":
-        // It takes no room here, but the server counts it as sent.
-        acknowledge(to);
+        // It takes no room here, but the server counts it as sent. It is acknowledged after what came before it.
+        inbox.push({ kind: "moved", to: this.#receiver.sequence?.position ?? to, acknowledge }, 0);
         break;
       default:
         return unreachable(step);
@@ -195,19 +194,6 @@ export class Session {
     return true;
   }
 
-  /** Says that a frame has been dealt with, unless what is due to be said is too little to be worth a message. */
-  #acknowledge(size: number): Acknowledge {
-    const generation = this.#generation;
-    const through = (this.#received += size);
-    return (position) => {
-      const { ack } = this.#receiver.reception;
-      if (ack === undefined || this.#phase !== "following" || generation !== this.#generation) return;
-      if (through - this.#acknowledged < ack.everyChars) return;
-      this.#acknowledged = through;
-      this.#say({ type: "ack", position });
-    };
-  }
-
   #reset({ reason }: ResetMessage): void {
     const receiver = this.#receiver;
     receiver.sequence = undefined;
@@ -222,6 +208,8 @@ export class Session {
     const isTemporary = retryable || code === "ticket_expired";
     // An acknowledgement may be out of date, and the server goes on.
     if (this.#phase === "following" || code === "bad_position") return this.#receiver.reception.onError(asRetryable(error));
+    // The subscription before goes on, over another connection: what came of it meanwhile was dropped.
+    if (retryable && this.#phase === "subscribing" && this.#receiver.refused(error)) return this.#finish({ kind: "lost", error });
     if (isTemporary) return this.#finish({ kind: "lost", error: asRetryable(error) });
     if (this.#receiver.refused(error)) this.#finish({ kind: "lost", error: asRetryable(error) });
     else this.#finish({ kind: "failed", error });
@@ -241,6 +229,7 @@ export class Session {
   }
 
   #end({ lastedMs, code, reason }: End): void {
+    this.#acknowledgements.abandon();
     const outcome = this.#outcome ?? { kind: "lost", error: new FeedError("connection", reason, { retryable: true }) };
     this.#ended({ outcome, course: lastedMs === undefined ? undefined : { lastedMs, broughtNews: this.#broughtNews, code } });
   }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { waitFor } from "../e2e/support/wait-for.ts";
-import { caughtUp, changes, follow, say, server, welcome, type Follower, type Visit } from "./support/fake-server.ts";
+import { caughtUp, changes, follow, refusing, say, server, welcome, type Follower, type Visit } from "./support/fake-server.ts";
 
 /** Plays `frames`, lets the connection live for a while, then ends it with `code`. */
 function closing(livesMs: number, code: number, ...frames: object[]): (visit: Visit) => void {
@@ -94,4 +94,20 @@ test("a connection that lived but brought nothing is not healthy", async (t) => 
   const follower = follow(t, { url, retry: { firstMs: 4, maxMs: 200, spreadMs: 0, healthyMs: 1 } });
   await waitFor("ten pauses", () => pauses(follower).length >= 10);
   assert.ok(Math.max(...pauses(follower)) > 4, pauses(follower).join(", "));
+});
+
+test("a client that connects too often is told so, and tries again", async (t) => {
+  for (const body of [
+    '{"error":{"code":"rate_limited","message":"too many connections","retryable":true}}',
+    "<html>Too many requests</html>",
+  ]) {
+    const { url, refused } = await refusing(t, 429, body);
+    const { feed, errors } = follow(t, { url });
+    await waitFor("some tries", () => refused() >= 4);
+    assert.ok(errors.length >= 1);
+    for (const { kind, code, retryable } of errors)
+      assert.deepEqual({ kind, code, retryable }, { kind: "refused", code: "rate_limited", retryable: true });
+    feed.close();
+    await feed.done;
+  }
 });

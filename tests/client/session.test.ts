@@ -221,44 +221,6 @@ test("a changed subscription survives a lost connection", async (t) => {
   assert.equal(visits[1]?.query.get("tables"), "notes");
 });
 
-test("a batch is acknowledged once it has been dealt with, and only over the connection that brought it", async (t) => {
-  const { url, visits } = await server(
-    t,
-    say(welcome("1-0"), changes(0, 1, [1]), changes(1, 2, [2])),
-    say(welcome("1-2"), changes(2, 3, [3])),
-  );
-  const { batches } = follow(t, { url, ack: true, commit: "manual" });
-  await waitFor("two batches", () => batches.length === 2);
-  await batches[0]?.commit();
-  await waitFor("the acknowledgement", () => visits[0]?.heard.includes('{"type":"ack","position":"1-1"}'));
-  visits[0]?.socket.terminate();
-  await waitFor("the third batch", () => batches.length === 3);
-  await batches[1]?.commit();
-  await batches[2]?.commit();
-  await waitFor("the acknowledgement", () => visits[1]?.heard.includes('{"type":"ack","position":"1-3"}'));
-  assert.deepEqual(visits[1]?.heard, ['{"type":"ack","position":"1-3"}']);
-});
-
-test("left to itself the library acknowledges now and then, and not where the application commits", async (t) => {
-  const large = (id: number) => {
-    const frame = changes(id - 1, id, [id]);
-    return { ...frame, changes: frame.changes.map((it) => ({ ...it, data: { text: "x".repeat(200_000) } })) };
-  };
-  const script = say(welcome("1-0"), ...Array.from({ length: 7 }, (_, index) => large(index + 1)), changes(7, 8, [8]));
-  const { url, visits } = await server(t, script);
-  const { ids } = follow(t, { url });
-  await waitFor("all changes", () => ids().length === 8);
-  const acks = () => visits[0]?.heard.filter((text) => text.includes("ack"));
-  await waitFor("two acknowledgements", () => acks()?.length === 2);
-  assert.deepEqual(acks(), ['{"type":"ack","position":"1-3"}', '{"type":"ack","position":"1-6"}']);
-  assert.equal(visits[0]?.query.get("ack"), "1");
-  const manual = follow(t, { url, commit: "manual" });
-  await waitFor("all changes", () => manual.ids().length === 8);
-  for (const batch of manual.batches) await batch.commit();
-  assert.equal(visits[1]?.query.get("ack"), null);
-  assert.deepEqual(visits[1]?.heard, []);
-});
-
 test("warnings are told with the welcome, and when a table was altered", async (t) => {
   const warning = { table: "orders", columns: ["customer"], message: "m", sql: "ALTER" };
   const { url } = await server(t, say({ ...welcome("1-0"), warnings: [warning] }, { type: "warnings", warnings: [] }, changes(0, 1, [1])));
@@ -267,34 +229,6 @@ test("warnings are told with the welcome, and when a table was altered", async (
   await waitFor("the change", () => ids().length === 1);
   assert.deepEqual(told, [[warning], []]);
   assert.deepEqual(errors, []);
-});
-
-test("what brings no changes is stored and not acknowledged: the server counts only what it sent", async (t) => {
-  const storage = memoryStorage();
-  const { url, visits } = await server(t, say(welcome("1-0"), caughtUp(0), { type: "progress", position: "1-5" }, changes(5, 6, [6])));
-  follow(t, { url, ack: true, storage });
-  await waitFor("the position", async () => (await storage.get()) === "1-6");
-  await waitFor("the acknowledgement", () => visits[0]?.heard.length === 1);
-  assert.deepEqual(visits[0]?.heard, ['{"type":"ack","position":"1-6"}']);
-});
-
-test("what came before a changed subscription is not acknowledged after it", async (t) => {
-  const script = (visit: Visit) => {
-    say(welcome("1-0"), changes(0, 1, [1]))(visit);
-    visit.socket.on("message", (text) => String(text).includes("subscribe") && say(welcome("1-1"), changes(1, 2, [2]))(visit));
-  };
-  const { url, visits } = await server(t, script);
-  const { feed, batches } = follow(t, { url, ack: true, commit: "manual" });
-  await waitFor("the first batch", () => batches.length === 1);
-  await feed.subscribe(["items"]);
-  await waitFor("the second batch", () => batches.length === 2);
-  await batches[0]?.commit();
-  await batches[1]?.commit();
-  await waitFor("the acknowledgement", () => visits[0]?.heard.length === 2);
-  assert.deepEqual(visits[0]?.heard, [
-    '{"type":"subscribe","subscriptions":[{"table":"items"}],"after":"1-1"}',
-    '{"type":"ack","position":"1-2"}',
-  ]);
 });
 
 test("what is stored and is no position is refused, not taken for a beginning", async (t) => {
@@ -335,5 +269,38 @@ test("a callback that fails ends the feed, and is not taken for the network's fa
   await assert.rejects(
     feed.done,
     (error) => error instanceof FeedError && error.kind === "consumer" && /onState failed: Error: oops/.test(error.message),
+  );
+});
+
+test("a change of the subscription that comes too soon rejects for now, and the feed goes on with the one before", async (t) => {
+  const limited = { type: "error", code: "rate_limited", message: "too many subscriptions in a minute", retryable: true };
+  const refusing = (visit: Visit) => {
+    say(welcome("1-0"), caughtUp(0), changes(0, 1, [1]))(visit);
+    visit.socket.on("message", (text) => String(text).includes("subscribe") && say(limited)(visit));
+  };
+  const { url, visits } = await server(t, refusing, say(welcome("1-1"), changes(1, 2, [2])));
+  const { feed, ids } = follow(t, { url, tables: ["items"] });
+  await waitFor("the first change", () => ids().length === 1);
+  await assert.rejects(
+    feed.subscribe(["notes"]),
+    (error) => error instanceof FeedError && error.code === "rate_limited" && error.retryable,
+  );
+  await waitFor("the second change", () => ids().length === 2);
+  assert.equal(visits[1]?.query.get("tables"), "items");
+  assert.equal(visits[1]?.query.get("after"), "1-1");
+});
+
+test("a first subscription that comes too soon is asked for again", async (t) => {
+  const limited = { type: "error", code: "rate_limited", message: "too many subscriptions in a minute", retryable: true };
+  const once = (visit: Visit) => {
+    say(welcome("1-0"))(visit);
+    visit.socket.on("message", () => say(visits.length === 1 ? limited : welcome("1-0"))(visit));
+  };
+  const { url, visits } = await server(t, once);
+  const { feed, errors } = follow(t, { url, subscriptions: [{ table: "items", filter: [{ column: "id", op: "eq", value: 1 }] }] });
+  await feed.ready;
+  assert.deepEqual(
+    errors.map(({ code, retryable }) => ({ code, retryable })),
+    [{ code: "rate_limited", retryable: true }],
   );
 });

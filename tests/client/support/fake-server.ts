@@ -1,5 +1,5 @@
 // A server for the library's own tests: a WebSocket that says exactly what a test tells it to.
-import type { IncomingMessage } from "node:http";
+import { createServer, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { TestContext } from "node:test";
 import { WebSocketServer, type WebSocket } from "ws";
@@ -101,3 +101,19 @@ export const changes = (from: number, to: number, ids: number[], epoch = 1) => (
   catchUp: false,
 });
 export const caughtUp = (id: number) => ({ type: "caught_up", position: `1-${id}` });
+
+/** A server that refuses every upgrade, and answers the plain request after it with the same. */
+export async function refusing(t: TestContext, status: number, body: string): Promise<{ url: string; refused(): number }> {
+  let count = 0;
+  const listening = createServer((_, response) => response.writeHead(status).end(body));
+  listening.on("upgrade", (_, socket) => {
+    count += 1;
+    socket.end(`HTTP/1.1 ${status} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+  });
+  await new Promise<void>((resolve) => listening.listen(0, "127.0.0.1", resolve));
+  afterwards(t, () => {
+    listening.closeAllConnections();
+    listening.close();
+  });
+  return { url: `http://127.0.0.1:${(listening.address() as AddressInfo).port}`, refused: () => count };
+}
