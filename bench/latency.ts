@@ -14,11 +14,11 @@ import { waitFor } from "../tests/e2e/support/wait-for.ts";
 import type { Workerd } from "../tests/e2e/support/workerd.ts";
 import { createHistory, createSlot, createSource } from "./backlog.ts";
 import { poll, startFeed, status } from "./feed.ts";
-import { figureOf, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { figureOf, takeTurns, type Contestant, type Sample } from "./trial.ts";
 import type { Panel } from "./plot.ts";
 import { PsqlSession } from "./psql-session.ts";
 import { percentile, spread, type Figure, type Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 /** Transactions a second, and for how many seconds. */
 const loads = [
@@ -33,15 +33,18 @@ const writers = 8;
 const parts = ["p50", "p99", "max"];
 
 /** The whole benchmark. */
-export async function latency(setting: Setting): Promise<Report> {
+export async function latency(environment: Environment): Promise<Report> {
   const name = (way: "nudged" | "polling", rate: number) => `${way}, ${rate} a second`;
   const contestants: Contestant[] = [
-    { name: "floor", run: (t) => runFloor(t, setting) },
+    { name: "floor", run: (t) => runFloor(t, environment) },
     ...loads.flatMap((load) =>
-      (["nudged", "polling"] as const).map((way) => ({ name: name(way, load.rate), run: (t: Lifetime) => runFeed(t, setting, load, way) })),
+      (["nudged", "polling"] as const).map((way) => ({
+        name: name(way, load.rate),
+        run: (t: Lifetime) => runFeed(t, environment, load, way),
+      })),
     ),
   ];
-  const samples = await takeTurns(contestants, setting.rounds);
+  const samples = await takeTurns(contestants, environment.rounds);
   const floors = parts.map((part) => ({ ...figureOf(samples, "floor", part, "ms"), group: "floor", name: `floor ${part}` }));
   const figures = contestants
     .slice(1)
@@ -67,8 +70,8 @@ export async function latency(setting: Setting): Promise<Report> {
   };
 }
 
-async function runFeed(t: Lifetime, setting: Setting, load: (typeof loads)[number], way: "nudged" | "polling"): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function runFeed(t: Lifetime, environment: Environment, load: (typeof loads)[number], way: "nudged" | "polling"): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   const worker = await startFeed(t, database, "hyperdrive", {});
   const arrivals = await listen(t, worker);
   const nudger = new Nudger(worker);
@@ -167,13 +170,13 @@ async function writeSteadily(
 }
 
 /** What a cycle of one row asks of Postgres, from a session that is kept, and a WebSocket's echo. */
-async function runFloor(t: Lifetime, setting: Setting): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function runFloor(t: Lifetime, environment: Environment): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   const { slot } = database;
   await createHistory(database);
   await createSlot(database);
   await database.query("INSERT INTO replication_checkpoint VALUES ($1, 1, '0/0', 0, now(), '', 1)", [slot]);
-  const psql = await PsqlSession.open(t, setting.psql, database.url);
+  const psql = await PsqlSession.open(t, environment.psql, database.url);
   const echo = await openEcho(t);
   const took: number[] = [];
   for (let id = 1; id <= 300; id++) {

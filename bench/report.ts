@@ -4,7 +4,7 @@ import { loadavg } from "node:os";
 import { join } from "node:path";
 import { root } from "../scripts/steps.ts";
 import { svg, type Panel } from "./plot.ts";
-import type { Surroundings } from "./setting.ts";
+import type { MachineInfo } from "./environment.ts";
 
 /** One measured quantity. */
 export interface Figure {
@@ -73,7 +73,7 @@ export function table({ figures }: Report): string {
 }
 
 /** Keeps the report as bench/results/NAME.json, and its plot beside it. */
-export function keep({ name, about, figures, plot }: Report, on: Surroundings): void {
+export function keep({ name, about, figures, plot }: Report, on: MachineInfo): void {
   const told = figures.map((figure) => ({
     group: figure.group,
     name: figure.name,

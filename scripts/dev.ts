@@ -15,7 +15,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { ChildProcess } from "node:child_process";
 import { buildWorker } from "./build.ts";
 import { prepareDemo } from "./demo-tables.ts";
-import { endGuarded, ended, spawnGuarded } from "./guarded.ts";
+import { endChild, ended, spawnChild } from "./child-process.ts";
 import { announceInstance, findInstance, withdrawInstance } from "./instance.ts";
 import { freePort, isFree, startPostgres, type PostgresServer } from "./postgres.ts";
 import { Failure, main, root, say, step } from "./steps.ts";
@@ -38,7 +38,7 @@ class Running {
   stop(): Promise<void> {
     return (this.#stopping ??= (async () => {
       withdrawInstance();
-      if (this.wrangler !== undefined) await endGuarded(this.wrangler, 5_000);
+      if (this.wrangler !== undefined) await endChild(this.wrangler, 5_000);
       await this.postgres?.stop("fast");
     })());
   }
@@ -78,7 +78,7 @@ async function startWorker(running: Running, database: string, port: number): Pr
   const overrides = ["REPLICATION_SLOT", "REPLICATION_PUBLICATION", "REPLICATION_TABLES", "POLL_INTERVAL_MS", "HIBERNATION_DELAY_MS"]
     .filter((name) => process.env[name] !== undefined)
     .map((name) => `${name}:${process.env[name]}`);
-  const wrangler = spawnGuarded(
+  const wrangler = spawnChild(
     "TERM",
     process.execPath,
     [
@@ -156,7 +156,7 @@ async function call(url: string, method: string): Promise<void> {
   );
 }
 
-function greet(url: string, database: string, demo: boolean): void {
+function printBanner(url: string, database: string, demo: boolean): void {
   const shown = new URL(database);
   // A password of the person's own has no place on a screen; that of the local server is no secret.
   if (!demo && shown.password !== "") shown.password = "...";
@@ -200,7 +200,7 @@ await main(async () => {
     await step("Initialising the feed", "about 1 second", () => initialise(url));
     const demo = running.postgres !== undefined;
     announceInstance({ pid: process.pid, url, database, demo });
-    greet(url, database, demo);
+    printBanner(url, database, demo);
     if (running.wrangler !== undefined) await ended(running.wrangler);
     if (!running.stopping) throw new Failure("wrangler dev ended by itself.", "See its last messages above, then start again.");
   } finally {

@@ -27,7 +27,7 @@ import { createServer } from "node:net";
 import { basename, dirname, join, relative } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
-import { ended, endGuarded, spawnGuarded } from "./guarded.ts";
+import { ended, endChild, spawnChild } from "./child-process.ts";
 import { capture, Failure, lastLines, output, root, run, say, step, toolsDir } from "./steps.ts";
 
 /** The major versions that can be started. */
@@ -336,7 +336,7 @@ async function launchServer({ binDir, dataDir, user, port, url, settings }: Laun
   const deadline = Date.now() + startDeadlineMs;
   for (;;) {
     const log = openSync(logFile, "w");
-    const child = spawnGuarded("INT", join(binDir, "postgres"), ["-D", dataDir, ...flags], {
+    const child = spawnChild("INT", join(binDir, "postgres"), ["-D", dataDir, ...flags], {
       ...user,
       cwd: "/",
       stdio: ["pipe", log, log],
@@ -350,7 +350,7 @@ async function launchServer({ binDir, dataDir, user, port, url, settings }: Laun
       await delay(100);
       continue;
     }
-    await endGuarded(child, 5_000);
+    await endChild(child, 5_000);
     const taken = /could not bind|could not create any TCP\/IP sockets/.test(said);
     throw new Failure(
       `Postgres did not start:\n${said}`,

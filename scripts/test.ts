@@ -15,7 +15,7 @@ import { readdirSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { buildWorker } from "./build.ts";
 import { chromium } from "./chromium.ts";
-import { removeLeftovers } from "./leftovers.ts";
+import { removeStaleDirs } from "./stale-dirs.ts";
 import { startPostgres, type PostgresServer, type PostgresVersion } from "./postgres.ts";
 import { Failure, lastLines, main, pathWith, root, say, step } from "./steps.ts";
 
@@ -202,7 +202,7 @@ async function browser(): Promise<NodeJS.ProcessEnv> {
 
 /** The servers that tests find by TEST_POSTGRES_<version>, or those that the environment names already. */
 async function servers(versions: PostgresVersion[], env: NodeJS.ProcessEnv, started: PostgresServer[]): Promise<void> {
-  removeLeftovers("test");
+  removeStaleDirs("test");
   for (const version of versions) {
     if (env[`TEST_POSTGRES_${version}`] !== undefined && env[`TEST_POSTGRES_BIN_${version}`] !== undefined) continue;
     const server = await startPostgres(version, { dataDir: join(root, ".postgres", `test-${process.pid}-${version}`), settings });

@@ -6,24 +6,24 @@
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import pg from "pg";
-import { buildWorker, bundleWorker } from "./build.ts";
-import { removeLeftovers } from "./leftovers.ts";
-import { startPostgres } from "./postgres.ts";
-import { psqlPath } from "./psql.ts";
-import { Failure, main, root, step } from "./steps.ts";
-import { batch } from "../bench/batch.ts";
-import { catchUp } from "../bench/catch-up.ts";
-import { drain } from "../bench/drain.ts";
-import { fanOut } from "../bench/fan-out.ts";
-import { giant } from "../bench/giant.ts";
-import { growth } from "../bench/growth.ts";
-import { latency } from "../bench/latency.ts";
-import { idle } from "../bench/idle.ts";
-import { keep, table, type Report } from "../bench/report.ts";
-import { size } from "../bench/size.ts";
-import { surroundings, type Setting } from "../bench/setting.ts";
+import { buildWorker, bundleWorker } from "../scripts/build.ts";
+import { removeStaleDirs } from "../scripts/stale-dirs.ts";
+import { startPostgres } from "../scripts/postgres.ts";
+import { psqlPath } from "../scripts/psql.ts";
+import { Failure, main, root, step } from "../scripts/steps.ts";
+import { batch } from "./batch.ts";
+import { catchUp } from "./catch-up.ts";
+import { drain } from "./drain.ts";
+import { fanOut } from "./fan-out.ts";
+import { giant } from "./giant.ts";
+import { growth } from "./growth.ts";
+import { latency } from "./latency.ts";
+import { idle } from "./idle.ts";
+import { keep, table, type Report } from "./report.ts";
+import { size } from "./size.ts";
+import { machineInfo, type Environment } from "./environment.ts";
 
-const benchmarks: Record<string, (setting: Setting) => Promise<Report>> = {
+const benchmarks: Record<string, (environment: Environment) => Promise<Report>> = {
   drain,
   size,
   latency,
@@ -43,7 +43,7 @@ await main(async () => {
   await buildWorker();
   const psql = await psqlPath();
   const scratch = join(root, ".postgres", `bench-${process.pid}`);
-  removeLeftovers("bench");
+  removeStaleDirs("bench");
   mkdirSync(scratch, { recursive: true });
   process.env["TEST_WORKER_BUNDLE"] = join(scratch, "bundle");
   await bundleWorker(join(scratch, "bundle"));
@@ -52,8 +52,8 @@ await main(async () => {
   );
   try {
     const postmaster = Number(readFileSync(join(server.dataDir, "postmaster.pid"), "utf8").split("\n")[0]);
-    const on = await surroundings({ psql, postgresVersion: await version(server.url) });
-    const setting: Setting = {
+    const on = await machineInfo({ psql, postgresVersion: await version(server.url) });
+    const environment: Environment = {
       postgres: server.url,
       log: `${server.dataDir}.log`,
       postmaster,
@@ -62,7 +62,7 @@ await main(async () => {
       rounds: Number(process.env["BENCH_ROUNDS"] ?? 5),
     };
     for (const name of asked.length === 0 ? Object.keys(benchmarks) : asked) {
-      const report = await step(`Benchmark ${name}`, "some minutes", () => (benchmarks[name] as (typeof benchmarks)[string])(setting));
+      const report = await step(`Benchmark ${name}`, "some minutes", () => (benchmarks[name] as (typeof benchmarks)[string])(environment));
       process.stdout.write(`\n${name}: ${report.about}\n${JSON.stringify(on)}\n${table(report)}\n`);
       keep(report, on);
     }
