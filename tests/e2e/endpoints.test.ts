@@ -104,7 +104,10 @@ test("/clients lists who is connected, where each stands, and nobody who has gon
   );
   leaving.close();
   await waitFor("the one that left is gone", async () => (await list()).every((client) => client.id !== "leaving"));
-  assert.deepEqual((await list()).map((client) => client.id), ["staying"]);
+  assert.deepEqual(
+    (await list()).map((client) => client.id),
+    ["staying"],
+  );
 });
 
 test("once the initial poll is answered for, what waited in the slot is in change_history", async (t) => {
