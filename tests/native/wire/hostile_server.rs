@@ -1,7 +1,7 @@
 //! The wire client against a server whose every byte is scripted: what the documentation says, and
 //! what it does not.
 
-use crate::scripted::*;
+use super::scripted::*;
 use crate::support::faulty_stream::{Faults, FaultyStream};
 use pg_change_feed::postgres::{Connection, Error, Param, ProtocolError};
 use proptest::prelude::*;

@@ -1,21 +1,11 @@
 //! Types that are made, changed and dropped while the slot waits, and values that `jsonb` or a
 //! row's budget cannot hold.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs
-)]
 
-#[macro_use]
-mod support;
-
+use crate::support::server::Version;
+use crate::support::slot_reader::{Captured, SlotReader};
 use pg_change_feed::changes::MAX_JSON_DEPTH;
 use pg_change_feed::postgres::Param;
 use serde_json::{Value, json};
-use support::server::Version;
-use support::slot_reader::{Captured, SlotReader};
 
 fn data(change: &Captured) -> Value {
     serde_json::from_str(&change.data).unwrap()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::scripted::*;
+use super::scripted::*;
 use pg_change_feed::postgres::{AuthenticationError, Connection, Error, ProtocolError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 

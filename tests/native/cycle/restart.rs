@@ -1,6 +1,6 @@
 //! How much WAL Postgres reads again with every peek.
 
-use crate::idle::{feed_on, quiet_cluster};
+use super::idle::{feed_on, quiet_cluster};
 use crate::support::server::Version;
 
 on_each_version!(what_is_read_again_does_not_grow_where_the_role_may_log_snapshots);

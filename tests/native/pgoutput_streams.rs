@@ -3,18 +3,9 @@
 //! with this crate, must read the same from every message.
 //!
 //! To record the fixtures anew, with `TEST_POSTGRES_18` and `TEST_POSTGRES_15` set:
-//! `cargo test --test pgoutput_streams -- --ignored record_the_fixtures`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs
-)]
+//! `cargo test --test native -- --ignored record_the_fixtures`.
 
-#[path = "pgoutput_streams/recording.rs"]
 mod recording;
-#[path = "pgoutput_streams/second_opinion.rs"]
 mod second_opinion;
 
 use std::collections::BTreeSet;

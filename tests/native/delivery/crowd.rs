@@ -8,7 +8,7 @@ use pg_change_feed::clients::{
 use pg_change_feed::clock;
 use pg_change_feed::history::Recent;
 
-use crate::recorder::{Recorder, evict, join};
+use super::recorder::{Recorder, evict, join};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::server::Version;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::scripted::*;
+use super::scripted::*;
 use crate::support::faulty_stream::{Cut, Faults, FaultyStream};
 use pg_change_feed::postgres::{Connection, Error, Param, Severity, TransactionStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};

@@ -172,7 +172,7 @@ pub fn read_fixture(path: &Path) -> Vec<Vec<u8>> {
 pub fn write_fixture(path: &Path, version: u32, format: Format, stream: &[Vec<u8>]) {
     let mut text = format!(
         "# What pgoutput of PostgreSQL {version} sent (values as {format:?}), one message a line.\n\
-         # Made by the test record_the_fixtures of tests/pgoutput_streams.rs.\n"
+         # Made by the test record_the_fixtures of tests/native/pgoutput_streams.rs.\n"
     );
     for message in stream {
         for byte in message {

@@ -5,33 +5,21 @@
 //! back, and Postgres compares it as `jsonb`. The run prints how many values were compared.
 //!
 //! The values are generated from a seed, which is printed; `ROW_JSON_SEED` repeats a run.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs
-)]
 
-#[path = "row_json_oracle/random.rs"]
 mod random;
-#[path = "row_json_oracle/samples.rs"]
 mod samples;
-#[path = "row_json_oracle/values.rs"]
 mod values;
-#[macro_use]
-mod support;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::hash::BuildHasher as _;
 use std::io::Write as _;
 
+use crate::support::server::Version;
+use crate::support::slot_reader::{Captured, SlotReader};
 use pg_change_feed::postgres::{ArrayParam, Element, Param, escape_identifier};
 use random::Random;
 use samples::Sample;
-use support::server::Version;
-use support::slot_reader::{Captured, SlotReader};
 
 /// Generated values of each type.
 const ROWS: i64 = 2_000;

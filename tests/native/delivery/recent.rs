@@ -8,7 +8,7 @@ use pg_change_feed::clients::{
 use pg_change_feed::history::Recent;
 use tokio::net::TcpStream;
 
-use crate::recorder::{Recorder, join};
+use super::recorder::{Recorder, join};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::server::Version;
 

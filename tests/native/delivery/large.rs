@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use pg_change_feed::clients::{Flow, Head, Position, Pump, Start, Subscriber, Subscriptions, View};
 
-use crate::recorder::{Recorder, join};
+use super::recorder::{Recorder, join};
 use crate::support::faulty_stream::{Faults, FaultyStream};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::server::{Version, open_socket};

@@ -1,18 +1,8 @@
 //! Tables of every shape through a slot: replica identities, TOAST, partitions, publications with
 //! column lists and row filters, and tables and types that change meanwhile.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs
-)]
 
-#[macro_use]
-mod support;
-
-use support::server::Version;
-use support::slot_reader::{Captured, SlotReader};
+use crate::support::server::Version;
+use crate::support::slot_reader::{Captured, SlotReader};
 
 /// Longer than a page, and nothing that compresses: it is TOASTed.
 const LARGE: &str =

@@ -12,7 +12,7 @@ use pg_change_feed::history::Recent;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::recorder::{Recorder, evict, join};
+use super::recorder::{Recorder, evict, join};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::server::Version;
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use pg_change_feed::clients::{Columns, Flow, Head, Position, Pump, Start, Subscriptions, View};
 use pg_change_feed::config::TableName;
 
-use crate::recorder::join;
+use super::recorder::join;
 use crate::support::feed::TestFeed;
 use crate::support::server::Version;
 
