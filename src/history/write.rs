@@ -46,7 +46,7 @@ pub const VALUE_REFUSED: &str = "value_refused";
 
 /// How batches are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteBy {
+pub enum WriteMethod {
     /// An `INSERT`, which every pooler knows.
     Insert,
     /// `COPY ... FROM STDIN`, over a connection to Postgres itself.
@@ -56,7 +56,7 @@ pub enum WriteBy {
 /// Writes batches; keeps its buffers from one to the next.
 #[derive(Debug)]
 pub struct Writer {
-    by: WriteBy,
+    by: WriteMethod,
     copy: CopyRows,
     lsn: ArrayParam,
     table_name: ArrayParam,
@@ -72,7 +72,7 @@ pub struct Writer {
 
 impl Writer {
     /// A writer with empty buffers.
-    pub fn new(by: WriteBy) -> Self {
+    pub fn new(by: WriteMethod) -> Self {
         Self {
             by,
             copy: CopyRows::default(),
@@ -101,7 +101,7 @@ impl Writer {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if self.by == WriteBy::Copy {
+        if self.by == WriteMethod::Copy {
             connection.queue_copy(COPY)?;
             for piece in self.copy.encode(batch, first_id, epoch).chunks(COPY_PIECE) {
                 connection.queue_copy_data(piece)?;

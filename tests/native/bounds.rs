@@ -86,7 +86,7 @@ async fn a_drain_of_many_transactions(version: Version) {
 async fn a_giant_transaction(version: Version) {
     println!("{version:?}, one transaction of 200,000 rows in slices of 128 KiB");
     let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
-    feed.feed.slice_bytes = 128 << 10;
+    feed.config.slice_bytes = 128 << 10;
     feed.run(
         "INSERT INTO items SELECT n, 'note ' || n, repeat('body', 20) \
          FROM generate_series(1, 200000) n",
@@ -95,7 +95,7 @@ async fn a_giant_transaction(version: Version) {
     let commit = format!(
         "SELECT lsn FROM pg_logical_slot_peek_binary_changes('{}', NULL, NULL, 'proto_version', \
          '1', 'publication_names', 'feed') WHERE get_byte(data, 0) = {}",
-        feed.feed.slot, b'C',
+        feed.config.slot, b'C',
     );
     let commit = feed.value(&commit).await;
     let peak = drain_measured(&feed).await;

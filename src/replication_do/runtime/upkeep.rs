@@ -12,7 +12,7 @@ use super::recall::{HEALTH, VITALS};
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Error, Result};
-use crate::history::{self, Extent};
+use crate::history::{self, HistoryBounds};
 use crate::polling::{Outcome, Policy, policy};
 use crate::replication_do::health::Vitals;
 use crate::state;
@@ -106,9 +106,9 @@ impl Runtime {
         &self,
         config: &ReplicationConfig,
         connection: &mut Database,
-    ) -> Result<Option<Extent>> {
+    ) -> Result<Option<HistoryBounds>> {
         let slot = state::read_slot(connection, &config.slot).await?;
-        let extent = history::read_extent(connection).await?;
+        let extent = history::read_bounds(connection).await?;
         let vitals = Vitals::new(slot.as_ref(), extent);
         self.keep(VITALS, &vitals);
         self.memory.borrow_mut().vitals = Some(vitals);
@@ -120,7 +120,7 @@ impl Runtime {
         &self,
         config: &ReplicationConfig,
         connection: &mut Database,
-        extent: &mut Option<Extent>,
+        extent: &mut Option<HistoryBounds>,
     ) -> Result<bool> {
         let Some(kept) = extent else { return Ok(false) };
         let floor = self.hub.oldest_needed();

@@ -96,7 +96,7 @@ impl<'a> Load<'a> {
         let stream = TcpStream::connect((url.host.as_str(), url.port)).await;
         let stream = stream.map_err(postgres::Error::Io)?;
         let mut reader = Reader::resume(stream, self.feed).await?;
-        reader.feed.slice_bytes = random.choose(&[2 << 10, 2 << 20]);
+        reader.config.slice_bytes = random.choose(&[2 << 10, 2 << 20]);
         while !self.over.get() {
             let started = Instant::now();
             let patience = if drops && random.once_in(2) {

@@ -41,8 +41,8 @@ async fn lanes_on(cluster: &Cluster, size: &Size) -> Vec<TestFeed> {
         connect(&url).await.execute(&create, &[]).await.unwrap();
         url.login.database = format!("lane_{lane}");
         let mut feed = TestFeed::in_database(url, ITEMS, "FOR TABLE items").await;
-        feed.feed.slice_bytes = size.slice_bytes;
-        feed.gives_second = size.connections > 1;
+        feed.config.slice_bytes = size.slice_bytes;
+        feed.allows_second_connection = size.connections > 1;
         lanes.push(feed);
     }
     lanes

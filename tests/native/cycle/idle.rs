@@ -71,7 +71,7 @@ async fn an_idle_poll_is_one_read_only_round_trip_that_locks_writes_and_decodes_
     assert_eq!(statement, "SELECT pg_current_wal_flush_lsn()");
     let read_only = "SET default_transaction_read_only = on";
     reader.connection.execute(read_only, &[]).await.unwrap();
-    let slot = &feed.feed.slot;
+    let slot = &feed.config.slot;
     feed.run(&format!("SELECT pg_drop_replication_slot('{slot}')"))
         .await;
     for _ in 0..100 {
@@ -83,7 +83,7 @@ async fn a_publication_for_all_tables_does_not_feed_on_its_own_writes(version: V
     let cluster = quiet_cluster(version);
     let mut feed = feed_on(&cluster, "FOR ALL TABLES").await;
     // Far fewer than the own writes of one cycle.
-    feed.feed.max_changes = 100;
+    feed.config.max_changes = 100;
     let mut reader = feed.reader().await;
     for round in 0..3 {
         feed.run("INSERT INTO items SELECT FROM generate_series(1, 2000)")
@@ -117,7 +117,7 @@ async fn an_idle_publication_under_foreign_traffic_holds_back_little_wal(version
     feed.run("CREATE TABLE foreign_rows (body text)").await;
     let mut reader = feed.reader().await;
     let began = wal_position(&feed).await;
-    let slot = &feed.feed.slot;
+    let slot = &feed.config.slot;
     let retained = format!(
         "SELECT (pg_current_wal_lsn() - restart_lsn)::int8 FROM pg_replication_slots \
          WHERE slot_name = '{slot}'"

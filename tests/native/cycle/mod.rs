@@ -9,5 +9,5 @@ mod privileges;
 mod publication;
 mod random;
 mod readers;
-mod restart;
+mod standby_snapshot;
 mod values;

@@ -65,8 +65,8 @@ async fn rows_of_one_copy_share_an_lsn_and_all_arrive(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let mut reader = feed.reader().await;
     // Small bounds, so that the rows are cut into many peeks' worth and many slices.
-    reader.feed.max_changes = 100;
-    reader.feed.slice_bytes = 4 << 10;
+    reader.config.max_changes = 100;
+    reader.config.slice_bytes = 4 << 10;
     let rows: String = (0..10_000).map(|id| format!("{id}\tcopied\n")).collect();
     let mut writer = feed.reader().await.connection;
     let copied = writer.copy_in("COPY items FROM STDIN", rows.as_bytes());
@@ -95,7 +95,7 @@ async fn a_commit_may_end_where_the_next_transaction_begins(version: Version) {
             "SELECT lsn::text, get_byte(data, 0) = 66 FROM pg_logical_slot_peek_binary_changes(\
              $1, NULL, NULL, 'proto_version', '1', 'publication_names', 'feed') \
              WHERE get_byte(data, 0) IN (66, 67)",
-            &[&feed.feed.slot],
+            &[&feed.config.slot],
         )
         .await
         .unwrap();
@@ -110,7 +110,7 @@ async fn a_commit_may_end_where_the_next_transaction_begins(version: Version) {
 
     // One transaction at a time, so that every such pair is a place where reading stops and goes on.
     let mut reader = feed.reader().await;
-    reader.feed.max_changes = 1;
+    reader.config.max_changes = 1;
     assert_eq!(reader.drain().await.unwrap(), 200);
     assert_eq!(read_sound_history(&feed).await.len(), 200);
 }
@@ -119,7 +119,7 @@ async fn a_commit_may_end_where_the_next_transaction_begins(version: Version) {
 async fn a_stored_transaction_is_not_stored_again_when_the_slot_stayed_behind(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let mut before = feed.reader().await;
-    let slot = &feed.feed.slot;
+    let slot = &feed.config.slot;
     let copy =
         |from: &str, to: &str| format!("SELECT pg_copy_logical_replication_slot('{from}', '{to}')");
     let behind = format!("{slot}_behind");
@@ -133,7 +133,7 @@ async fn a_stored_transaction_is_not_stored_again_when_the_slot_stayed_behind(ve
     feed.run("INSERT INTO items VALUES (501, 'more')").await;
 
     // It knows the checkpoint of the beginning, and its peeks are full of what is stored already.
-    before.feed.max_changes = 100;
+    before.config.max_changes = 100;
     assert_eq!(before.drain().await.unwrap(), 1);
     assert_eq!(read_sound_history(&feed).await.len(), 501);
 }
@@ -174,7 +174,7 @@ async fn a_write_that_fails_leaves_the_slot_where_it_was(version: Version) {
         .await;
     feed.run("INSERT INTO items VALUES (1, 'kept')").await;
     let mut reader = feed.reader().await;
-    let slot = &feed.feed.slot;
+    let slot = &feed.config.slot;
     let confirmed =
         format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{slot}'");
     let before = feed.value(&confirmed).await;
@@ -198,10 +198,10 @@ async fn a_write_that_fails_leaves_the_slot_where_it_was(version: Version) {
 
 /// Their commits are looked for ahead of what is read: past the rows of others, and of each other.
 async fn transactions_larger_than_a_slice_are_stored_with_their_own_ends(version: Version) {
-    for gives_second in [true, false] {
+    for allows_second_connection in [true, false] {
         let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
-        feed.feed.slice_bytes = 32 << 10;
-        feed.gives_second = gives_second;
+        feed.config.slice_bytes = 32 << 10;
+        feed.allows_second_connection = allows_second_connection;
         let mut written = 0;
         for rows in [1, 3_000, 1, 2, 20_000, 700, 5_000] {
             let (first, last) = (written + 1, written + rows);
@@ -211,7 +211,7 @@ async fn transactions_larger_than_a_slice_are_stored_with_their_own_ends(version
             .await;
             written = last;
         }
-        let slot = &feed.feed.slot;
+        let slot = &feed.config.slot;
         let ends = feed
             .value(&format!(
                 "SELECT string_agg(xid || ' ' || lsn, ', ' ORDER BY lsn) \

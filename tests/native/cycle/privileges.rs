@@ -16,7 +16,7 @@ const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, note text)";
 
 /// Makes a role with the least that it needs, and gives its way in.
 async fn make_role(feed: &TestFeed) -> DatabaseUrl {
-    let role = format!("{}_role", feed.feed.slot);
+    let role = format!("{}_role", feed.config.slot);
     feed.run(&format!(
         "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'secret'; \
          GRANT SELECT, INSERT, UPDATE, DELETE \
@@ -44,7 +44,7 @@ async fn a_role_with_login_replication_and_table_grants_runs_the_feed(version: V
 
     // Where the owner has made the tables, the role finds nothing left to make.
     let mut connection = connect(&role).await;
-    let initialized = state::initialize(&mut connection, &config(&feed.feed.slot)).await;
+    let initialized = state::initialize(&mut connection, &config(&feed.config.slot)).await;
     initialized.unwrap();
     connection.close().await;
 

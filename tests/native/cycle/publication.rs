@@ -67,7 +67,7 @@ async fn refusal(feed: &TestFeed) -> Error {
 async fn a_slot_that_is_gone_is_told_from_a_publication_that_is_gone(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let mut reader = feed.reader().await;
-    let slot = &feed.feed.slot;
+    let slot = &feed.config.slot;
     feed.run(&format!("SELECT pg_drop_replication_slot('{slot}')"))
         .await;
     feed.run("INSERT INTO items VALUES (1, 'one')").await;

@@ -27,7 +27,7 @@ async fn replaying_the_history_of_a_random_workload_gives_the_tables(version: Ve
     let publication = "FOR TABLE accounts, documents, events, keyed";
     let url = cluster.url().parse().unwrap();
     let feed = TestFeed::in_database(url, SCHEMA, publication).await;
-    let oracle = format!("{}_oracle", feed.feed.slot);
+    let oracle = format!("{}_oracle", feed.config.slot);
     feed.run(&format!(
         "SELECT pg_create_logical_replication_slot('{oracle}', 'test_decoding')"
     ))
@@ -88,10 +88,10 @@ async fn read_to_the_end(feed: &TestFeed, seed: u64) -> u64 {
         let reading = async {
             let mut reader = feed.faulty_reader(faults).await?;
             if random.once_in(3) {
-                reader.further.refuse();
+                reader.connector.refuse();
             }
-            reader.feed.max_changes = random.choose(&[500, 2_000, 10_000]);
-            reader.feed.slice_bytes = random.choose(&[2 << 10, 64 << 10, 2 << 20]);
+            reader.config.max_changes = random.choose(&[500, 2_000, 10_000]);
+            reader.config.slice_bytes = random.choose(&[2 << 10, 64 << 10, 2 << 20]);
             loop {
                 let expect = random.choose(&[Expect::Nothing, Expect::Changes]);
                 let report = reader.poll_expecting(expect).await?;

@@ -55,8 +55,8 @@ async fn read_through(feed: &TestFeed, through: i64) -> (u64, u64) {
 
 async fn two_readers_of_one_slot_lose_and_double_nothing(version: Version) {
     let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
-    feed.feed.max_changes = 50;
-    feed.feed.slice_bytes = 1 << 10;
+    feed.config.max_changes = 50;
+    feed.config.slice_bytes = 1 << 10;
     let client = feed.client().await;
     let writing = async {
         for _ in 0..1_000 {

@@ -62,7 +62,7 @@ async fn documents_that_only_the_server_knows_to_refuse_are_stored_as_strings_of
 ) {
     let mut feed = TestFeed::create(version, DOCUMENTS, "FOR TABLE documents").await;
     // One change in a slice: those before the refused one stay as they are.
-    feed.feed.slice_bytes = 1;
+    feed.config.slice_bytes = 1;
     let nested = |depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
     let deep = nested(3_000);
     feed.run(&format!(

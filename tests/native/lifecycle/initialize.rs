@@ -257,7 +257,7 @@ async fn tables_that_were_dropped_are_made_anew_and_no_id_is_given_twice(version
         .await;
 
     let mut connection = connect(feed.url()).await;
-    let error = state::read_standing(&mut connection, &feed.feed.slot).await;
+    let error = state::read_database_state(&mut connection, &feed.config.slot).await;
     let error = error.unwrap_err();
     assert_told(
         &error,
@@ -266,7 +266,7 @@ async fn tables_that_were_dropped_are_made_anew_and_no_id_is_given_twice(version
         "POST /init",
     );
 
-    initialize(feed.url(), &feed.feed.slot).await.unwrap();
+    initialize(feed.url(), &feed.config.slot).await.unwrap();
     assert_eq!(feed.reader().await.drain().await.unwrap(), 1);
     let kept = "SELECT string_agg(id || ':' || (data ->> 'id'), ',') FROM change_history";
     assert_eq!(feed.value(kept).await, "4:4");
@@ -274,7 +274,7 @@ async fn tables_that_were_dropped_are_made_anew_and_no_id_is_given_twice(version
     // Without its checkpoint the history cannot go on: what follows is of another epoch.
     feed.run("DROP TABLE replication_checkpoint; INSERT INTO items VALUES (5)")
         .await;
-    initialize(feed.url(), &feed.feed.slot).await.unwrap();
+    initialize(feed.url(), &feed.config.slot).await.unwrap();
     feed.reader().await.drain().await.unwrap();
     let newest = "SELECT epoch || ' ' || id FROM change_history WHERE data ->> 'id' = '5'";
     assert_eq!(feed.value(newest).await, "2 5");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pg_change_feed::config::HistoryRetention;
-use pg_change_feed::history::{self, Extent, Pruned};
+use pg_change_feed::history::{self, HistoryBounds, Pruned};
 
 use crate::support::feed::TestFeed;
 use crate::support::server::{Version, connect};
@@ -45,9 +45,9 @@ async fn prune(feed: &TestFeed, retention: HistoryRetention, floor: Option<i64>)
     let mut connection = connect(feed.url()).await;
     let mut batches = Vec::new();
     loop {
-        let extent = history::read_extent(&mut connection).await.unwrap();
-        let extent = extent.unwrap();
-        let pruned = history::prune(&mut connection, extent, retention, floor).await;
+        let bounds = history::read_bounds(&mut connection).await.unwrap();
+        let bounds = bounds.unwrap();
+        let pruned = history::prune(&mut connection, bounds, retention, floor).await;
         batches.push(pruned.unwrap());
         if batches.last().is_some_and(|pruned| !pruned.more) {
             return batches;
@@ -114,11 +114,11 @@ async fn a_long_history_goes_in_batches(version: Version) {
 async fn where_nothing_is_to_be_removed_no_statement_is_sent(version: Version) {
     let feed = history_of(version, 10, 0).await;
     let mut connection = connect(feed.url()).await;
-    let extent = history::read_extent(&mut connection)
+    let bounds = history::read_bounds(&mut connection)
         .await
         .unwrap()
         .unwrap();
-    assert_eq!((extent.oldest, extent.newest), (1, 10));
+    assert_eq!((bounds.oldest, bounds.newest), (1, 10));
     // A statement would fail now.
     feed.run("ALTER TABLE change_history RENAME TO elsewhere")
         .await;
@@ -127,12 +127,12 @@ async fn where_nothing_is_to_be_removed_no_statement_is_sent(version: Version) {
         ..HOUR
     };
     for (retention, floor) in [(both, None), (HistoryRetention::default(), None)] {
-        let pruned = history::prune(&mut connection, extent, retention, floor).await;
+        let pruned = history::prune(&mut connection, bounds, retention, floor).await;
         assert_eq!(pruned.unwrap().rows, 0);
     }
-    let all_needed = Extent {
+    let all_needed = HistoryBounds {
         newest: 1_000,
-        ..extent
+        ..bounds
     };
     let pruned = history::prune(&mut connection, all_needed, both, Some(1)).await;
     assert_eq!(pruned.unwrap().rows, 0);

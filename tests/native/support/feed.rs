@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use pg_change_feed::config::{OnSlotLost, ReplicationConfig};
 use pg_change_feed::error::{Category, Error, Result};
-use pg_change_feed::history::WriteBy;
-use pg_change_feed::polling::{self, Connect, Cycle, Expect, Feed, Report};
+use pg_change_feed::history::WriteMethod;
+use pg_change_feed::polling::{self, Connector, CycleConfig, CycleState, Expect, Report};
 use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits};
 use pg_change_feed::state::{self, Checkpoint, Resumption};
 use serde_json::json;
@@ -23,9 +23,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A database with a feed. Dropping it removes both.
 pub struct TestFeed {
     /// How readers read it; tests change it to their needs.
-    pub feed: Feed,
+    pub config: CycleConfig,
     /// Readers get a second connection where they ask for one.
-    pub gives_second: bool,
+    pub allows_second_connection: bool,
     url: DatabaseUrl,
     database: Option<Database>,
 }
@@ -56,20 +56,20 @@ impl TestFeed {
             .is_some_and(|version| version.starts_with("15"));
         connection.close().await;
         Self {
-            feed: Feed {
+            config: CycleConfig {
                 slot,
                 publication: "feed".into(),
                 own_schema: "public".into(),
                 max_changes: 10_000,
                 max_row_bytes: 8 << 20,
                 slice_bytes: 2 << 20,
-                write_by: if is_oldest {
-                    WriteBy::Insert
+                write_method: if is_oldest {
+                    WriteMethod::Insert
                 } else {
-                    WriteBy::Copy
+                    WriteMethod::Copy
                 },
             },
-            gives_second: true,
+            allows_second_connection: true,
             url,
             database: None,
         }
@@ -129,8 +129,8 @@ impl TestFeed {
                 None => connect(&self.url).await,
             };
             let drained = async {
-                let further = Further::of(self, std::convert::identity);
-                let mut reader = Reader::resume_on(connection, &self.feed, further).await?;
+                let connector = TestConnector::of(self, std::convert::identity);
+                let mut reader = Reader::resume_on(connection, &self.config, connector).await?;
                 reader.drain().await?;
                 Ok::<_, Error>(reader)
             };
@@ -176,15 +176,15 @@ impl Socket for FaultyStream<TcpStream> {
 }
 
 /// Where a cycle with a backlog gets its second connection.
-pub struct Further<S> {
+pub struct TestConnector<S> {
     url: Option<DatabaseUrl>,
     wrap: Box<dyn Fn(TcpStream) -> S>,
 }
 
-impl<S> Further<S> {
+impl<S> TestConnector<S> {
     fn of(feed: &TestFeed, wrap: impl Fn(TcpStream) -> S + 'static) -> Self {
         Self {
-            url: feed.gives_second.then(|| feed.url.clone()),
+            url: feed.allows_second_connection.then(|| feed.url.clone()),
             wrap: Box::new(wrap),
         }
     }
@@ -195,7 +195,7 @@ impl<S> Further<S> {
     }
 }
 
-impl<S: Socket> Connect for Further<S> {
+impl<S: Socket> Connector for TestConnector<S> {
     type Stream = S;
 
     async fn connect(&self) -> Result<Connection<S>> {
@@ -213,57 +213,57 @@ pub struct Reader<S> {
     /// Where cycles run.
     pub connection: Connection<S>,
     /// Where they get another.
-    pub further: Further<S>,
+    pub connector: TestConnector<S>,
     /// What they remember.
-    pub cycle: Cycle,
+    pub cycle: CycleState,
     /// What they read.
-    pub feed: Feed,
+    pub config: CycleConfig,
 }
 
 impl<S: Socket> Reader<S> {
     /// Logs in and takes the position from the database, as an object does that has just started.
     /// A feed that lost changes fails.
     pub async fn resume(stream: S, feed: &TestFeed) -> Result<Self> {
-        let further = Further::of(feed, stream.another());
+        let connector = TestConnector::of(feed, stream.another());
         let limits = Limits::default();
         let connection = Connection::connect(stream, &feed.url.login, limits).await?;
-        Self::resume_on(connection, &feed.feed, further).await
+        Self::resume_on(connection, &feed.config, connector).await
     }
 
     /// As [`Self::resume`], on a connection that is there.
     async fn resume_on(
         mut connection: Connection<S>,
-        feed: &Feed,
-        further: Further<S>,
+        config: &CycleConfig,
+        connector: TestConnector<S>,
     ) -> Result<Self> {
         let resumption = Resumption {
-            slot: &feed.slot,
-            publication: &feed.publication,
-            remembered: None,
+            slot: &config.slot,
+            publication: &config.publication,
+            last_known: None,
             publication_was_missing: false,
             on_slot_lost: OnSlotLost::Halt,
         };
-        let (standing, _) = state::resume(&mut connection, resumption).await?;
-        let mut cycle = Cycle::resume_from(standing.checkpoint);
-        cycle.may_log_snapshots = standing.server.may_log_snapshots;
+        let (database, _) = state::resume(&mut connection, resumption).await?;
+        let mut cycle = CycleState::resume_from(database.checkpoint);
+        cycle.may_log_snapshots = database.server.may_log_snapshots;
         Ok(Self {
             connection,
-            further,
+            connector,
             cycle,
-            feed: feed.clone(),
+            config: config.clone(),
         })
     }
 
     /// Logs in and goes on from what an object remembers, without a look at the database.
     pub async fn go_on(stream: S, feed: &TestFeed, checkpoint: Checkpoint) -> Result<Self> {
-        let further = Further::of(feed, stream.another());
+        let connector = TestConnector::of(feed, stream.another());
         let limits = Limits::default();
         let connection = Connection::connect(stream, &feed.url.login, limits).await?;
         Ok(Self {
             connection,
-            further,
-            cycle: Cycle::resume_from(checkpoint),
-            feed: feed.feed.clone(),
+            connector,
+            cycle: CycleState::resume_from(checkpoint),
+            config: feed.config.clone(),
         })
     }
 
@@ -275,7 +275,8 @@ impl<S: Socket> Reader<S> {
     /// Runs one cycle, with what its caller knows.
     pub async fn poll_expecting(&mut self, expect: Expect) -> Result<Report> {
         let (connection, cycle) = (&mut self.connection, &mut self.cycle);
-        let mut report = polling::run(connection, &self.further, &self.feed, cycle, expect).await?;
+        let mut report =
+            polling::run(connection, &self.connector, &self.config, cycle, expect).await?;
         report.settle(connection, cycle).await;
         Ok(report)
     }

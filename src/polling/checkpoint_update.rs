@@ -17,10 +17,10 @@ struct Position {
     last_id: i64,
 }
 
-/// What [`adopt`] reads of the checkpoint's row.
+/// What [`refresh`] reads of the checkpoint's row.
 pub(super) const COLUMNS: &str = "epoch, lsn, last_id";
 
-/// Queues what locks the row to the end of the transaction; [`locked`] takes in the answer.
+/// Queues what locks the row to the end of the transaction; [`refresh_locked`] takes in the answer.
 pub(super) fn queue_lock<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -31,7 +31,7 @@ where
 }
 
 /// Brings `known` up to date with the row that is locked. True when another reader has moved it.
-pub(super) async fn locked<S>(
+pub(super) async fn refresh_locked<S>(
     connection: &mut Connection<S>,
     slot: &str,
     known: &mut Checkpoint,
@@ -41,19 +41,19 @@ where
 {
     let row = connection.next_row().await?.ok_or_else(|| gone(slot))?;
     connection.finish().await?;
-    adopt(known, &row, 0, slot)
+    refresh(known, &row, 0, slot)
 }
 
 /// A move of the row, from what is known of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Move<'a> {
+pub(super) struct CheckpointUpdate<'a> {
     pub(super) slot: &'a str,
     pub(super) known: &'a Checkpoint,
     pub(super) lsn: Lsn,
     pub(super) last_id: i64,
 }
 
-impl<'a> Move<'a> {
+impl<'a> CheckpointUpdate<'a> {
     /// The statement, with its parameters numbered from `first` on. It returns a row when it has
     /// found the checkpoint as it is known, and changes nothing when it has not.
     ///
@@ -83,34 +83,37 @@ impl<'a> Move<'a> {
 }
 
 /// Queues the move.
-pub(super) fn queue_move<S>(connection: &mut Connection<S>, step: &Move<'_>) -> Result<()>
+pub(super) fn queue<S>(connection: &mut Connection<S>, update: &CheckpointUpdate<'_>) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    Ok(connection.queue(&Move::sql(1), &step.params())?)
+    Ok(connection.queue(&CheckpointUpdate::sql(1), &update.params())?)
 }
 
 /// Moves the row. False when it is not as it is known.
-pub(super) async fn move_on<S>(connection: &mut Connection<S>, step: &Move<'_>) -> Result<bool>
+pub(super) async fn execute<S>(
+    connection: &mut Connection<S>,
+    update: &CheckpointUpdate<'_>,
+) -> Result<bool>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    queue_move(connection, step)?;
+    queue(connection, update)?;
     connection.send().await?;
     Ok(connection.finish().await? == 1)
 }
 
 /// The move as what an insertion depends on: both happen, or neither.
-pub(super) fn condition<'a>(step: &Move<'a>) -> Condition<'a> {
+pub(super) fn condition<'a>(update: &CheckpointUpdate<'a>) -> Condition<'a> {
     Condition {
-        sql: Move::sql(Condition::FIRST_PARAM),
-        params: step.params().into(),
+        sql: CheckpointUpdate::sql(Condition::FIRST_PARAM),
+        params: update.params().into(),
     }
 }
 
 /// Brings `known` up to date with [`COLUMNS`], the first of which is `row`'s column `first`. True
 /// when another reader has moved the checkpoint since.
-pub(super) fn adopt(known: &mut Checkpoint, row: &Row, first: usize, slot: &str) -> Result<bool> {
+pub(super) fn refresh(known: &mut Checkpoint, row: &Row, first: usize, slot: &str) -> Result<bool> {
     let epoch: Option<i32> = row.get(first)?;
     let found = Position {
         epoch: epoch.ok_or_else(|| gone(slot))?,

@@ -17,7 +17,7 @@ async fn what_is_read_again_does_not_grow_where_the_role_may_log_snapshots(versi
     );
     let restart = format!(
         "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = '{}'",
-        feed.feed.slot
+        feed.config.slot
     );
     let began = feed.value(&restart).await;
     for _ in 0..ROUNDS {

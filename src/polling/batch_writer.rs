@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::cycle::{Cycle, Feed};
-use super::fence::{self, Move};
+use super::checkpoint_update::{self, CheckpointUpdate};
+use super::cycle::{CycleConfig, CycleState};
 use super::peek::{Peek, Slice};
 use crate::changes::{
     Accepted, Assembler, ChangeBatch, DescribedRelation, Limits, TypeCatalog, TypeRow,
@@ -23,7 +23,7 @@ use crate::state::{Checkpoint, OWN_TABLES};
 
 /// The changes of one peek, a slice at a time.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct BatchWriter {
     assembler: Assembler,
     batch: ChangeBatch,
     writer: history::Writer,
@@ -33,14 +33,14 @@ pub(super) struct Store {
     last_id: i64,
     stored: u64,
     /// The end of the last commit that was given, stored or not.
-    passed: Lsn,
+    last_commit_end: Lsn,
     /// The ids of the first changes of the writes that are under way.
     writing: VecDeque<i64>,
 }
 
 /// What one peek has stored.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(super) struct Written {
     /// The id before the first change.
     pub(super) after: i64,
     /// How many changes.
@@ -51,32 +51,32 @@ pub(super) struct Finished {
     pub(super) relations: Vec<(i64, DescribedRelation)>,
 }
 
-impl Store {
-    pub(super) fn new(feed: &Feed, cycle: &Cycle) -> Self {
+impl BatchWriter {
+    pub(super) fn new(config: &CycleConfig, cycle: &CycleState) -> Self {
         let checkpoint = &cycle.checkpoint;
         Self {
             assembler: Assembler::new(
                 checkpoint.lsn,
-                OWN_TABLES.map(|table| (feed.own_schema.clone(), table.to_owned())),
+                OWN_TABLES.map(|table| (config.own_schema.clone(), table.to_owned())),
                 Limits {
-                    max_row_bytes: feed.max_row_bytes as usize,
+                    max_row_bytes: config.max_row_bytes as usize,
                 },
             ),
             batch: ChangeBatch::default(),
-            writer: history::Writer::new(feed.write_by),
+            writer: history::Writer::new(config.write_method),
             recent: Some(Recent::after(checkpoint.epoch, checkpoint.last_id)),
             relations: Vec::new(),
             epoch: checkpoint.epoch,
             last_id: checkpoint.last_id,
             stored: 0,
-            passed: checkpoint.lsn,
+            last_commit_end: checkpoint.lsn,
             writing: VecDeque::new(),
         }
     }
 
     /// The end of the last commit.
-    pub(super) fn passed(&self) -> Lsn {
-        self.passed
+    pub(super) fn last_commit_end(&self) -> Lsn {
+        self.last_commit_end
     }
 
     /// There are changes that no write has taken.
@@ -91,14 +91,14 @@ impl Store {
 
     /// The checkpoint's move when everything up to `covered` is stored, with what no write has
     /// taken yet.
-    pub(super) fn move_to<'a>(
+    pub(super) fn checkpoint_update<'a>(
         &self,
         slot: &'a str,
         known: &'a Checkpoint,
         covered: Lsn,
-    ) -> Move<'a> {
+    ) -> CheckpointUpdate<'a> {
         let unwritten = self.batch.len() as u64;
-        Move {
+        CheckpointUpdate {
             slot,
             known,
             lsn: covered.max(known.lsn),
@@ -107,15 +107,15 @@ impl Store {
     }
 
     /// Decodes a slice into the batch. Asks the catalogue for types that are new over `connection`,
-    /// the one that is peeked over, once what is under way there has been answered: with `shares`,
+    /// the one that is peeked over, once what is under way there has been answered: with `single_connection`,
     /// writes too.
     pub(super) async fn transform<S>(
         &mut self,
         connection: &mut Connection<S>,
-        cycle: &mut Cycle,
+        cycle: &mut CycleState,
         peek: &mut Peek,
         slice: Slice,
-        shares: bool,
+        single_connection: bool,
     ) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -136,9 +136,10 @@ impl Store {
             let types = &mut cycle.types;
             match self.assembler.accept(&decoded, types, &mut self.batch)? {
                 Accepted::Nothing | Accepted::Changes(_) => {}
-                Accepted::Committed(end) => self.passed = self.passed.max(end),
+                Accepted::Committed(end) => self.last_commit_end = self.last_commit_end.max(end),
                 Accepted::NeedTypes(missing) => {
-                    self.hush(connection, cycle, peek, shares).await?;
+                    self.drain_responses(connection, cycle, peek, single_connection)
+                        .await?;
                     let types = &mut cycle.types;
                     look_up_types(connection, types, &missing).await?;
                     self.assembler.accept(&decoded, types, &mut self.batch)?;
@@ -155,14 +156,14 @@ impl Store {
     }
 
     /// Where more than `max_bytes` of a transaction are held back, since its end has not come, looks
-    /// ahead for it. `connection` and `shares` are as for [`Self::transform`].
+    /// ahead for it. `connection` and `single_connection` are as for [`Self::transform`].
     pub(super) async fn hold_at_most<S>(
         &mut self,
         max_bytes: usize,
         connection: &mut Connection<S>,
-        cycle: &mut Cycle,
+        cycle: &mut CycleState,
         peek: &mut Peek,
-        shares: bool,
+        single_connection: bool,
     ) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -170,7 +171,8 @@ impl Store {
         if let Some(xid) = self.assembler.open_transaction()
             && self.batch.held_back_bytes() > max_bytes
         {
-            self.hush(connection, cycle, peek, shares).await?;
+            self.drain_responses(connection, cycle, peek, single_connection)
+                .await?;
             let end = peek.find_commit(connection, xid).await?;
             self.assembler.foresee_commit(end, &mut self.batch);
         }
@@ -178,23 +180,23 @@ impl Store {
     }
 
     /// Takes in whatever is under way on the connection that is peeked over.
-    async fn hush<S>(
+    async fn drain_responses<S>(
         &mut self,
         connection: &mut Connection<S>,
-        cycle: &mut Cycle,
+        cycle: &mut CycleState,
         peek: &mut Peek,
-        shares: bool,
+        single_connection: bool,
     ) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        while shares && self.writes_under_way() > 0 {
-            self.settle(connection, cycle).await?;
+        while single_connection && self.writes_under_way() > 0 {
+            self.await_write(connection, cycle).await?;
         }
         Ok(peek.receive(connection).await?)
     }
 
-    /// Sends the insertion of all that is not written yet; [`Self::settle`] takes in the answer.
+    /// Sends the insertion of all that is not written yet; [`Self::await_write`] takes in the answer.
     pub(super) async fn write<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -203,29 +205,29 @@ impl Store {
         self.writer
             .queue(connection, &self.batch, first_id, self.epoch)?;
         connection.send().await?;
-        self.note_written(first_id);
+        self.record_write(first_id);
         Ok(())
     }
 
     /// Queues the same, in one statement with the checkpoint's move, and only if that finds
     /// the checkpoint as it is known.
-    pub(super) fn queue_write_and_move<S>(
+    pub(super) fn queue_conditional_write<S>(
         &mut self,
         connection: &mut Connection<S>,
-        step: &Move<'_>,
+        update: &CheckpointUpdate<'_>,
     ) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let first_id = self.next_id();
-        let fence = fence::condition(step);
+        let fence = checkpoint_update::condition(update);
         self.writer
             .queue_if(connection, &self.batch, first_id, self.epoch, &fence)?;
-        self.note_written(first_id);
+        self.record_write(first_id);
         Ok(())
     }
 
-    fn note_written(&mut self, first_id: i64) {
+    fn record_write(&mut self, first_id: i64) {
         self.writing.push_back(first_id);
         if !self
             .recent
@@ -242,10 +244,10 @@ impl Store {
 
     /// Waits for the oldest insertion that is under way, if there is one; gives the number of rows
     /// it inserted.
-    pub(super) async fn settle<S>(
+    pub(super) async fn await_write<S>(
         &mut self,
         connection: &mut Connection<S>,
-        cycle: &mut Cycle,
+        cycle: &mut CycleState,
     ) -> Result<u64>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -269,8 +271,8 @@ impl Store {
     }
 
     /// What was stored.
-    pub(super) fn finish(self) -> Finished {
-        Finished {
+    pub(super) fn finish(self) -> Written {
+        Written {
             after: self.last_id.saturating_sub_unsigned(self.stored),
             stored: self.stored,
             recent: self.recent,

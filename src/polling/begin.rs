@@ -3,8 +3,8 @@
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::cycle::{Cycle, Feed};
-use super::fence;
+use super::checkpoint_update;
+use super::cycle::{CycleConfig, CycleState};
 use super::peek::{Missing, Peek, PeekRequest};
 use crate::changes::SESSION_SETTINGS;
 use crate::error::Result;
@@ -25,7 +25,7 @@ pub(super) const COMMIT_TO_DISK: &str = "CASE current_setting('synchronous_commi
 pub(super) const WORK_IN_MEMORY: &str = "set_config('work_mem', '32MB', true)";
 
 /// A cycle whose first slice has arrived.
-pub(super) struct Opened {
+pub(super) struct BegunCycle {
     pub(super) peek: Peek,
     /// Everything that committed before it is in a peek that comes back whole: read before the peek.
     /// The flush position, since the write position can run ahead of commits.
@@ -41,7 +41,7 @@ pub(super) struct Opened {
 ///
 /// Fixes the session's settings for the transaction, the level of messages too: a warning is all that
 /// tells of changes left out.
-fn look() -> String {
+fn preflight_sql() -> String {
     let settings: Vec<String> = SESSION_SETTINGS
         .iter()
         .chain(&[("client_min_messages", "warning")])
@@ -54,31 +54,31 @@ fn look() -> String {
          EXISTS (SELECT FROM pg_publication WHERE pubname = $2::name), \
          {}, {COMMIT_TO_DISK}, {WORK_IN_MEMORY}, {} \
          FROM (SELECT) AS always LEFT JOIN replication_checkpoint ON slot = $1::text",
-        fence::COLUMNS,
+        checkpoint_update::COLUMNS,
         settings.join(", ")
     )
 }
 
 /// Begins the transaction and opens the peek, in one round trip.
-pub(super) async fn open<S>(
+pub(super) async fn begin<S>(
     connection: &mut Connection<S>,
-    feed: &Feed,
-    cycle: &mut Cycle,
-) -> Result<Opened>
+    config: &CycleConfig,
+    cycle: &mut CycleState,
+) -> Result<BegunCycle>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let request = PeekRequest {
-        slot: &feed.slot,
-        publication: &feed.publication,
-        max_changes: feed.max_changes,
-        max_row_bytes: feed.max_row_bytes,
-        slice_bytes: feed.slice_bytes,
+        slot: &config.slot,
+        publication: &config.publication,
+        max_changes: config.max_changes,
+        max_row_bytes: config.max_row_bytes,
+        slice_bytes: config.slice_bytes,
         stored_through: cycle.unconsumed.then_some(cycle.checkpoint.lsn),
     };
     connection.queue(BEGIN, &[])?;
-    let names = [Param::Text(&feed.slot), Param::Text(&feed.publication)];
-    connection.queue(&look(), &names)?;
+    let names = [Param::Text(&config.slot), Param::Text(&config.publication)];
+    connection.queue(&preflight_sql(), &names)?;
     let mut peek = Peek::queue(connection, request)?;
     connection.send().await?;
 
@@ -92,11 +92,11 @@ where
         publication: !found.get::<bool>(2)?,
     };
     // Another reader has stored, and may have gone before it advanced the slot.
-    cycle.unconsumed |= fence::adopt(&mut cycle.checkpoint, &found, 3, &feed.slot)?;
+    cycle.unconsumed |= checkpoint_update::refresh(&mut cycle.checkpoint, &found, 3, &config.slot)?;
     connection.finish().await?;
     peek.open(connection, request, missing).await?;
     cycle.types.begin_peek();
-    Ok(Opened {
+    Ok(BegunCycle {
         peek,
         flush,
         restart: restart.unwrap_or(flush),
