@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::config::HistoryRetention;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Param};
+use crate::postgres::{Connection, Param, Stream};
 
 /// What of the history is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +32,9 @@ pub struct Pruned {
 const BATCH: i64 = 5_000;
 
 /// Reads what is kept; `None` when the history is empty.
-pub async fn read_bounds<S>(connection: &mut Connection<S>) -> Result<Option<HistoryBounds>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn read_bounds<S: Stream>(
+    connection: &mut Connection<S>,
+) -> Result<Option<HistoryBounds>> {
     const BOUNDS: &str = "\
 SELECT id, (SELECT max(id) FROM change_history), \
 GREATEST(extract(epoch FROM now() - created_at) * 1000, 0)::int8 \
@@ -58,15 +55,12 @@ FROM change_history ORDER BY id LIMIT 1";
 ///
 /// A change goes when it is older than `max_age`, or when `max_rows` newer ones are there. Only a
 /// whole stretch from the oldest on goes: what is left has no gaps.
-pub async fn prune<S>(
+pub async fn prune<S: Stream>(
     connection: &mut Connection<S>,
     bounds: HistoryBounds,
     retention: HistoryRetention,
     floor: Option<i64>,
-) -> Result<Pruned>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<Pruned> {
     // Created by transactions that take turns, so in id order; a clock set back only delays.
     const PRUNE: &str = "\
 WITH kept AS (SELECT min(id) AS id FROM change_history WHERE id >= $1::int8 AND id < $2::int8 \

@@ -8,7 +8,6 @@
 //! ```
 
 use futures_util::future::join;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::batch_writer::BatchWriter;
 use super::begin::{BEGIN, COMMIT_TO_DISK, WORK_IN_MEMORY};
@@ -17,13 +16,13 @@ use super::cycle::{CycleConfig, CycleState};
 use super::peek::Peek;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 use crate::state;
 
 /// Logs in once more to the database that a cycle reads.
 pub trait Connector {
     /// What its connections run on.
-    type Stream: AsyncRead + AsyncWrite + Unpin;
+    type Stream: Stream;
 
     /// A further connection, for the time of one cycle.
     fn connect(&self) -> impl Future<Output = Result<Connection<Self::Stream>>>;
@@ -36,7 +35,7 @@ pub(super) struct ReaderWriter<'a, S> {
     writer: Option<Connection<S>>,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> ReaderWriter<'a, S> {
+impl<'a, S: Stream> ReaderWriter<'a, S> {
     /// Opens the second lane, while what comes over the first one arrives. Where that fails, the
     /// first one does for both.
     pub(super) async fn open<C>(

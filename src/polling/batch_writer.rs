@@ -6,8 +6,6 @@
 
 use std::collections::VecDeque;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::checkpoint_update::{self, CheckpointUpdate};
 use super::cycle::{CycleConfig, CycleState};
 use super::peek::{Peek, Slice};
@@ -18,7 +16,7 @@ use crate::error::Result;
 use crate::history::{self, Recent};
 use crate::lsn::Lsn;
 use crate::pgoutput;
-use crate::postgres::{self, ArrayParam, Connection, Element, Param};
+use crate::postgres::{self, ArrayParam, Connection, Element, Param, Stream};
 use crate::state::{Checkpoint, OWN_TABLES};
 
 /// The changes of one peek, a slice at a time.
@@ -109,17 +107,14 @@ impl BatchWriter {
     /// Decodes a slice into the batch. Asks the catalogue for types that are new over `connection`,
     /// the one that is peeked over, once what is under way there has been answered: with `single_connection`,
     /// writes too.
-    pub(super) async fn transform<S>(
+    pub(super) async fn transform<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         cycle: &mut CycleState,
         peek: &mut Peek,
         slice: Slice,
         single_connection: bool,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         for message in slice.messages {
             let whole = message.bytes.len() == message.full_len;
             let decoded = if whole {
@@ -157,17 +152,14 @@ impl BatchWriter {
 
     /// Where more than `max_bytes` of a transaction are held back, since its end has not come, looks
     /// ahead for it. `connection` and `single_connection` are as for [`Self::transform`].
-    pub(super) async fn hold_at_most<S>(
+    pub(super) async fn hold_at_most<S: Stream>(
         &mut self,
         max_bytes: usize,
         connection: &mut Connection<S>,
         cycle: &mut CycleState,
         peek: &mut Peek,
         single_connection: bool,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         if let Some(xid) = self.assembler.open_transaction()
             && self.batch.held_back_bytes() > max_bytes
         {
@@ -180,16 +172,13 @@ impl BatchWriter {
     }
 
     /// Takes in whatever is under way on the connection that is peeked over.
-    async fn drain_responses<S>(
+    async fn drain_responses<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         cycle: &mut CycleState,
         peek: &mut Peek,
         single_connection: bool,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         while single_connection && self.writes_under_way() > 0 {
             self.await_write(connection, cycle).await?;
         }
@@ -197,10 +186,7 @@ impl BatchWriter {
     }
 
     /// Sends the insertion of all that is not written yet; [`Self::await_write`] takes in the answer.
-    pub(super) async fn write<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(super) async fn write<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<()> {
         let first_id = self.next_id();
         self.writer
             .queue(connection, &self.batch, first_id, self.epoch)?;
@@ -211,14 +197,11 @@ impl BatchWriter {
 
     /// Queues the same, in one statement with the checkpoint's move, and only if that finds
     /// the checkpoint as it is known.
-    pub(super) fn queue_conditional_write<S>(
+    pub(super) fn queue_conditional_write<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         update: &CheckpointUpdate<'_>,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         let first_id = self.next_id();
         let fence = checkpoint_update::condition(update);
         self.writer
@@ -244,14 +227,11 @@ impl BatchWriter {
 
     /// Waits for the oldest insertion that is under way, if there is one; gives the number of rows
     /// it inserted.
-    pub(super) async fn await_write<S>(
+    pub(super) async fn await_write<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         cycle: &mut CycleState,
-    ) -> Result<u64>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<u64> {
         let Some(first_id) = self.writing.pop_front() else {
             return Ok(0);
         };
@@ -285,14 +265,11 @@ impl BatchWriter {
     }
 }
 
-async fn look_up_types<S>(
+async fn look_up_types<S: Stream>(
     connection: &mut Connection<S>,
     types: &mut TypeCatalog,
     missing: &[u32],
-) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<()> {
     let mut oids = ArrayParam::new(Element::Oid);
     for &oid in missing {
         oids.push_oid(oid);

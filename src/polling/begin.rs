@@ -1,15 +1,13 @@
 //! Opening a cycle: the transaction, the session's settings and a look at what the cycle must know,
 //! in the same round trip as the peek.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::checkpoint_update;
 use super::cycle::{CycleConfig, CycleState};
 use super::peek::{Missing, Peek, PeekRequest};
 use crate::changes::SESSION_SETTINGS;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::{self, Connection, Param};
+use crate::postgres::{self, Connection, Param, Stream};
 
 /// The defaults of role and database may be others. The fence needs a lock that waits and then sees
 /// what was committed meanwhile: at a higher level it fails instead.
@@ -60,14 +58,11 @@ fn preflight_sql() -> String {
 }
 
 /// Begins the transaction and opens the peek, in one round trip.
-pub(super) async fn begin<S>(
+pub(super) async fn begin<S: Stream>(
     connection: &mut Connection<S>,
     config: &CycleConfig,
     cycle: &mut CycleState,
-) -> Result<BegunCycle>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<BegunCycle> {
     let request = PeekRequest {
         slot: &config.slot,
         publication: &config.publication,

@@ -1,12 +1,10 @@
 //! The checkpoint row as a cycle uses it: looked at before the peek, moved with what was stored, and
 //! locked before where that is not one statement. Its lock makes two readers of one slot take turns.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::error::{Category, Error, Result};
 use crate::history::Condition;
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, Param, Row};
+use crate::postgres::{Connection, Param, Row, Stream};
 use crate::state::Checkpoint;
 
 /// What of the checkpoint moves.
@@ -21,24 +19,18 @@ struct Position {
 pub(super) const COLUMNS: &str = "epoch, lsn, last_id";
 
 /// Queues what locks the row to the end of the transaction; [`refresh_locked`] takes in the answer.
-pub(super) fn queue_lock<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) fn queue_lock<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<()> {
     let lock =
         format!("SELECT {COLUMNS} FROM replication_checkpoint WHERE slot = $1::text FOR UPDATE");
     Ok(connection.queue(&lock, &[Param::Text(slot)])?)
 }
 
 /// Brings `known` up to date with the row that is locked. True when another reader has moved it.
-pub(super) async fn refresh_locked<S>(
+pub(super) async fn refresh_locked<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,
     known: &mut Checkpoint,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<bool> {
     let row = connection.next_row().await?.ok_or_else(|| gone(slot))?;
     connection.finish().await?;
     refresh(known, &row, 0, slot)
@@ -83,21 +75,18 @@ impl<'a> CheckpointUpdate<'a> {
 }
 
 /// Queues the move.
-pub(super) fn queue<S>(connection: &mut Connection<S>, update: &CheckpointUpdate<'_>) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) fn queue<S: Stream>(
+    connection: &mut Connection<S>,
+    update: &CheckpointUpdate<'_>,
+) -> Result<()> {
     Ok(connection.queue(&CheckpointUpdate::sql(1), &update.params())?)
 }
 
 /// Moves the row. False when it is not as it is known.
-pub(super) async fn execute<S>(
+pub(super) async fn execute<S: Stream>(
     connection: &mut Connection<S>,
     update: &CheckpointUpdate<'_>,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<bool> {
     queue(connection, update)?;
     connection.send().await?;
     Ok(connection.finish().await? == 1)

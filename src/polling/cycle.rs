@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::backlog::{Connector, ReaderWriter};
 use super::batch_writer::{BatchWriter, Written};
 use super::begin::{self, BegunCycle};
@@ -15,7 +13,7 @@ use crate::clock;
 use crate::error::{Category, Error, Result};
 use crate::history::{Recent, WriteMethod};
 use crate::lsn::Lsn;
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 use crate::state::{self, Checkpoint};
 
 /// What a cycle reads, and its bounds.
@@ -154,17 +152,13 @@ impl CycleState {
 /// On an error the connection must be dropped, which ends its transaction: neither history nor
 /// checkpoint nor slot have moved then, or, when only the answer to COMMIT was lost, both of the
 /// first have, and the caller resumes from the database.
-pub async fn run<S, C>(
+pub async fn run<S: Stream, C: Connector<Stream = S>>(
     connection: &mut Connection<S>,
     connector: &C,
     config: &CycleConfig,
     cycle: &mut CycleState,
     expect: Expect,
-) -> Result<Report>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    C: Connector<Stream = S>,
-{
+) -> Result<Report> {
     let mut report = Report::default();
     if expect == Expect::Nothing && !has_new_wal(connection, cycle, &mut report).await? {
         return Ok(report);
@@ -179,14 +173,11 @@ where
 
 /// Whether anything was written since the last complete peek. Else the cycle is idle: one round trip
 /// that reads no table.
-async fn has_new_wal<S>(
+async fn has_new_wal<S: Stream>(
     connection: &mut Connection<S>,
     cycle: &CycleState,
     report: &mut Report,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<bool> {
     let started = clock::now_ms();
     let flush = connection
         .query_one("SELECT pg_current_wal_flush_lsn()", &[])
@@ -201,17 +192,13 @@ where
 
 /// Stores one peek. False when another reader has stored meanwhile, who may have gone before it
 /// advanced the slot.
-async fn attempt<S, C>(
+async fn attempt<S: Stream, C: Connector<Stream = S>>(
     connection: &mut Connection<S>,
     connector: &C,
     config: &CycleConfig,
     cycle: &mut CycleState,
     report: &mut Report,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    C: Connector<Stream = S>,
-{
+) -> Result<bool> {
     let started = clock::now_ms();
     let mut begun = begin::begin(connection, config, cycle).await?;
     let (flush, restart) = (begun.flush, begun.restart);
@@ -241,16 +228,13 @@ where
 }
 
 /// Transforms slices until all are, or until they are too much for one write: false then.
-async fn gather<S>(
+async fn gather<S: Stream>(
     connection: &mut Connection<S>,
     config: &CycleConfig,
     cycle: &mut CycleState,
     peek: &mut Peek,
     store: &mut BatchWriter,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<bool> {
     loop {
         peek.queue_next(connection)?;
         connection.send_queued().await?;
@@ -301,17 +285,14 @@ impl Coverage {
 /// Stores what fits one write, in one round trip: the write, which moves the checkpoint with it or
 /// does nothing; the end of the transaction; and the slot's advance, which does nothing when the
 /// transaction has not moved the checkpoint.
-async fn store_at_once<S>(
+async fn store_at_once<S: Stream>(
     connection: &mut Connection<S>,
     config: &CycleConfig,
     cycle: &mut CycleState,
     mut store: BatchWriter,
     coverage: Coverage,
     report: &mut Report,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<bool> {
     let started = clock::now_ms();
     let known = cycle.checkpoint.clone();
     let update = store.checkpoint_update(&config.slot, &known, coverage.covered);
@@ -354,7 +335,7 @@ where
 }
 
 /// Stores what does not fit one write.
-async fn store_backlog<S, C>(
+async fn store_backlog<S: Stream, C: Connector<Stream = S>>(
     connection: &mut Connection<S>,
     connector: &C,
     config: &CycleConfig,
@@ -362,11 +343,7 @@ async fn store_backlog<S, C>(
     mut begun: BegunCycle,
     mut store: BatchWriter,
     report: &mut Report,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    C: Connector<Stream = S>,
-{
+) -> Result<bool> {
     let started = clock::now_ms();
     let (mut connections, error) =
         ReaderWriter::open(connection, connector, &mut begun.peek).await?;
@@ -409,10 +386,11 @@ impl Report {
     /// Takes in the answers to what was asked for behind the COMMIT: the slot's advance, and a snapshot.
     /// A failure is harmless for what is stored, since the next peek leaves out what it finds again;
     /// but the connection is of no use any more.
-    pub async fn settle<S>(&mut self, connection: &mut Connection<S>, cycle: &mut CycleState)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub async fn settle<S: Stream>(
+        &mut self,
+        connection: &mut Connection<S>,
+        cycle: &mut CycleState,
+    ) {
         if let Some(asked_at) = self.advancing_since.take() {
             match connection.finish().await {
                 Ok(_) => {

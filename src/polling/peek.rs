@@ -3,14 +3,13 @@
 
 use bytes::Bytes;
 use postgres_protocol::escape::escape_identifier;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::commit_search::CommitSearch;
 use crate::changes::AssembleError;
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
-use crate::postgres::{self, Connection, FIRST_FETCH_SIZE, Param, next_fetch_size};
+use crate::postgres::{self, Connection, FIRST_FETCH_SIZE, Param, Stream, next_fetch_size};
 
 /// One message of the output plugin, cut at the row limit.
 #[derive(Clone, Debug)]
@@ -110,10 +109,10 @@ fn declare(filtered: bool) -> String {
 impl Peek {
     /// Queues the cursor, in a transaction that is open by then. The caller sends, takes in what it
     /// has queued before, and calls [`Self::open`].
-    pub(super) fn queue<S>(connection: &mut Connection<S>, request: PeekRequest<'_>) -> Result<Self>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(super) fn queue<S: Stream>(
+        connection: &mut Connection<S>,
+        request: PeekRequest<'_>,
+    ) -> Result<Self> {
         let publication = escape_identifier(request.publication);
         let max_changes = i32::try_from(request.max_changes).unwrap_or(i32::MAX);
         let max_row_bytes = i32::try_from(request.max_row_bytes).unwrap_or(i32::MAX);
@@ -141,15 +140,12 @@ impl Peek {
     }
 
     /// Takes in the first slice. This is when Postgres decodes. `missing` explains a failure.
-    pub(super) async fn open<S>(
+    pub(super) async fn open<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         request: PeekRequest<'_>,
         missing: Missing,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         let first = async {
             connection.finish().await?;
             self.receive(connection).await
@@ -191,20 +187,14 @@ impl Peek {
     }
 
     /// Queues what reads the slice behind the one that has arrived, unless that is the last.
-    pub(super) fn queue_next<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(super) fn queue_next<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<()> {
         if !self.is_at_end() {
             self.queue_fetch(connection)?;
         }
         Ok(())
     }
 
-    fn queue_fetch<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    fn queue_fetch<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<()> {
         let has_move = std::mem::take(&mut self.needs_reposition);
         if has_move {
             connection.queue(&format!("MOVE ABSOLUTE {} FROM peek_cursor", self.row), &[])?;
@@ -217,13 +207,10 @@ impl Peek {
 
     /// Receives the slice that was asked for, if one was. Rows beyond its bytes are not kept but
     /// given back to the cursor, so that memory is bounded whatever the rows' sizes are.
-    pub(super) async fn receive<S>(
+    pub(super) async fn receive<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
-    ) -> std::result::Result<(), postgres::Error>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> std::result::Result<(), postgres::Error> {
         let Some(in_flight) = self.in_flight.take() else {
             return Ok(());
         };
@@ -260,14 +247,11 @@ impl Peek {
     /// last is, and tells where its record ends. Nothing may be coming.
     ///
     /// Fails with [`Category::Decode`] when the peek ends within it.
-    pub(super) async fn find_commit<S>(
+    pub(super) async fn find_commit<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         xid: u32,
-    ) -> Result<Lsn>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<Lsn> {
         let mut search = CommitSearch::behind(self.returned_row);
         let mut last = Bytes::new();
         self.needs_reposition = true;

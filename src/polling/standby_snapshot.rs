@@ -3,11 +3,9 @@
 //! source, `SnapBuildProcessRunningXacts`). Postgres logs one every 15 seconds: on a busy server a peek
 //! that gives one change may read a hundred megabytes before it. A role that may logs them more often.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 
 /// Reading so much takes Postgres about three milliseconds, and for each snapshot that it reads it
 /// writes a small file to disk.
@@ -22,10 +20,7 @@ pub(super) fn snapshot_is_due(flush: Lsn, restart: Lsn, logged: Lsn) -> bool {
 
 /// Queues the logging of a snapshot, which the next cycle finds (PostgreSQL documentation, "Backup
 /// Control Functions", from PostgreSQL 16 on).
-pub(super) fn queue_snapshot<S>(connection: &mut Connection<S>) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) fn queue_snapshot<S: Stream>(connection: &mut Connection<S>) -> Result<()> {
     Ok(connection.queue("SELECT pg_log_standby_snapshot()", &[])?)
 }
 

@@ -1,8 +1,6 @@
 //! Whether the slot can still give every change since the checkpoint, and what happens when not:
 //! a gap is never hidden, it begins a new epoch.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::checkpoint::Checkpoint;
 use super::initialize::LOCK;
 use super::publication;
@@ -10,7 +8,7 @@ use super::server::Server;
 use super::slot::{self, Slot};
 use crate::config::OnSlotLost;
 use crate::error::{Category, Error, Result};
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 
 /// What one look at the database tells about a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,13 +96,10 @@ pub fn assess(database: &DatabaseState, last_known: Option<LastKnown>) -> Contin
 /// Reads what [`assess`] needs.
 ///
 /// Fails with `not_initialized` when this slot has no checkpoint.
-pub async fn read_database_state<S>(
+pub async fn read_database_state<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,
-) -> Result<DatabaseState>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<DatabaseState> {
     // The slot is read before the checkpoint: a reader that stores and advances in between makes
     // the checkpoint look ahead, which is harmless, never the slot.
     let slot_state = slot::read(connection, slot).await?;
@@ -167,13 +162,10 @@ pub struct Resumption<'a> {
 ///
 /// Gives the standing to go on from, and the break when there was one. Fails with
 /// [`Category::PublicationMissing`] while the publication is not there.
-pub async fn resume<S>(
+pub async fn resume<S: Stream>(
     connection: &mut Connection<S>,
     feed: Resumption<'_>,
-) -> Result<(DatabaseState, Option<Discontinuity>)>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<(DatabaseState, Option<Discontinuity>)> {
     let database = read_database_state(connection, feed.slot).await?;
     if !publication::exists(connection, feed.publication).await? {
         return Err(publication::missing(feed.publication, &[]));
@@ -204,15 +196,12 @@ where
 ///
 /// A crash on the way is harmless: the next look finds the new slot ahead of the checkpoint, and
 /// begins the epoch again.
-pub async fn begin_new_epoch<S>(
+pub async fn begin_new_epoch<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,
     server: &Server,
     known_epoch: i32,
-) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<()> {
     connection.execute("BEGIN", &[]).await?;
     connection.query_one(LOCK, &[]).await?;
     if slot::read(connection, slot).await?.is_some() {
