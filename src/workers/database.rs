@@ -171,17 +171,12 @@ fn tls_failed(cause: io::Error) -> Error {
         )
 }
 
+/// As for any URL, with the command that sets the secret.
 fn invalid_url(cause: DatabaseUrlError) -> Error {
-    Error::new(
-        Category::Configuration,
-        "invalid_database_url",
-        cause.to_string(),
-    )
-    .with_source(cause)
-    .with_remedy(
+    Error::from(cause).with_remedy(
         "set DATABASE_URL with wrangler secret put DATABASE_URL, as \
-             postgres://user:password@host:5432/database?sslmode=require, reserved characters \
-             percent-encoded",
+         postgres://user:password@host:5432/database?sslmode=require, reserved characters \
+         percent-encoded",
     )
 }
 
