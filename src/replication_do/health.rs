@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::error::{Category, Error};
-use crate::history::Extent;
+use crate::history::HistoryBounds;
 use crate::lsn::Lsn;
 use crate::polling::{Policy, Report, policy};
 use crate::state::{Checkpoint, Slot};
@@ -191,7 +191,7 @@ pub(super) struct HistoryStatus {
 }
 
 impl SlotHealth {
-    pub(super) fn new(slot: Option<&Slot>, extent: Option<Extent>) -> Self {
+    pub(super) fn new(slot: Option<&Slot>, extent: Option<HistoryBounds>) -> Self {
         Self {
             checked_at: clock::now_ms(),
             slot: slot.map(|slot| SlotStatus {

@@ -11,12 +11,12 @@ use crate::clients::{Described, Stretch};
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
-use crate::history::WriteBy;
-use crate::polling::{self, Cycle, Expect, Feed, Outcome, Policy, policy};
+use crate::history::WriteMethod;
+use crate::polling::{self, CycleConfig, CycleState, Expect, Outcome, Policy, policy};
 use crate::replication_do::health::Position;
 use crate::replication_do::hub::Callback;
-use crate::state::{self, Remembered, Resumption};
-use crate::workers::database::{self, Database, Further};
+use crate::state::{self, LastKnown, Resumption};
+use crate::workers::database::{self, Database, DatabaseConnector};
 use crate::workers::log;
 
 /// Cycles go on in one event for at most so long; then an alarm takes over. The platform ends an
@@ -141,7 +141,7 @@ impl Runtime {
         self: &Rc<Self>,
         config: &ReplicationConfig,
         kept: Option<Database>,
-        cycle: Option<(Cycle, String)>,
+        cycle: Option<(CycleState, String)>,
     ) -> Result<Outcome> {
         let (mut connection, cycle) = match (kept, cycle) {
             (Some(connection), Some(cycle)) => (connection, cycle),
@@ -164,14 +164,14 @@ impl Runtime {
         self: &Rc<Self>,
         config: &ReplicationConfig,
         connection: &mut Database,
-        (mut cycle, schema): (Cycle, String),
+        (mut cycle, schema): (CycleState, String),
     ) -> Result<Outcome> {
         let started = clock::now_ms();
-        let feed = feed(config, schema.clone(), database::write_by(&self.env));
+        let feed = feed(config, schema.clone(), database::write_method(&self.env));
         let mut changed = false;
         let mut expect = std::mem::take(&mut self.memory.borrow_mut().expect);
         let outcome = loop {
-            let further = Further(&self.env);
+            let further = DatabaseConnector(&self.env);
             let report = polling::run(connection, &further, &feed, &mut cycle, expect).await;
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
             let mut report = report?;
@@ -242,10 +242,10 @@ impl Runtime {
         &self,
         connection: &mut Database,
         config: &ReplicationConfig,
-        before: Option<(Cycle, String)>,
-    ) -> Result<(Cycle, String)> {
+        before: Option<(CycleState, String)>,
+    ) -> Result<(CycleState, String)> {
         let remembered = self.with(|memory| {
-            memory.position.map(|known| Remembered {
+            memory.position.map(|known| LastKnown {
                 epoch: known.epoch,
                 id: known.id,
             })
@@ -253,7 +253,7 @@ impl Runtime {
         let resumption = Resumption {
             slot: &config.slot,
             publication: &config.publication,
-            remembered,
+            last_known: remembered,
             publication_was_missing: self.with(|memory| memory.health.publication_was_missing),
             on_slot_lost: config.on_slot_lost,
         };
@@ -282,7 +282,7 @@ impl Runtime {
             cycle.may_log_snapshots = may_log_snapshots;
             return Ok((cycle, schema));
         }
-        let mut cycle = Cycle::resume_from(standing.checkpoint);
+        let mut cycle = CycleState::resume_from(standing.checkpoint);
         cycle.may_log_snapshots = may_log_snapshots;
         cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
         Ok((cycle, standing.server.schema))
@@ -290,7 +290,7 @@ impl Runtime {
 
     /// Takes in what the cycle described. It belongs to what was stored: until the position is
     /// written down, too, nothing may be awaited. False when it could not be written down.
-    fn learn(&self, report: &polling::Report, cycle: &Cycle) -> bool {
+    fn learn(&self, report: &polling::Report, cycle: &CycleState) -> bool {
         let described = Described {
             after: crate::clients::Position {
                 epoch: cycle.checkpoint.epoch,
@@ -308,7 +308,7 @@ impl Runtime {
 
     /// `may_keep`: what was described up to here is written down. Else the next life would take
     /// what it finds for all there was.
-    fn note_position(&self, cycle: &Cycle, may_keep: bool) {
+    fn note_position(&self, cycle: &CycleState, may_keep: bool) {
         let position = Position::of(&cycle.checkpoint);
         let mut memory = self.memory.borrow_mut();
         if memory.position != Some(position) {
@@ -357,14 +357,14 @@ fn log_failure(memory: &Memory, error: &Error) {
     log::failure("cycle_failed", error, context);
 }
 
-fn feed(config: &ReplicationConfig, own_schema: String, write_by: WriteBy) -> Feed {
-    Feed {
+fn feed(config: &ReplicationConfig, own_schema: String, write_method: WriteMethod) -> CycleConfig {
+    CycleConfig {
         slot: config.slot.clone(),
         publication: config.publication.clone(),
         own_schema,
         max_changes: config.max_changes_per_poll,
         max_row_bytes: config.max_row_bytes,
         slice_bytes: SLICE_BYTES,
-        write_by,
+        write_method,
     }
 }

@@ -12,7 +12,7 @@ use super::persisted::{HEALTH, SLOT_HEALTH};
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Error, Result};
-use crate::history::{self, Extent};
+use crate::history::{self, HistoryBounds};
 use crate::polling::{Outcome, Policy, policy};
 use crate::replication_do::health::SlotHealth;
 use crate::state;
@@ -114,9 +114,9 @@ impl Runtime {
         &self,
         config: &ReplicationConfig,
         connection: &mut Database,
-    ) -> Result<Option<Extent>> {
+    ) -> Result<Option<HistoryBounds>> {
         let slot = state::read_slot(connection, &config.slot).await?;
-        let extent = history::read_extent(connection).await?;
+        let extent = history::read_bounds(connection).await?;
         let slot_health = SlotHealth::new(slot.as_ref(), extent);
         self.persist(SLOT_HEALTH, &slot_health);
         self.memory.borrow_mut().slot_health = Some(slot_health);
@@ -128,7 +128,7 @@ impl Runtime {
         &self,
         config: &ReplicationConfig,
         connection: &mut Database,
-        extent: &mut Option<Extent>,
+        extent: &mut Option<HistoryBounds>,
     ) -> Result<bool> {
         let Some(kept) = extent else { return Ok(false) };
         let floor = self.hub.oldest_needed();

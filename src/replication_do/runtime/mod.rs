@@ -27,7 +27,7 @@ use super::hub::Hub;
 use super::job_queue::JobQueue;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error};
-use crate::polling::{Cycle, Expect, Pace, Phases};
+use crate::polling::{CycleState, Expect, Pace, Phases};
 use crate::workers::database::Database;
 use crate::workers::log;
 use crate::workers::storage::Storage;
@@ -68,7 +68,7 @@ pub(super) struct Memory {
     /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].
     documents_as_text_from: Option<i64>,
     /// With the schema of the system's own tables.
-    cycle: Option<(Cycle, String)>,
+    cycle: Option<(CycleState, String)>,
     connection: Option<Database>,
     /// When the last job finished that left its connection open for a while.
     finished_at: u64,
