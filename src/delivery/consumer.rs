@@ -369,12 +369,9 @@ impl<S: Sink> Consumer<S> {
     }
 
     fn group(&self, after: i64, catch_up: bool) -> Option<GroupKey> {
+        let has_budget = self.waits_for_bytes().is_none();
         let state = self.state.borrow();
-        let has_room = self.budget.allows(
-            state.cursor.unacknowledged().unwrap_or_default(),
-            self.refused_bytes.get(),
-        );
-        has_room.then(|| GroupKey {
+        has_budget.then(|| GroupKey {
             after,
             last_sent: state.cursor.last_sent(),
             catch_up,
@@ -487,10 +484,15 @@ impl<S: Sink> Consumer<S> {
         self.state.borrow().cursor.must_reconnect()
     }
 
-    /// Bytes of a frame that the budget has no room for, when the consumer waits for that.
+    /// Bytes of a frame that the budget still has no room for.
     pub(super) fn waits_for_bytes(&self) -> Option<u64> {
         let bytes = self.refused_bytes.get();
-        (bytes > 0 && !self.is_gone.get()).then_some(bytes)
+        if bytes == 0 || self.is_gone.get() {
+            return None;
+        }
+        let sent = self.state.borrow().cursor.unacknowledged();
+        let has_room = self.budget.allows(sent.unwrap_or_default(), bytes);
+        (!has_room).then_some(bytes)
     }
 
     /// Its part of the shared budget, and how long it has acknowledged nothing.

@@ -582,7 +582,9 @@ fn work_at<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> Option<u64
         // Memory serves it; what is left is a fresh position.
         return cursor.progress_at().map(|at| at.max(now + 1));
     }
-    cursor.has_room().then_some(read_at)
+    // A welcome and a reset need no room.
+    let is_elsewhere = cursor.position().is_none_or(|at| at.epoch != head.position.epoch);
+    (is_elsewhere || cursor.is_starting() || cursor.has_room()).then_some(read_at)
 }
 
 /// Whether the changes in memory are all that the consumer needs.

@@ -85,6 +85,7 @@ test("wide tables with many filters, large old rows and rows that cannot be read
   const alone = await latencies(scenario, live, 1_000);
 
   const filtered = await worker.connect({ tables: "wide_0" });
+  await filtered.message("caught_up");
   filtered.send({ type: "subscribe", subscriptions: tables.map((table) => ({ table, filter: [{ column: "id", op: "eq", value: 1 }] })) });
   const resuming = await worker.connect({ tables: "unreadable,items", after: "earliest" });
   const old = await worker.connect({ tables: "large_old", after: "earliest", ack: "1" });

@@ -15,8 +15,9 @@ const history = rows * rowBytes;
 /** Of those who do not acknowledge, and of those who do. */
 const stuck = 12;
 const waiting = 6;
-/** A connection's limit, one frame beyond it, and what it takes beside. */
-const held = stuck * (18 << 20) + waiting * (10 << 20);
+/** What all of them may hold together, an allowance and a frame for each, and what the process takes for itself. */
+const held = (64 << 20) + (stuck + waiting) * ((64 << 10) + (1 << 20));
+const slack = 64 << 20;
 
 /** Says whether the platform tells how much waits to be read. */
 const platform = `console.log("bufferedAmount: " + ("bufferedAmount" in WebSocket.prototype));`;
@@ -87,9 +88,9 @@ test("who does not read is sent no more than a limit, whatever there is, and oth
     `${mebibytes(history)} of history, ${stuck} that do not read and do not acknowledge, ${waiting} that do not read: workerd has grown from ${mebibytes(before)} by ${mebibytes(grown)}; ${mebibytes(history * (stuck + waiting))} without a limit`,
   );
   t.diagnostic(worker.log.match(/bufferedAmount: \w+/)?.[0] ?? "nothing is known of bufferedAmount");
-  assert.ok(grown < held + (200 << 20), mebibytes(grown));
+  assert.ok(grown < held + slack, mebibytes(grown));
 
-  // Who reads again is told to come back, and who acknowledges goes on.
+  // A client that reads again is told to connect again; what it was sent has no gap.
   for (const socket of asleep) socket.resume();
   await waitFor("they are closed", () => asleep.slice(waiting).every((socket) => socket.closed?.code === 4002), 60_000);
   for (const socket of asleep) {
@@ -98,6 +99,6 @@ test("who does not read is sent no more than a limit, whatever there is, and oth
       seen,
       Array.from({ length: seen.length }, (_, index) => index + 1),
     );
-    assert.ok(seen.length > 50 && seen.length * rowBytes < 20 << 20, `${seen.length} changes`);
+    assert.ok(seen.length * rowBytes < 20 << 20, `${seen.length} changes`);
   }
 });
