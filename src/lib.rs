@@ -20,6 +20,7 @@ pub mod error;
 pub mod history;
 pub mod lsn;
 pub mod pgoutput;
+mod pipeline;
 pub mod polling;
 pub mod postgres;
 mod replication_do;

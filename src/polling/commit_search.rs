@@ -26,7 +26,7 @@ pub(super) struct CommitSearch {
 
 impl CommitSearch {
     /// The commit of the transaction that `row` is of comes behind it.
-    pub(super) fn behind(row: u64) -> Self {
+    pub(super) fn after(row: u64) -> Self {
         Self {
             inside: row,
             outside: None,
@@ -36,7 +36,7 @@ impl CommitSearch {
 
     /// The rows to look at next, in ascending order; none when the last row of the transaction was
     /// looked at.
-    pub(super) fn probes(&mut self) -> Vec<u64> {
+    pub(super) fn next_rows(&mut self) -> Vec<u64> {
         let (count, step, end) = match self.outside {
             None => {
                 let strides = self.strides;
@@ -53,7 +53,7 @@ impl CommitSearch {
     }
 
     /// A row of the cursor is of the transaction, or is not.
-    pub(super) fn note(&mut self, row: u64, is_inside: bool) {
+    pub(super) fn record(&mut self, row: u64, is_inside: bool) {
         if is_inside {
             self.inside = self.inside.max(row);
         } else {
@@ -68,17 +68,17 @@ mod tests {
 
     /// Looks for a commit in a cursor, and gives the row where it ends, and the rounds.
     fn search(behind: u64, commit: u64) -> (u64, u32) {
-        let mut search = CommitSearch::behind(behind);
+        let mut search = CommitSearch::after(behind);
         let (mut last, mut rounds) = (behind, 0);
         loop {
-            let probes = search.probes();
+            let probes = search.next_rows();
             if probes.is_empty() {
                 return (last, rounds);
             }
             assert!(probes.is_sorted() && probes.len() <= 64);
             rounds += 1;
             for row in probes {
-                search.note(row, row <= commit);
+                search.record(row, row <= commit);
                 if row <= commit {
                     last = last.max(row);
                 }

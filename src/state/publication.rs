@@ -4,7 +4,7 @@ use postgres_protocol::escape::escape_identifier;
 
 use crate::config::TableName;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Param, Stream};
+use crate::postgres::{Connection, Param, SqlState, Stream};
 
 /// Checks that the publication is there; makes it when it is not and `tables` are given.
 ///
@@ -23,15 +23,18 @@ pub(super) async fn ensure<S: Stream>(
     let create = create_statement(publication, tables);
     connection.execute(&create, &[]).await.map_err(|cause| {
         let error = Error::from(cause);
-        match error.sqlstate() {
-            Some("42P01" | "3F000") => Error::new(
+        let is_table_missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME]
+            .iter()
+            .any(|state| error.sqlstate() == Some(state.as_str()));
+        match error.category() {
+            _ if is_table_missing => Error::new(
                 Category::Configuration,
                 "table_missing",
                 "a table named in `tables` does not exist",
             )
             .with_source(error)
             .with_remedy("correct the field tables, or make the table first"),
-            _ if error.category() == Category::Permission => {
+            Category::Permission => {
                 error.with_remedy(format!("as the owner of the tables, run {create};"))
             }
             _ => error,

@@ -8,7 +8,7 @@ use super::server::Server;
 use super::slot::{self, Slot};
 use crate::config::OnSlotLost;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Stream};
+use crate::postgres::{Connection, SqlState, Stream};
 
 /// What one look at the database tells about a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,9 +105,7 @@ pub async fn read_database_state<S: Stream>(
     let slot_state = slot::read(connection, slot).await?;
     let checkpoint = Checkpoint::read(connection, slot).await;
     let checkpoint = checkpoint.map_err(explain_missing)?.ok_or_else(|| {
-        let message = format!("there is no checkpoint for the slot {slot}");
-        Error::new(Category::Configuration, "not_initialized", message)
-            .with_remedy("call POST /init")
+        Error::not_initialized(format!("there is no checkpoint for the slot {slot}"))
     })?;
     let server = Server::read(connection).await?;
     if !server.has_history {
@@ -124,7 +122,7 @@ pub async fn read_database_state<S: Stream>(
 }
 
 fn explain_missing(error: Error) -> Error {
-    if error.sqlstate() == Some("42P01") {
+    if error.sqlstate() == Some(SqlState::UNDEFINED_TABLE.as_str()) {
         tables_missing().with_source(error)
     } else {
         error

@@ -2,6 +2,7 @@
 
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
+use crate::pipeline::Queued;
 use crate::postgres::{Connection, Param, Stream};
 
 /// One reading of `pg_replication_slots`.
@@ -109,24 +110,29 @@ pub(super) async fn drop<S: Stream>(connection: &mut Connection<S>, slot: &str) 
     Ok(())
 }
 
-/// Consumes what is stored, once the checkpoint says that everything up to `to` is.
+/// Advances the slot to the checkpoint, if the checkpoint has reached `to`.
 ///
-/// Same effect as `pg_logical_slot_get_changes` up to there, without running the output plugin
-/// again (PostgreSQL documentation, "Replication Management Functions").
+/// This has the same effect as `pg_logical_slot_get_changes` up to there, without running the output
+/// plugin again (PostgreSQL documentation, "Replication Management Functions").
 pub async fn advance<S: Stream>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()> {
-    queue_advance(connection, slot, to)?;
+    let advance = queue_advance(connection, slot, to)?;
     connection.send().await?;
-    connection.finish().await?;
+    advance.finish(connection).await?;
     Ok(())
 }
 
 /// Queues what [`advance`] does.
 ///
-/// It may follow a COMMIT whose outcome is not known yet: unless the checkpoint has come to `to`, the
-/// slot stays where it is. It goes to where the checkpoint is, which is never behind where any reader
-/// of the slot has advanced it: that would be an error to Postgres.
-pub fn queue_advance<S: Stream>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()> {
+/// It may follow a COMMIT whose outcome is not known yet: unless the checkpoint has reached `to`, the
+/// slot stays where it is. It goes to the checkpoint, which never lags behind where any reader has
+/// advanced the slot; Postgres would refuse to go back.
+pub fn queue_advance<S: Stream>(
+    connection: &mut Connection<S>,
+    slot: &str,
+    to: Lsn,
+) -> Result<Queued> {
     const ADVANCE: &str = "SELECT pg_replication_slot_advance(slot::name, lsn) \
                            FROM replication_checkpoint WHERE slot = $1::text AND lsn >= $2::pg_lsn";
-    Ok(connection.queue(ADVANCE, &[Param::Text(slot), Param::Lsn(to)])?)
+    let params = [Param::Text(slot), Param::Lsn(to)];
+    Ok(Queued::statement(connection, ADVANCE, &params)?)
 }

@@ -67,8 +67,7 @@ pub(super) struct Memory {
     config_error: Option<Rc<Error>>,
     /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].
     documents_as_text_from: Option<i64>,
-    /// With the schema of the system's own tables.
-    cycle: Option<(CycleState, String)>,
+    cycle: Option<CycleState>,
     connection: Option<Database>,
     /// When the last flight landed that left its connection open for a while.
     landed_at: u64,

@@ -59,7 +59,6 @@ impl TestFeed {
             config: CycleConfig {
                 slot,
                 publication: "feed".into(),
-                own_schema: "public".into(),
                 max_changes: 10_000,
                 max_row_bytes: 8 << 20,
                 slice_bytes: 2 << 20,
@@ -244,7 +243,7 @@ impl<S: Socket> Reader<S> {
             on_slot_lost: OnSlotLost::Halt,
         };
         let (database, _) = state::resume(&mut connection, resumption).await?;
-        let mut cycle = CycleState::resume_from(database.checkpoint);
+        let mut cycle = CycleState::new(database.checkpoint, database.server.schema);
         cycle.may_log_snapshots = database.server.may_log_snapshots;
         Ok(Self {
             connection,
@@ -262,7 +261,7 @@ impl<S: Socket> Reader<S> {
         Ok(Self {
             connection,
             connector,
-            cycle: CycleState::resume_from(checkpoint),
+            cycle: CycleState::new(checkpoint, "public".into()),
             config: feed.config.clone(),
         })
     }
@@ -275,9 +274,9 @@ impl<S: Socket> Reader<S> {
     /// Runs one cycle, with what its caller knows.
     pub async fn poll_expecting(&mut self, expect: Expect) -> Result<Report> {
         let (connection, cycle) = (&mut self.connection, &mut self.cycle);
-        let mut report =
-            polling::run(connection, &self.connector, &self.config, cycle, expect).await?;
-        report.settle(connection, cycle).await;
+        let polled = polling::run(connection, &self.connector, &self.config, cycle, expect).await?;
+        let (mut report, advance) = polled;
+        advance.finish(connection, cycle, &mut report).await;
         Ok(report)
     }
 
