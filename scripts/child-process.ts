@@ -16,17 +16,19 @@ exit "$code"
 `;
 
 /**
- * Starts a program that ends when `endGuarded` says so, or when we end in whatever way. It has a
+ * Starts a program that ends when `endChild` says so, or when we end in whatever way. It has a
  * process group of its own, so that Ctrl-C in the terminal reaches us alone and we choose the order
  * in which things stop.
  *
  * @param endSignal The signal that the program takes as the request to end.
  */
-export function spawnGuarded(
+export function spawnChild(
   endSignal: "INT" | "TERM",
   program: string,
   args: string[],
-  options: SpawnOptions & { stdio: [stdin: "pipe", stdout: Exclude<StdioOptions, string>[number], stderr: Exclude<StdioOptions, string>[number]] },
+  options: SpawnOptions & {
+    stdio: [stdin: "pipe", stdout: Exclude<StdioOptions, string>[number], stderr: Exclude<StdioOptions, string>[number]];
+  },
 ): ChildProcess {
   return spawn("/bin/sh", ["-c", guard, "sh", endSignal, program, ...args], { ...options, detached: true });
 }
@@ -38,7 +40,7 @@ export function ended(child: ChildProcess): Promise<void> {
 }
 
 /** Ends a program, the hard way after `patienceMs`. */
-export async function endGuarded(child: ChildProcess, patienceMs: number): Promise<void> {
+export async function endChild(child: ChildProcess, patienceMs: number): Promise<void> {
   child.stdin?.end();
   const impatient = setTimeout(() => {
     if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");

@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import { output } from "../scripts/steps.ts";
 
 /** The machine's parts that measurements share. */
-export interface Setting {
+export interface Environment {
   /** The superuser's connection string for a server with PostgreSQL's default durability. */
   postgres: string;
   /** The file that the server logs to. */
@@ -20,10 +20,10 @@ export interface Setting {
 }
 
 /** What is printed above every result. */
-export type Surroundings = Record<string, string | number>;
+export type MachineInfo = Record<string, string | number>;
 
 /** The machine and the versions of what was measured. */
-export async function surroundings({ psql, postgresVersion }: { psql: string; postgresVersion: string }): Promise<Surroundings> {
+export async function machineInfo({ psql, postgresVersion }: { psql: string; postgresVersion: string }): Promise<MachineInfo> {
   const require = createRequire(import.meta.url);
   const version = (name: string) => (require(`${name}/package.json`) as { version: string }).version;
   return {

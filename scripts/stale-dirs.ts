@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { root } from "./steps.ts";
 
 /** Removes what killed runs of this kind left in `.postgres`; their servers have ended with them. */
-export function removeLeftovers(kind: "test" | "bench"): void {
+export function removeStaleDirs(kind: "test" | "bench"): void {
   const folder = join(root, ".postgres");
   for (const name of existsSync(folder) ? readdirSync(folder) : []) {
     const pid = name.match(/^(test|bench)-(\d+)/);

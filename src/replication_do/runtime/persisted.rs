@@ -14,11 +14,12 @@ pub(super) const HEALTH: &str = "health";
 pub(super) const POSITION: &str = "position";
 pub(super) const INITIAL_POLL_AT: &str = "initialPollAt";
 pub(super) const HIBERNATING: &str = "hibernating";
-pub(super) const VITALS: &str = "vitals";
+/// Not its own name: deployed objects have stored it under this one.
+pub(super) const SLOT_HEALTH: &str = "vitals";
 
 impl Runtime {
     /// Reads what the object knew before it was evicted.
-    pub(super) fn recall(&self) -> Result<()> {
+    pub(super) fn load(&self) -> Result<()> {
         self.storage.prepare()?;
         let mut memory = self.memory.borrow_mut();
         memory.health = self.storage.get(HEALTH)?.unwrap_or_default();
@@ -27,7 +28,7 @@ impl Runtime {
         self.hub.recall(followed_to)?;
         memory.initial_poll_at = self.storage.get(INITIAL_POLL_AT)?;
         memory.hibernating = self.storage.get(HIBERNATING)?.unwrap_or_default();
-        memory.vitals = self.storage.get(VITALS)?;
+        memory.slot_health = self.storage.get(SLOT_HEALTH)?;
         let Some(fields) = self.storage.get::<Fields>(CONFIG)? else {
             return Ok(());
         };
@@ -54,7 +55,7 @@ impl Runtime {
 
     /// Writes `value` down. What could not be written is still known until the object is evicted,
     /// so a failure is logged and no more.
-    pub(super) fn keep<T: Serialize>(&self, key: &str, value: &T) {
+    pub(super) fn persist<T: Serialize>(&self, key: &str, value: &T) {
         if let Err(error) = self.storage.put(key, value) {
             log::error("storage_failed", &error);
         }

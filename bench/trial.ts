@@ -5,7 +5,7 @@ import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
 import type { Figure } from "./report.ts";
 
 /** Owns what one repetition starts. */
-class Occasion implements Lifetime {
+class Trial implements Lifetime {
   readonly #works: (() => Promise<void>)[] = [];
   /** What failed prints what it knows at its end, as a test does. */
   passed = false;
@@ -20,8 +20,8 @@ class Occasion implements Lifetime {
 }
 
 /** Runs something that owns what it starts; everything has ended when it returns. */
-export async function occasion<T>(work: (t: Lifetime) => Promise<T>): Promise<T> {
-  const t = new Occasion();
+export async function runTrial<T>(work: (t: Lifetime) => Promise<T>): Promise<T> {
+  const t = new Trial();
   try {
     const result = await work(t);
     t.passed = true;
@@ -51,7 +51,7 @@ export async function takeTurns(contestants: Contestant[], rounds: number): Prom
     for (let turn = 0; turn < contestants.length; turn++) {
       const contestant = contestants[(turn + round) % contestants.length] as Contestant;
       const load = loadavg()[0] ?? 0;
-      const sample = await occasion((t) => contestant.run(t));
+      const sample = await runTrial((t) => contestant.run(t));
       samples.get(contestant.name)?.push(sample);
       const told = Object.entries(sample).map(([figure, value]) => `${figure} ${value.toFixed(1)}`);
       say(`   ${round + 1}/${rounds} ${contestant.name}: ${told.join(", ")} (load ${load.toFixed(1)})`);
