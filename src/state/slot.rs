@@ -1,24 +1,24 @@
-//! The logical replication slot: Postgres's own memory of how far the feed has read.
+//! The logical replication slot: Postgres's own record of how far the feed has read.
 
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
 use crate::pipeline::Queued;
 use crate::postgres::{Connection, Param, Stream};
 
-/// One reading of `pg_replication_slots`.
+/// The slot's row in `pg_replication_slots`, as read at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
     /// The output plugin; `None` for a physical slot.
     pub plugin: Option<String>,
-    /// Made in the database this connection is in.
+    /// It was created in the database of this connection.
     pub in_this_database: bool,
-    /// A session reads it now.
+    /// A session is reading it.
     pub active: bool,
     /// Every transaction that committed before it has been consumed.
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// The oldest WAL that decoding needs again.
+    /// The oldest WAL that decoding still needs.
     pub restart_lsn: Option<Lsn>,
-    /// Bytes of WAL that the slot holds back.
+    /// Bytes of WAL that the slot retains.
     pub retained_bytes: Option<i64>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
@@ -32,7 +32,7 @@ SELECT plugin::text, COALESCE(database = current_database(), false), active, \
        pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)::int8, wal_status, safe_wal_size \
 FROM pg_replication_slots WHERE slot_name = $1::text";
 
-/// Reads the slot; `None` when there is none of that name.
+/// Reads the slot; `None` if there is none of that name.
 pub async fn read<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Slot>> {
     let Some(row) = connection
         .query_optional(READ, &[Param::Text(slot)])
@@ -53,12 +53,12 @@ pub async fn read<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Resu
 }
 
 impl Slot {
-    /// The slot can no longer give what was written since it was last confirmed.
+    /// The slot can no longer return the changes written since it was last confirmed.
     pub fn is_lost(&self) -> bool {
         self.wal_status.as_deref() == Some("lost") || self.confirmed_flush_lsn.is_none()
     }
 
-    /// Refuses a slot that was made for something else; it is never dropped for the feed's sake.
+    /// Refuses a slot that was created for something else. Such a slot is never dropped.
     pub(super) fn check_usable(&self, name: &str) -> Result<()> {
         let wrong = match self.plugin.as_deref() {
             None => "is a physical slot",
@@ -69,16 +69,16 @@ impl Slot {
         let message = format!("the replication slot {name} {wrong}");
         Err(
             Error::new(Category::Configuration, "slot_unusable", message).with_remedy(format!(
-                "configure another slot, or, when nobody needs it, run \
+                "configure another slot; or, if nobody needs this one, run \
              SELECT pg_drop_replication_slot('{name}'); and call POST /init"
             )),
         )
     }
 }
 
-/// Makes the slot; gives the position from which it delivers.
+/// Creates the slot. Returns the position from which it delivers.
 ///
-/// Waits for the transactions that are running, so a session left open in a transaction delays it.
+/// Postgres waits for all running transactions, so a session that idles in a transaction delays it.
 pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Lsn> {
     const CREATE: &str = "SELECT lsn FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
     let row = connection
@@ -88,10 +88,10 @@ pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str
             let error = Error::from(cause);
             if error.category() == Category::Timeout {
                 error.with_remedy(
-                "making a slot waits for every transaction that is open: end the ones listed by \
+                    "creating a slot waits for every open transaction: end those listed by \
                  SELECT pid, xact_start, state FROM pg_stat_activity WHERE backend_xid IS NOT \
                  NULL ORDER BY xact_start; and call POST /init again",
-            )
+                )
             } else {
                 error
             }
