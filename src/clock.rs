@@ -24,13 +24,14 @@ pub fn now_ms() -> u64 {
     }
 }
 
-/// Milliseconds since `since_ms`, which is a time that [`now_ms`] has returned. 0 if the clock was set
-/// back.
+/// Milliseconds since `since_ms`, which is a time that [`now_ms`] has returned. 0 if the clock was
+/// set back.
 pub fn elapsed_ms(since_ms: u64) -> u64 {
     now_ms().saturating_sub(since_ms)
 }
 
-/// Whether at least `limit` has passed since `since_ms`, which is a time that [`now_ms`] has returned.
+/// Whether at least `limit` has passed since `since_ms`, which is a time that [`now_ms`] has
+/// returned.
 pub fn has_elapsed(since_ms: u64, limit: Duration) -> bool {
     u128::from(elapsed_ms(since_ms)) >= limit.as_millis()
 }

@@ -1,8 +1,8 @@
 //! `ReplicationConfig`: what an operator can configure, with defaults and limits.
 //!
-//! Two layers are merged: the deployment's variables, and the fields that were passed to `POST /init`,
-//! which are persisted. A field of the second layer wins; `null` removes it. Pure: takes JSON, returns a
-//! valid configuration or an error that names the field.
+//! Two layers are merged: the deployment's variables, and the fields that were passed to `POST
+//! /init`, which are persisted. A field of the second layer wins; `null` removes it. Pure: takes
+//! JSON, returns a valid configuration or an error that names the field.
 
 use std::time::Duration;
 
@@ -77,8 +77,8 @@ pub enum OnSlotLost {
 }
 
 impl TableName {
-    /// Parses `table` or `schema.table`. A part that contains a dot or a quote must be in double quotes.
-    /// `None` if the text is neither.
+    /// Parses `table` or `schema.table`. A part that contains a dot or a quote must be in double
+    /// quotes. `None` if the text is neither.
     pub fn parse(text: &str) -> Option<Self> {
         let (first, rest) = identifier(text)?;
         let Some(rest) = rest else {

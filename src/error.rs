@@ -1,5 +1,6 @@
-//! The error of every layer above the wire client: a category (a fact), a stable code, a message for
-//! the operator, and the remedy. How the feed reacts to it is decided elsewhere (`polling::policy`).
+//! The error of every layer above the wire client: a category (a fact), a stable code, a message
+//! for the operator, and the remedy. How the feed reacts to it is decided elsewhere
+//! (`polling::policy`).
 
 use std::error::Error as StdError;
 use std::fmt;

@@ -40,8 +40,8 @@ impl Queued {
         Ok(Self(()))
     }
 
-    /// Waits until the statement has finished and skips its rows. Returns the number of rows that it
-    /// inserted, updated, deleted, copied, fetched or selected.
+    /// Waits until the statement has finished and skips its rows. Returns the number of rows that
+    /// it inserted, updated, deleted, copied, fetched or selected.
     pub async fn finish<S: Stream>(self, connection: &mut Connection<S>) -> Result<u64, Error> {
         connection.finish().await
     }

@@ -1,6 +1,6 @@
 //! A batch in the binary format of `COPY ... FROM STDIN` (PostgreSQL documentation, "COPY", "Binary
-//! Format"). It costs the server about half as much as an `INSERT`. Not every pooler supports COPY, so
-//! it is used on direct connections only.
+//! Format"). It costs the server about half as much as an `INSERT`. Not every pooler supports COPY,
+//! so it is used on direct connections only.
 
 use std::rc::Rc;
 

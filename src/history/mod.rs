@@ -1,13 +1,13 @@
-//! `change_history`: the table of captured changes, from which clients that have fallen behind catch
-//! up.
+//! `change_history`: the table of captured changes, from which clients that have fallen behind
+//! catch up.
 //!
 //! ```text
 //! ChangeBatch -> Writer -> change_history -> page -> StoredChange
 //!       \-> Recent: the same changes in memory, for clients that are up to date
 //! ```
 
-/// The columns of a stored change, in the order in which batches are written: for `INSERT`, for `COPY`
-/// and for the fields that `CopyRows` encodes.
+/// The columns of a stored change, in the order in which batches are written: for `INSERT`, for
+/// `COPY` and for the fields that `CopyRows` encodes.
 macro_rules! change_columns {
     () => {
         "id, lsn, table_name, operation, data, old_data, unchanged, omitted, as_text, xid, \

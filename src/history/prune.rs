@@ -60,8 +60,8 @@ pub async fn prune<S: Stream>(
     retention: HistoryRetention,
     floor: Option<i64>,
 ) -> Result<Pruned> {
-    // Storing transactions take turns, so created_at ascends with the id. If the clock was set back it
-    // does not, which only delays pruning.
+    // Storing transactions take turns, so created_at ascends with the id. If the clock was set back
+    // it does not, which only delays pruning.
     const PRUNE: &str = "\
 WITH kept AS (SELECT min(id) AS id FROM change_history WHERE id >= $1::int8 AND id < $2::int8 \
   AND ($4::int8 IS NULL OR created_at >= now() - $4::int8 * interval '1 millisecond')), \

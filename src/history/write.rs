@@ -8,8 +8,9 @@ use crate::error::{Category, Error, Result};
 use crate::pipeline::Queued;
 use crate::postgres::{self, ArrayParam, Connection, Element, Param, Stream};
 
-/// Inserts a whole batch with one binary array for each column, so that nothing is escaped and a batch
-/// costs one round trip. `ordinality` numbers the rows in the order of the batch, which makes the ids.
+/// Inserts a whole batch with one binary array for each column, so that nothing is escaped and a
+/// batch costs one round trip. `ordinality` numbers the rows in the order of the batch, which makes
+/// the ids.
 ///
 /// The expressions are in the order of `change_columns`.
 const INSERT: &str = concat!(

@@ -38,8 +38,8 @@ pub(super) struct ReaderWriter<'a, S> {
 }
 
 impl<'a, S: Stream> ReaderWriter<'a, S> {
-    /// Opens the second connection while the fetch in flight on the first one arrives. If that fails,
-    /// the first one does both, and the error is returned beside it.
+    /// Opens the second connection while the fetch in flight on the first one arrives. If that
+    /// fails, the first one does both, and the error is returned beside it.
     pub(super) async fn open<C: Connector<Stream = S>>(
         reader: &'a mut Connection<S>,
         connector: &C,
@@ -116,9 +116,9 @@ impl<'a, S: Stream> ReaderWriter<'a, S> {
             .map(|()| true)
     }
 
-    /// Writes what `changes` holds. At most one write stays in flight, so that Postgres never waits for
-    /// this side, and memory stays bounded. A single connection answers in order, so there is nothing to gain
-    /// from leaving one in flight.
+    /// Writes what `changes` holds. At most one write stays in flight, so that Postgres never waits
+    /// for this side, and memory stays bounded. A single connection answers in order, so there is
+    /// nothing to gain from leaving one in flight.
     async fn write(
         &mut self,
         cycle: &mut CycleState,
@@ -137,7 +137,8 @@ impl<'a, S: Stream> ReaderWriter<'a, S> {
         changes.await_writes(self.writer(), cycle, in_flight).await
     }
 
-    /// Begins the writer's transaction and locks the checkpoint. True if another reader has moved it.
+    /// Begins the writer's transaction and locks the checkpoint. True if another reader has moved
+    /// it.
     async fn begin(&mut self, config: &CycleConfig, cycle: &mut CycleState) -> Result<bool> {
         let is_second = self.writer.is_some();
         let writer = self.writer();

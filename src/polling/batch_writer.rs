@@ -95,8 +95,8 @@ impl BatchWriter {
         self.batch.bytes()
     }
 
-    /// The update of the checkpoint once everything up to `covered_through` is stored, including what
-    /// has not been sent yet.
+    /// The update of the checkpoint once everything up to `covered_through` is stored, including
+    /// what has not been sent yet.
     pub(super) fn checkpoint_update<'a>(
         &self,
         slot: &'a str,
@@ -112,8 +112,8 @@ impl BatchWriter {
         }
     }
 
-    /// Decodes a slice into the batch. Looks up unknown types over `connection`, which the peek reads
-    /// from; no write may be in flight on it.
+    /// Decodes a slice into the batch. Looks up unknown types over `connection`, which the peek
+    /// reads from; no write may be in flight on it.
     pub(super) async fn decode<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
@@ -154,8 +154,8 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// If a transaction whose end has not arrived keeps more than `max_bytes` pending, scans ahead for
-    /// its commit, so that its changes can be written. `connection` is as for [`Self::decode`].
+    /// If a transaction whose end has not arrived keeps more than `max_bytes` pending, scans ahead
+    /// for its commit, so that its changes can be written. `connection` is as for [`Self::decode`].
     pub(super) async fn limit_pending<S: Stream>(
         &mut self,
         max_bytes: usize,
@@ -227,8 +227,8 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Waits for the oldest write in flight. Returns the number of rows that it inserted; 0 if none is
-    /// in flight.
+    /// Waits for the oldest write in flight. Returns the number of rows that it inserted; 0 if none
+    /// is in flight.
     pub(super) async fn await_write<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,

@@ -1,5 +1,5 @@
-//! Begins a cycle: the transaction, the session's settings, the preflight checks and the peek, all in
-//! one round trip.
+//! Begins a cycle: the transaction, the session's settings, the preflight checks and the peek, all
+//! in one round trip.
 
 use super::checkpoint_update;
 use super::cycle_config::CycleConfig;
@@ -11,24 +11,25 @@ use crate::lsn::Lsn;
 use crate::pipeline::Queued;
 use crate::postgres::{self, Connection, Param, Stream};
 
-/// Overrides the defaults of the role and the database. At a higher isolation level, waiting for the
-/// lock of the checkpoint would fail instead of seeing what was committed meanwhile.
+/// Overrides the defaults of the role and the database. At a higher isolation level, waiting for
+/// the lock of the checkpoint would fail instead of seeing what was committed meanwhile.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE";
 
-/// What is stored must be on disk before the slot is advanced. Otherwise a crash of the server could
-/// lose it from both.
+/// What is stored must be on disk before the slot is advanced. Otherwise a crash of the server
+/// could lose it from both.
 pub(super) const COMMIT_TO_DISK: &str = "CASE current_setting('synchronous_commit') \
      WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
 
-/// Postgres materialises a whole peek, and the rows of an insertion, before it returns or stores the
-/// first of them; what exceeds `work_mem` goes through a file. A peek of the default size fits this.
+/// Postgres materialises a whole peek, and the rows of an insertion, before it returns or stores
+/// the first of them; what exceeds `work_mem` goes through a file. A peek of the default size fits
+/// this.
 pub(super) const WORK_IN_MEMORY: &str = "set_config('work_mem', '32MB', true)";
 
 /// A cycle whose first slice has arrived.
 pub(super) struct BegunCycle {
     pub(super) peek: Peek,
-    /// The flush position, read before the peek: a complete peek has everything that committed before
-    /// it. Not the write position, which can run ahead of the commits that decoding sees.
+    /// The flush position, read before the peek: a complete peek has everything that committed
+    /// before it. Not the write position, which can run ahead of the commits that decoding sees.
     pub(super) flush: Lsn,
     /// Where decoding began.
     pub(super) restart: Lsn,

@@ -1,6 +1,7 @@
 //! The checkpoint row as a cycle uses it: read before the peek, and updated together with what was
-//! stored. The update is a compare-and-set: it takes effect only if the row is as it was read. A cycle
-//! that cannot store in one statement locks the row first. Two readers of one slot thus take turns.
+//! stored. The update is a compare-and-set: it takes effect only if the row is as it was read. A
+//! cycle that cannot store in one statement locks the row first. Two readers of one slot thus take
+//! turns.
 
 use crate::error::{Category, Error, Result};
 use crate::history::Condition;
@@ -35,8 +36,8 @@ impl QueuedLock {
         Ok(Self(queued))
     }
 
-    /// Waits for the lock and refreshes `known` from the locked row. True if another reader has moved
-    /// the checkpoint since.
+    /// Waits for the lock and refreshes `known` from the locked row. True if another reader has
+    /// moved the checkpoint since.
     pub(super) async fn refresh<S: Stream>(
         self,
         connection: &mut Connection<S>,
@@ -71,8 +72,8 @@ impl QueuedUpdate {
 }
 
 impl<'a> CheckpointUpdate<'a> {
-    /// The statement, with its parameters numbered from `first` on. It returns a row if it has updated
-    /// the checkpoint.
+    /// The statement, with its parameters numbered from `first` on. It returns a row if it has
+    /// updated the checkpoint.
     ///
     /// The sequence follows the ids, for anybody who inspects it.
     fn sql(first: usize) -> String {
@@ -120,8 +121,8 @@ impl<'a> CheckpointUpdate<'a> {
     }
 }
 
-/// Refreshes `known` from [`COLUMNS`], which begin at column `first` of `row`. True if another reader
-/// has moved the checkpoint since.
+/// Refreshes `known` from [`COLUMNS`], which begin at column `first` of `row`. True if another
+/// reader has moved the checkpoint since.
 ///
 /// Fails with `checkpoint_replaced` if the row cannot follow from what is known.
 pub(super) fn refresh(known: &mut Checkpoint, row: &Row, first: usize, slot: &str) -> Result<bool> {

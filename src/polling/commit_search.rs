@@ -1,5 +1,5 @@
-//! Finding the commit of a transaction in a cursor that lies far beyond what has been read: the last
-//! row that is of the transaction, since the rows of each come without another's between them.
+//! Finding the commit of a transaction in a cursor that lies far beyond what has been read: the
+//! last row that is of the transaction, since the rows of each come without another's between them.
 //!
 //! The cursor is walked forward in strides until a row is of another transaction, and only the last
 //! stride is searched: Postgres walks it back far more slowly.

@@ -33,19 +33,19 @@ const IDLE_ADVANCE_BYTES: u64 = 4 << 20;
 /// or only this far, if it has not been advanced for a while.
 const IDLE_ADVANCE_SLOW_BYTES: u64 = 64 << 10;
 const IDLE_ADVANCE_AFTER: Duration = Duration::from_mins(1);
-/// How often a cycle starts over because another reader of the slot has stored between the reading of
-/// the checkpoint and its update.
+/// How often a cycle starts over because another reader of the slot has stored between the reading
+/// of the checkpoint and its update.
 const MAX_RACES: u32 = 5;
 
-/// Runs one cycle, up to its COMMIT. The slot's advance is in flight then: the caller, who may notify
-/// clients meanwhile, must [finish](PendingAdvance::finish) it before the connection is used for
-/// anything else.
+/// Runs one cycle, up to its COMMIT. The slot's advance is in flight then: the caller, who may
+/// notify clients meanwhile, must [finish](PendingAdvance::finish) it before the connection is used
+/// for anything else.
 ///
 /// `connector` opens a second connection if there is a backlog.
 ///
 /// After an error the connection must be dropped, which ends its transaction. Neither history nor
-/// checkpoint nor slot have moved then, unless only the answer to COMMIT was lost: the first two have
-/// moved in that case. The caller resumes from the database.
+/// checkpoint nor slot have moved then, unless only the answer to COMMIT was lost: the first two
+/// have moved in that case. The caller resumes from the database.
 pub async fn run<S: Stream, C: Connector<Stream = S>>(
     connection: &mut Connection<S>,
     connector: &C,
@@ -65,8 +65,8 @@ pub async fn run<S: Stream, C: Connector<Stream = S>>(
     Err(slot_contended(&config.slot))
 }
 
-/// Whether anything was written since the last complete peek. If not, the cycle is idle: one round trip
-/// that reads no table.
+/// Whether anything was written since the last complete peek. If not, the cycle is idle: one round
+/// trip that reads no table.
 async fn has_new_wal<S: Stream>(
     connection: &mut Connection<S>,
     cycle: &CycleState,
@@ -84,8 +84,8 @@ async fn has_new_wal<S: Stream>(
     Ok(!report.idle)
 }
 
-/// Stores one peek. `None` if another reader has stored meanwhile; it may have gone before it advanced
-/// the slot.
+/// Stores one peek. `None` if another reader has stored meanwhile; it may have gone before it
+/// advanced the slot.
 async fn attempt<S: Stream, C: Connector<Stream = S>>(
     connection: &mut Connection<S>,
     connector: &C,
@@ -157,10 +157,11 @@ struct Coverage {
 
 impl Coverage {
     fn of(begun: &BegunCycle, config: &CycleConfig, changes: &BatchWriter) -> Self {
-        // The number of messages tells nothing about a filtered peek, which returns fewer than it read.
+        // The number of messages tells nothing about a filtered peek, which returns fewer than it
+        // read.
         let is_whole = !begun.is_filtered && begun.peek.messages() < u64::from(config.max_changes);
-        // A peek that stopped at its limit may have reached the end all the same. Otherwise the next
-        // one would read all that storing this one has written.
+        // A peek that stopped at its limit may have reached the end all the same. Otherwise the
+        // next one would read all that storing this one has written.
         let complete = is_whole || changes.last_commit_end() >= begun.flush;
         let through = if complete {
             changes.last_commit_end().max(begun.flush)
@@ -183,9 +184,9 @@ enum Move {
     None,
 }
 
-/// Stores what fits one write, in one round trip: the write, which either updates the checkpoint too or
-/// does nothing; the end of the transaction; and the slot's advance, which does nothing unless the
-/// checkpoint was updated.
+/// Stores what fits one write, in one round trip: the write, which either updates the checkpoint
+/// too or does nothing; the end of the transaction; and the slot's advance, which does nothing
+/// unless the checkpoint was updated.
 async fn store_at_once<S: Stream>(
     connection: &mut Connection<S>,
     config: &CycleConfig,
@@ -279,8 +280,8 @@ async fn store_backlog<S: Stream, C: Connector<Stream = S>>(
     }))
 }
 
-/// Traffic outside the publication moves the WAL on, and a slot that stays behind retains all of it.
-/// But updating the checkpoint writes WAL itself, so small steps are not worth it.
+/// Traffic outside the publication moves the WAL on, and a slot that stays behind retains all of
+/// it. But updating the checkpoint writes WAL itself, so small steps are not worth it.
 fn idle_advance_is_due(cycle: &CycleState, through: Lsn) -> bool {
     let behind = through.bytes_since(cycle.checkpoint.lsn);
     let has_waited = clock::has_elapsed(cycle.advanced_at, IDLE_ADVANCE_AFTER);

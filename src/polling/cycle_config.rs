@@ -9,7 +9,8 @@ pub struct CycleConfig {
     pub slot: String,
     /// The publication.
     pub publication: String,
-    /// About how many changes one peek returns. A transaction is never split, so it may return more.
+    /// About how many changes one peek returns. A transaction is never split, so it may return
+    /// more.
     pub max_changes: u32,
     /// The maximum number of bytes that are read of one row's message; the rest is cut off.
     pub max_row_bytes: u32,

@@ -5,8 +5,8 @@ use crate::clock;
 use crate::lsn::Lsn;
 use crate::state::Checkpoint;
 
-/// The state that the cycles of one feed share. It is lost with the object, and is then read from the
-/// database again.
+/// The state that the cycles of one feed share. It is lost with the object, and is then read from
+/// the database again.
 #[derive(Debug)]
 pub struct CycleState {
     /// How far changes are stored, as last seen. Another reader of the slot may have stored more.
@@ -14,8 +14,8 @@ pub struct CycleState {
     /// The schema of the system's own tables, which are never captured.
     pub own_schema: String,
     /// From this id on, `json` and `jsonb` documents are stored as strings of their text, since
-    /// Postgres has refused one of them as `jsonb`. Cleared once they are stored. A caller that resumes
-    /// after an error must pass it on; otherwise the next cycle fails in the same way.
+    /// Postgres has refused one of them as `jsonb`. Cleared once they are stored. A caller that
+    /// resumes after an error must pass it on; otherwise the next cycle fails in the same way.
     pub documents_as_text_from: Option<i64>,
     /// The role may log snapshots of the running transactions, which keep decoding short.
     pub may_log_snapshots: bool,
@@ -32,8 +32,8 @@ pub struct CycleState {
 }
 
 impl CycleState {
-    /// Starts from a checkpoint that `state::resume` has found intact. `own_schema` is the schema of
-    /// the system's own tables.
+    /// Starts from a checkpoint that `state::resume` has found intact. `own_schema` is the schema
+    /// of the system's own tables.
     pub fn new(checkpoint: Checkpoint, own_schema: String) -> Self {
         Self {
             checkpoint,

@@ -83,13 +83,14 @@ const MAX_FETCH_ROWS: u32 = 16_384;
 const COMMIT: u8 = b'C';
 const RELATION: u8 = b'R';
 
-/// The cursor is declared SCROLL, so that rows beyond the slice's bytes can be left and fetched again.
+/// The cursor is declared SCROLL, so that rows beyond the slice's bytes can be left and fetched
+/// again.
 ///
 /// Filtering rows by their LSN would lose changes: a row's LSN is where it was written, and a
-/// transaction that wrote earlier may commit later. Commits come in order, so everything up to the last
-/// stored commit is skipped. A join would not keep the order. Descriptions of relations are kept:
-/// pgoutput sends each once in a peek, for all the transactions that follow. The function must run
-/// only once: hence a materialised CTE that is scanned twice.
+/// transaction that wrote earlier may commit later. Commits come in order, so everything up to the
+/// last stored commit is skipped. A join would not keep the order. Descriptions of relations are
+/// kept: pgoutput sends each once in a peek, for all the transactions that follow. The function
+/// must run only once: hence a materialised CTE that is scanned twice.
 fn declare(filtered: bool) -> String {
     let peek = "pg_logical_slot_peek_binary_changes($1::name, NULL, $2::int4, \
                 'proto_version', '1', 'publication_names', $3::text)";
@@ -116,8 +117,8 @@ fn declare(filtered: bool) -> String {
 }
 
 impl QueuedPeek {
-    /// Queues the cursor and its first FETCH in the transaction that is open by then. The caller sends
-    /// them and reads the results of what it has queued before.
+    /// Queues the cursor and its first FETCH in the transaction that is open by then. The caller
+    /// sends them and reads the results of what it has queued before.
     pub(super) fn queue<S: Stream>(
         connection: &mut Connection<S>,
         request: PeekRequest<'_>,
@@ -164,8 +165,8 @@ impl QueuedPeek {
         first_slice
             .await
             .map_err(|cause| missing.explain(request, cause))?;
-        // From PostgreSQL 18 on, pgoutput skips changes whose publication did not exist when they were
-        // written, with nothing but a warning. Going on would lose them silently.
+        // From PostgreSQL 18 on, pgoutput skips changes whose publication did not exist when they
+        // were written, with nothing but a warning. Going on would lose them silently.
         let skipped = connection
             .take_notices()
             .find(|notice| notice.sqlstate() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
@@ -187,8 +188,8 @@ impl Peek {
         self.in_flight.is_some()
     }
 
-    /// Returns the slice that has arrived; `None` after the last. Before it is called again, the next
-    /// slice must be asked for with [`Self::queue_next`] and awaited with [`Self::receive`].
+    /// Returns the slice that has arrived; `None` after the last. Before it is called again, the
+    /// next slice must be asked for with [`Self::queue_next`] and awaited with [`Self::receive`].
     pub(super) fn take(&mut self) -> Option<Slice> {
         self.returned_row = self.received_row;
         self.buffered.take()
@@ -216,8 +217,8 @@ impl Peek {
         Ok(())
     }
 
-    /// Waits for the slice in flight, if there is one. Rows beyond its bytes are not kept but fetched
-    /// again later, so that memory is bounded whatever the size of the rows.
+    /// Waits for the slice in flight, if there is one. Rows beyond its bytes are not kept but
+    /// fetched again later, so that memory is bounded whatever the size of the rows.
     pub(super) async fn receive<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
@@ -257,8 +258,8 @@ impl Peek {
         Ok(())
     }
 
-    /// Scans ahead for the commit of the transaction `xid`, which the slice that was returned last ends
-    /// in, and returns the end LSN of its record. No FETCH may be in flight.
+    /// Scans ahead for the commit of the transaction `xid`, which the slice that was returned last
+    /// ends in, and returns the end LSN of its record. No FETCH may be in flight.
     ///
     /// Fails with [`Category::Decode`] if the peek ends within the transaction.
     pub(super) async fn find_commit<S: Stream>(
@@ -326,8 +327,8 @@ impl Missing {
         error.with_sqlstate(state.as_str()).with_source(cause)
     }
 
-    /// Also if the publication exists again: decoding sees the catalogue as it was when a change was
-    /// written.
+    /// Also if the publication exists again: decoding sees the catalogue as it was when a change
+    /// was written.
     fn publication_gap(self, request: PeekRequest<'_>) -> Error {
         let publication = request.publication;
         let (code, message) = if self.publication {

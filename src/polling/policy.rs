@@ -1,5 +1,5 @@
-//! How the feed reacts to an error. A table apart from the errors themselves, driven by category and
-//! SQLSTATE, never by the text of a message.
+//! How the feed reacts to an error. A table apart from the errors themselves, driven by category
+//! and SQLSTATE, never by the text of a message.
 
 use std::time::Duration;
 
@@ -47,8 +47,8 @@ pub fn policy(error: &Error) -> Policy {
 const FIRST: Duration = Duration::from_millis(500);
 const CAP: Duration = Duration::from_mins(1);
 
-/// The pause after the `failures`th failure in a row (counted from 1), at most a minute. `jitter`, from
-/// 0 to 1, spreads the pauses of many feeds over the upper half of that.
+/// The pause after the `failures`th failure in a row (counted from 1), at most a minute. `jitter`,
+/// from 0 to 1, spreads the pauses of many feeds over the upper half of that.
 pub fn backoff(failures: u32, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let full = FIRST.saturating_mul(1 << doublings).min(CAP);

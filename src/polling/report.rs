@@ -30,8 +30,8 @@ pub struct Report {
     /// The slot could not be advanced. Harmless: the next cycle tries again. Set by
     /// [`PendingAdvance::finish`].
     pub advance_error: Option<Error>,
-    /// No snapshot of the running transactions could be logged. Harmless: it is not tried again. Set by
-    /// [`PendingAdvance::finish`].
+    /// No snapshot of the running transactions could be logged. Harmless: it is not tried again.
+    /// Set by [`PendingAdvance::finish`].
     pub snapshot_error: Option<Error>,
 }
 
@@ -50,8 +50,8 @@ pub struct Phases {
     pub advance: u64,
 }
 
-/// The statements that were sent after a cycle's COMMIT and have not been answered: the slot's advance
-/// and the logging of a snapshot. The caller may notify clients meanwhile, but must call
+/// The statements that were sent after a cycle's COMMIT and have not been answered: the slot's
+/// advance and the logging of a snapshot. The caller may notify clients meanwhile, but must call
 /// [`finish`](Self::finish) before it uses the connection for anything else.
 #[must_use = "the connection cannot be used before the advance has finished"]
 #[derive(Debug, Default)]

@@ -1,22 +1,23 @@
 //! Snapshots of the running transactions, which keep decoding short.
 //!
-//! Every peek and every advance reads the WAL from the slot's `restart_lsn` on, which moves no further
-//! than to the last such snapshot in the WAL (PostgreSQL source, `SnapBuildProcessRunningXacts`).
-//! Postgres logs one every 15 seconds: on a busy server, a peek that returns one change may first read
-//! a hundred megabytes. A role that has the right to can log them more often.
+//! Every peek and every advance reads the WAL from the slot's `restart_lsn` on, which moves no
+//! further than to the last such snapshot in the WAL (PostgreSQL source,
+//! `SnapBuildProcessRunningXacts`). Postgres logs one every 15 seconds: on a busy server, a peek
+//! that returns one change may first read a hundred megabytes. A role that has the right to can log
+//! them more often.
 
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::pipeline::Queued;
 use crate::postgres::{Connection, Stream};
 
-/// Reading this much takes Postgres about three milliseconds. More snapshots would not pay: for each
-/// one that it reads, Postgres writes a small file to disk.
+/// Reading this much takes Postgres about three milliseconds. More snapshots would not pay: for
+/// each one that it reads, Postgres writes a small file to disk.
 const SNAPSHOT_EVERY_BYTES: u64 = 512 << 10;
 
 /// Whether logging a snapshot helps. It does not while a transaction that stays open holds
-/// `restart_lsn` back, so the more there is to read, the fewer are logged. `logged` is the flush LSN
-/// when the last one was logged.
+/// `restart_lsn` back, so the more there is to read, the fewer are logged. `logged` is the flush
+/// LSN when the last one was logged.
 pub(super) fn snapshot_is_due(flush: Lsn, restart: Lsn, logged: Lsn) -> bool {
     let read = flush.bytes_since(restart);
     flush.bytes_since(logged.max(restart)) >= SNAPSHOT_EVERY_BYTES.max(read / 2)

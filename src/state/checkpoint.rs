@@ -1,5 +1,5 @@
-//! The checkpoint row: how far a slot's changes are stored. Its lock makes two readers of one slot take
-//! turns.
+//! The checkpoint row: how far a slot's changes are stored. Its lock makes two readers of one slot
+//! take turns.
 
 use super::server::Server;
 use crate::error::Result;
@@ -45,8 +45,8 @@ impl Checkpoint {
         row.as_ref().map(Self::from_row).transpose()
     }
 
-    /// Another slot whose changes are in the same history, if there is one. Two feeds in one history
-    /// would assign the same ids.
+    /// Another slot whose changes are in the same history, if there is one. Two feeds in one
+    /// history would assign the same ids.
     pub(super) async fn other_slot<S: Stream>(
         connection: &mut Connection<S>,
         slot: &str,
@@ -59,8 +59,9 @@ impl Checkpoint {
         Ok(row.map(|row| row.get(0)).transpose()?)
     }
 
-    /// Writes the first checkpoint of a slot. Its epoch is above that of any history that an earlier
-    /// slot has left, and above `known_epoch`, the last one that the object knows (0: none).
+    /// Writes the first checkpoint of a slot. Its epoch is above that of any history that an
+    /// earlier slot has left, and above `known_epoch`, the last one that the object knows (0:
+    /// none).
     pub(super) async fn insert<S: Stream>(
         connection: &mut Connection<S>,
         slot: &str,

@@ -7,16 +7,16 @@ use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Stream};
 
-/// Keeps concurrent initialisations apart. The lock is held to the end of the transaction, so that it
-/// also works through a pooler in transaction mode. The number is arbitrary and used by this system
-/// only.
+/// Keeps concurrent initialisations apart. The lock is held to the end of the transaction, so that
+/// it also works through a pooler in transaction mode. The number is arbitrary and used by this
+/// system only.
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8316547412953021)";
 
 /// Checks the server, applies migrations, and checks or creates the publication, the slot and the
 /// checkpoint.
 ///
-/// Each error names what is missing and the SQL that fixes it. What existed is left as it was. After an
-/// error the connection must be dropped: its transaction is still open.
+/// Each error names what is missing and the SQL that fixes it. What existed is left as it was.
+/// After an error the connection must be dropped: its transaction is still open.
 pub async fn initialize<S: Stream>(
     connection: &mut Connection<S>,
     config: &ReplicationConfig,
@@ -24,8 +24,8 @@ pub async fn initialize<S: Stream>(
     initialize_after_epoch(connection, config, 0).await
 }
 
-/// As [`initialize`], for a feed that was in `known_epoch` before. If its checkpoint has to be created
-/// again, as for another slot, changes may be missing in between, so the new epoch is above
+/// As [`initialize`], for a feed that was in `known_epoch` before. If its checkpoint has to be
+/// created again, as for another slot, changes may be missing in between, so the new epoch is above
 /// `known_epoch`.
 pub async fn initialize_after_epoch<S: Stream>(
     connection: &mut Connection<S>,
@@ -50,8 +50,8 @@ pub async fn initialize_after_epoch<S: Stream>(
     Ok(())
 }
 
-/// Checks or creates the slot and the checkpoint. Postgres creates no slot in a transaction that has
-/// written, so the caller's has only locked.
+/// Checks or creates the slot and the checkpoint. Postgres creates no slot in a transaction that
+/// has written, so the caller's has only locked.
 ///
 /// If a checkpoint exists, a missing slot is not created here: changes may have been missed, which
 /// `resume` must assess and report.

@@ -1,5 +1,5 @@
-//! The schema of the system's own tables: `migrations/*.sql`, which are embedded. Each is applied once
-//! and in order, all in the caller's transaction.
+//! The schema of the system's own tables: `migrations/*.sql`, which are embedded. Each is applied
+//! once and in order, all in the caller's transaction.
 
 use super::OWN_TABLES;
 use crate::error::{Category, Error, Result};
@@ -31,8 +31,9 @@ CREATE TABLE replication_migration (\
 version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
 applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW())";
 
-/// Applies the migrations that were never applied, and those of tables that have been dropped since.
-/// The caller holds the transaction and the lock that keeps concurrent initialisations apart.
+/// Applies the migrations that were never applied, and those of tables that have been dropped
+/// since. The caller holds the transaction and the lock that keeps concurrent initialisations
+/// apart.
 ///
 /// Fails with `schema_too_new` if the database has migrations that this build does not know.
 pub(super) async fn apply<S: Stream>(connection: &mut Connection<S>) -> Result<()> {

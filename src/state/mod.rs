@@ -6,8 +6,8 @@
 //! each start -> resume:     checkpoint, slot, server -> Continuity -> advance | new epoch | halt
 //! ```
 //!
-//! Postgres is the source of truth. The object's storage has a copy for `/status` and to detect that the
-//! database went back in time.
+//! Postgres is the source of truth. The object's storage has a copy for `/status` and to detect
+//! that the database went back in time.
 
 mod access;
 mod checkpoint;

@@ -1,5 +1,5 @@
-//! Assesses whether the slot still has every change since the checkpoint. If not, a new epoch begins:
-//! a gap is never hidden.
+//! Assesses whether the slot still has every change since the checkpoint. If not, a new epoch
+//! begins: a gap is never hidden.
 
 use super::checkpoint::Checkpoint;
 use super::initialize::LOCK;
@@ -26,7 +26,8 @@ pub struct DatabaseState {
 pub enum Continuity {
     /// They can.
     Intact,
-    /// They can, but the slot lags behind the checkpoint, as after a crash between COMMIT and advance.
+    /// They can, but the slot lags behind the checkpoint, as after a crash between COMMIT and
+    /// advance.
     Unconsumed,
     /// They cannot: changes were missed, or may have been.
     Broken(Discontinuity),
@@ -101,7 +102,8 @@ pub async fn read_database_state<S: Stream>(
     slot: &str,
 ) -> Result<DatabaseState> {
     // The slot is read before the checkpoint: if another reader stores and advances in between, the
-    // checkpoint seems to be ahead of the slot, which is harmless. The reverse would look like a gap.
+    // checkpoint seems to be ahead of the slot, which is harmless. The reverse would look like a
+    // gap.
     let slot_state = slot::read(connection, slot).await?;
     let checkpoint = Checkpoint::read(connection, slot).await;
     let checkpoint = checkpoint.map_err(explain_missing_table)?.ok_or_else(|| {
@@ -129,8 +131,8 @@ fn explain_missing_table(error: Error) -> Error {
     }
 }
 
-/// No change is skipped: the slot stays where it is. But the history that was kept is gone, so clients
-/// that had not read it are told to reset.
+/// No change is skipped: the slot stays where it is. But the history that was kept is gone, so
+/// clients that had not read it are told to reset.
 fn tables_missing() -> Error {
     let message = "the tables of the change feed were dropped";
     Error::new(Category::Configuration, "tables_missing", message).with_remedy(
@@ -148,15 +150,15 @@ pub struct Resumption<'a> {
     pub publication: &'a str,
     /// The last position that the object knows.
     pub last_known: Option<LastKnown>,
-    /// The last peek failed because the publication was missing. It may exist again by now, but what
-    /// was written without it can never be decoded.
+    /// The last peek failed because the publication was missing. It may exist again by now, but
+    /// what was written without it can never be decoded.
     pub publication_was_missing: bool,
     /// What to do when changes may have been missed.
     pub on_slot_lost: OnSlotLost,
 }
 
-/// Makes sure that changes can follow: advances a slot that lags behind the checkpoint. If changes may
-/// have been missed, begins a new epoch or fails, as `on_slot_lost` says.
+/// Makes sure that changes can follow: advances a slot that lags behind the checkpoint. If changes
+/// may have been missed, begins a new epoch or fails, as `on_slot_lost` says.
 ///
 /// Returns the state to go on from, and the discontinuity if there was one. Fails with
 /// [`Category::PublicationMissing`] while the publication does not exist.
@@ -192,8 +194,8 @@ pub async fn resume<S: Stream>(
 
 /// Replaces the slot and begins a new epoch.
 ///
-/// A crash in between is harmless: the next [`resume`] finds the new slot ahead of the checkpoint, and
-/// begins the epoch again.
+/// A crash in between is harmless: the next [`resume`] finds the new slot ahead of the checkpoint,
+/// and begins the epoch again.
 pub async fn begin_new_epoch<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,

@@ -28,7 +28,8 @@ pub struct Server {
 }
 
 // On RDS the right to replicate is a membership of the role, not an attribute. The timeline is read
-// from the name of the WAL file, since pg_control_checkpoint() shows a new one only after a checkpoint.
+// from the name of the WAL file, since pg_control_checkpoint() shows a new one only after a
+// checkpoint.
 const READ: &str = "\
 SELECT pg_is_in_recovery(), \
        (SELECT system_identifier::text FROM pg_control_system()), \
@@ -54,8 +55,8 @@ const OLDEST_VERSION: i32 = 150_000;
 impl Server {
     /// Reads the properties in one round trip.
     ///
-    /// Fails with [`Category::Configuration`] on a standby, or if there is no schema to create tables
-    /// in.
+    /// Fails with [`Category::Configuration`] on a standby, or if there is no schema to create
+    /// tables in.
     pub async fn read<S: Stream>(connection: &mut Connection<S>) -> Result<Self> {
         let row = connection.query_one(READ, &[]).await?;
         if row.get(0)? {

@@ -112,8 +112,8 @@ pub(super) async fn drop<S: Stream>(connection: &mut Connection<S>, slot: &str) 
 
 /// Advances the slot to the checkpoint, if the checkpoint has reached `to`.
 ///
-/// This has the same effect as `pg_logical_slot_get_changes` up to there, without running the output
-/// plugin again (PostgreSQL documentation, "Replication Management Functions").
+/// This has the same effect as `pg_logical_slot_get_changes` up to there, without running the
+/// output plugin again (PostgreSQL documentation, "Replication Management Functions").
 pub async fn advance<S: Stream>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()> {
     let advance = queue_advance(connection, slot, to)?;
     connection.send().await?;
@@ -123,9 +123,9 @@ pub async fn advance<S: Stream>(connection: &mut Connection<S>, slot: &str, to: 
 
 /// Queues what [`advance`] does.
 ///
-/// It may follow a COMMIT whose outcome is not known yet: unless the checkpoint has reached `to`, the
-/// slot stays where it is. It goes to the checkpoint, which never lags behind where any reader has
-/// advanced the slot; Postgres would refuse to go back.
+/// It may follow a COMMIT whose outcome is not known yet: unless the checkpoint has reached `to`,
+/// the slot stays where it is. It goes to the checkpoint, which never lags behind where any reader
+/// has advanced the slot; Postgres would refuse to go back.
 pub fn queue_advance<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,

@@ -1,5 +1,5 @@
-//! Connects to the database and logs in: through the binding `HYPERDRIVE` if there is one, otherwise
-//! over a direct TCP socket to the host in the secret `DATABASE_URL`. Never both.
+//! Connects to the database and logs in: through the binding `HYPERDRIVE` if there is one,
+//! otherwise over a direct TCP socket to the host in the secret `DATABASE_URL`. Never both.
 
 use std::io;
 use std::time::Duration;
@@ -27,7 +27,8 @@ const LIMITS: Limits = Limits {
     connect_timeout: CONNECT_TIMEOUT,
     // Hyperdrive ends a statement after 60 seconds: there is no point in waiting longer.
     read_timeout: Duration::from_secs(65),
-    // A row cut at 16 MiB, the highest limit that can be configured, and the lengths of its columns.
+    // A row cut at 16 MiB, the highest limit that can be configured, and the lengths of its
+    // columns.
     max_message_bytes: 17 << 20,
     max_result_bytes: 8 << 20,
 };
@@ -47,7 +48,8 @@ pub(crate) async fn connect(env: &Env) -> Result<Database> {
         let socket = hyperdrive
             .connect()
             .map_err(|cause| unreachable_database(failed(cause)))?;
-        // Hyperdrive speaks TLS to the database, and the path to Hyperdrive never leaves the machine.
+        // Hyperdrive speaks TLS to the database, and the path to Hyperdrive never leaves the
+        // machine.
         let socket = open(socket, unreachable_database).await?;
         return Ok(Connection::connect(socket, &login, LIMITS).await?);
     }
@@ -109,8 +111,8 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
     match negotiate_tls(socket, url.ssl_mode, CONNECT_TIMEOUT).await? {
         Negotiated::Plain(socket) => Ok(socket),
         Negotiated::Tls(socket) => {
-            // Plaintext that arrived before the handshake must never be read as the server's, as libpq
-            // once did (CVE-2021-23222).
+            // Plaintext that arrived before the handshake must never be read as the server's, as
+            // libpq once did (CVE-2021-23222).
             let unread = socket.unread();
             if unread > 0 {
                 let cause = ProtocolError::BeforeTls(unread);
@@ -158,8 +160,8 @@ fn unreachable_database(cause: io::Error) -> Error {
     .with_source(cause)
 }
 
-/// The platform verifies every certificate, whatever the sslmode: against the authorities that browsers
-/// trust, and for the host's name.
+/// The platform verifies every certificate, whatever the sslmode: against the authorities that
+/// browsers trust, and for the host's name.
 fn tls_failed(cause: io::Error) -> Error {
     let message = format!("TLS with the database failed: {cause}");
     Error::new(Category::Connection, "tls_failed", message)

@@ -1,5 +1,5 @@
-//! Structured logs, one line of JSON for each event. They contain neither row values nor credentials,
-//! since an [`Error`] contains neither.
+//! Structured logs, one line of JSON for each event. They contain neither row values nor
+//! credentials, since an [`Error`] contains neither.
 
 use std::error::Error as _;
 

@@ -1,8 +1,8 @@
 //! A TCP socket of the platform as `AsyncRead` and `AsyncWrite`.
 //!
-//! It reads through a BYOB reader ("bring your own buffer"; Streams standard, section 4.5), to which
-//! one large buffer is passed back and forth: a read returns all that has arrived, instead of the 4 KiB
-//! of a default reader. The socket keeps one reader and one writer for its whole life.
+//! It reads through a BYOB reader ("bring your own buffer"; Streams standard, section 4.5), to
+//! which one large buffer is passed back and forth: a read returns all that has arrived, instead of
+//! the 4 KiB of a default reader. The socket keeps one reader and one writer for its whole life.
 
 use std::io;
 use std::pin::Pin;
@@ -112,9 +112,9 @@ impl Drop for Socket {
     }
 }
 
-/// Closes the socket without waiting. The outcome of the promises does not matter, since a socket that
-/// does not close cleanly is gone all the same. They are awaited only because an unhandled rejection
-/// would be reported.
+/// Closes the socket without waiting. The outcome of the promises does not matter, since a socket
+/// that does not close cleanly is gone all the same. They are awaited only because an unhandled
+/// rejection would be reported.
 fn close(socket: &worker_sys::Socket) {
     if let Ok(closing) = socket.close() {
         wasm_bindgen_futures::spawn_local(async move {

@@ -47,7 +47,8 @@ impl Storage {
             .and_then(|row| serde_json::from_str(&row.value).ok()))
     }
 
-    /// The values of all keys that begin with `prefix`, except those that do not deserialise as a `T`.
+    /// The values of all keys that begin with `prefix`, except those that do not deserialise as a
+    /// `T`.
     pub(crate) fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>> {
         let select = "SELECT value FROM feed WHERE substr(key, 1, length(?1)) = ?1 ORDER BY key";
         let rows = self
