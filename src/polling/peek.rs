@@ -340,9 +340,9 @@ impl Missing {
             ("publication_gap", message)
         };
         Error::new(Category::PublicationMissing, code, message).with_remedy(format!(
-            "if the publication does not exist, run CREATE PUBLICATION {} FOR TABLE ...; changes that \
-             were written without it can no longer be read, so the feed goes on with a new epoch, in \
-             which every client reloads",
+            "if the publication does not exist, run CREATE PUBLICATION {} FOR TABLE ...; changes \
+             that were written without it can no longer be read, so the feed goes on with a new \
+             epoch, in which every client reloads",
             escape_identifier(publication)
         ))
     }
