@@ -22,8 +22,6 @@ pub enum Outcome {
     Idle,
     /// There is more to store than one event has time for: go on at once.
     Unfinished,
-    /// Everything is stored, but not every client has received it: go on at once.
-    Undelivered,
     /// The number of failures in a row (counted from 1).
     Failed(u32),
 }
@@ -48,7 +46,7 @@ impl Pace {
         jitter: f64,
     ) -> Next {
         match outcome {
-            Outcome::Unfinished | Outcome::Undelivered => Next::Poll(Duration::ZERO),
+            Outcome::Unfinished => Next::Poll(Duration::ZERO),
             Outcome::Failed(failures) => Next::Poll(backoff(failures, jitter)),
             Outcome::Changed | Outcome::Idle if !has_clients => {
                 self.interval = None;
@@ -114,15 +112,6 @@ mod tests {
         let mut pace = Pace::default();
         assert_eq!(
             next(&mut pace, Outcome::Unfinished, false),
-            Next::Poll(Duration::ZERO)
-        );
-    }
-
-    #[test]
-    fn a_drain_that_not_every_client_has_received_goes_on_at_once() {
-        let mut pace = Pace::default();
-        assert_eq!(
-            next(&mut pace, Outcome::Undelivered, true),
             Next::Poll(Duration::ZERO)
         );
     }

@@ -170,8 +170,8 @@ impl Runtime {
         let mut changed = false;
         let mut expect = std::mem::take(&mut self.memory.borrow_mut().expect);
         let outcome = loop {
-            let further = DatabaseConnector(&self.env);
-            let polled = polling::run(connection, &further, &feed, &mut cycle, expect).await;
+            let connector = DatabaseConnector(&self.env);
+            let polled = polling::run(connection, &connector, &feed, &mut cycle, expect).await;
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
             let (mut report, advance) = polled?;
             changed |= report.stored > 0;
@@ -189,7 +189,6 @@ impl Runtime {
                 // It has cost the connection, but nothing of what was stored.
                 *connection = database::connect(&self.env).await?;
             }
-            let elapsed = clock::now_ms().saturating_sub(started);
             if report.complete {
                 break if changed {
                     Outcome::Changed
@@ -197,7 +196,7 @@ impl Runtime {
                     Outcome::Idle
                 };
             }
-            if u128::from(elapsed) > RUN_LIMIT.as_millis() || self.jobs.must_yield() {
+            if clock::has_elapsed(started, RUN_LIMIT) || self.jobs.must_yield() {
                 break Outcome::Unfinished;
             }
             expect = Expect::Changes;

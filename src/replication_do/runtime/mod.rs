@@ -28,7 +28,7 @@ use super::health::{Health, Position, SlotHealth};
 use super::hub::{Answered, Hub};
 use super::job_queue::JobQueue;
 use crate::config::ReplicationConfig;
-use crate::error::{Category, Error};
+use crate::error::Error;
 use crate::polling::{CycleState, Expect, Pace, Phases};
 use crate::workers::database::Database;
 use crate::workers::log;
@@ -131,10 +131,5 @@ impl Runtime {
 }
 
 pub(super) fn not_initialized() -> Error {
-    Error::new(
-        Category::Configuration,
-        "not_initialized",
-        "the feed is not initialised",
-    )
-    .with_remedy("call POST /init")
+    Error::not_initialized("the feed is not initialised")
 }
