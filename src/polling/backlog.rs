@@ -110,15 +110,13 @@ impl<'a, S: Stream> ReaderWriter<'a, S> {
                 .await?;
             self.write(cycle, peek, changes).await?;
         }
-        changes
-            .await_writes(self.writer(), cycle, 0)
-            .await
-            .map(|()| true)
+        changes.await_writes(self.writer(), cycle, 0).await?;
+        Ok(true)
     }
 
-    /// Writes what `changes` holds. At most one write stays in flight, so that Postgres never waits
-    /// for this side, and memory stays bounded. A single connection answers in order, so there is
-    /// nothing to gain from leaving one in flight.
+    /// Writes what `changes` holds. One write may stay in flight, so that Postgres never waits for
+    /// this side while memory stays bounded. Over a single connection none does: the peek needs it
+    /// for lookups, and it answers in order anyway, the slice in flight before the write.
     async fn write(
         &mut self,
         cycle: &mut CycleState,

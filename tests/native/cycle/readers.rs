@@ -64,13 +64,13 @@ async fn two_readers_of_one_slot_lose_and_duplicate_nothing(version: Version) {
             client.batch_execute(insert).await.unwrap();
         }
     };
-    let reading = async {
+    let reading = Box::pin(async {
         tokio::join!(
             writing,
             read_through(&feed, 5_000),
             read_through(&feed, 5_000)
         )
-    };
+    });
     let ((), first, second) = tokio::time::timeout(PATIENCE * 2, reading)
         .await
         .expect("the readers block each other");
