@@ -146,7 +146,14 @@ impl<S: Sink> Consumer<S> {
     /// The connection or the registration has ended.
     pub fn leave(&self) {
         self.is_gone.set(true);
+        self.wait_for_bytes(0);
         self.update_share();
+    }
+
+    /// The budget has refused a frame of this many bytes; 0: the consumer waits no longer.
+    fn wait_for_bytes(&self, bytes: u64) {
+        let before = self.refused_bytes.replace(bytes);
+        self.budget.update_waiting(before > 0, bytes > 0);
     }
 
     /// The registration lasts until `expires_at`, in milliseconds since 1970.
@@ -221,7 +228,7 @@ impl<S: Sink> Consumer<S> {
             Ok(()) => {
                 self.binding.set(Binding::Due);
                 self.reading.set(Reading::default());
-                self.refused_bytes.set(0);
+                self.wait_for_bytes(0);
                 Heard::Subscribed
             }
             Err(error) => self.refuse_position(&error.to_string()),
@@ -465,10 +472,10 @@ impl<S: Sink> Consumer<S> {
             return false;
         }
         if unacknowledged.is_none_or(|sent| self.budget.allows(sent, bytes)) {
-            self.refused_bytes.set(0);
+            self.wait_for_bytes(0);
             return true;
         }
-        self.refused_bytes.set(bytes);
+        self.wait_for_bytes(bytes.max(1));
         self.change(|state| state.cursor.fall_behind());
         if self.must_reconnect() && unacknowledged.is_some_and(|sent| sent > 0) {
             self.disconnect(Disconnect::Unacknowledged);
@@ -615,5 +622,7 @@ fn accept(cursor: &mut Cursor, answers: &mut Answers, outstanding: Outstanding, 
 impl<S> Drop for Consumer<S> {
     fn drop(&mut self) {
         self.budget.update(self.share.get(), 0);
+        self.budget
+            .update_waiting(self.refused_bytes.get() > 0, false);
     }
 }

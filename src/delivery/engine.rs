@@ -131,7 +131,7 @@ impl<S: Sink> Engine<S> {
         let heard = consumer.on_message(text, &self.views, now, check);
         if heard == Heard::Acknowledged {
             self.serve(std::slice::from_ref(consumer), now);
-            if self.has_waiting() {
+            if self.budget.has_waiting() {
                 // What was acknowledged may be room for another consumer.
                 return true;
             }
@@ -152,6 +152,15 @@ impl<S: Sink> Engine<S> {
             consumer.leave();
         }
         self.serve_from_memory(now);
+    }
+
+    /// A consumer wants nothing more. True when another one may have waited for its room.
+    pub fn remove(&self, number: u64) -> bool {
+        if let Some(consumer) = self.consumers.find(number) {
+            consumer.leave();
+            self.consumers.remove(number);
+        }
+        self.budget.has_waiting()
     }
 
     // Schemas.
@@ -431,8 +440,14 @@ impl<S: Sink> Engine<S> {
             reading.succeeded(page.next_changes, page.is_range_read, took);
             member.set_reading(reading);
         }
+        let head = self.head().filter(|head| head.epoch == extent.epoch);
+        let Some(head) = head else {
+            // Another epoch has begun meanwhile: the cursors say so the next time.
+            return Ok(());
+        };
         let extent = Extent {
-            oldest: page.oldest.min(extent.head.saturating_add(1)),
+            oldest: page.oldest.min(head.id.saturating_add(1)),
+            head: head.id,
             ..extent
         };
         self.oldest.set(Some(extent.oldest));
@@ -496,16 +511,12 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    fn has_waiting(&self) -> bool {
-        let consumers = self.consumers.all();
-        consumers
-            .iter()
-            .any(|consumer| consumer.waits_for_bytes().is_some())
-    }
-
     /// Ends the connections that hold the shared budget without acknowledging anything, when another
     /// consumer waits for it. They connect again with their positions.
     fn reclaim(&self, now: u64) {
+        if !self.budget.has_waiting() {
+            return;
+        }
         let consumers = self.consumers.all();
         let waiting = consumers
             .iter()

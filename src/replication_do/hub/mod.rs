@@ -317,10 +317,7 @@ impl Hub {
 
     /// A consumer wants nothing more.
     pub(super) fn forget(&self, number: u64) {
-        if let Some(consumer) = self.engine.consumers().find(number) {
-            consumer.leave();
-        }
-        self.engine.serve_from_memory(clock::now_ms());
+        self.engine.remove(number);
     }
 
     /// Registers a Sync Durable Object, or renews its registration. A mistake names its field.

@@ -25,6 +25,8 @@ use crate::workers::log;
 const LINGER: Duration = Duration::from_secs(5);
 /// A run ends after this time and starts again in another event.
 const RUN_LIMIT: Duration = Duration::from_mins(1);
+/// The longest timer.
+const LONGEST_TIMER_MS: u64 = 10_000;
 
 /// The task.
 #[derive(Debug, Default)]
@@ -176,6 +178,10 @@ impl Runtime {
     }
 
     fn wake_delivery_at(self: &Rc<Self>, at: u64) {
+        // A timer keeps the object in memory. What is due later is due at some poll.
+        if at > clock::now_ms().saturating_add(LONGEST_TIMER_MS) {
+            return;
+        }
         if self.delivery.wakes_at.get().is_some_and(|set| set <= at) {
             return;
         }
