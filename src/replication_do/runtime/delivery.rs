@@ -88,8 +88,7 @@ impl Runtime {
     }
 
     fn has_time(&self, started: u64) -> bool {
-        let elapsed = clock::now_ms().saturating_sub(started);
-        u128::from(elapsed) < RUN_LIMIT.as_millis()
+        !clock::has_elapsed(started, RUN_LIMIT)
     }
 
     /// What there is to do. While the database cannot be reached nothing is, before its next try.
@@ -200,8 +199,8 @@ impl Runtime {
 
     async fn close_delivery_soon(&self) {
         clock::sleep(LINGER).await;
-        let unused = clock::now_ms().saturating_sub(self.delivery.used_at.get());
-        if self.delivery.is_running.get() || u128::from(unused) < LINGER.as_millis() {
+        let is_unused = clock::has_elapsed(self.delivery.used_at.get(), LINGER);
+        if self.delivery.is_running.get() || !is_unused {
             return;
         }
         let connection = self.delivery.connection.take();
