@@ -25,10 +25,10 @@ export interface Course {
 /** A try that did not lead to an open connection. */
 export const neverOpened: Course = { lastedMs: 0, broughtNews: false, code: undefined };
 
-/** Going away, lost without a close frame, restarted: what clients see of a deploy. They all see it at the same moment. */
+/** Going away, lost without a close frame, restarted. This is how a deploy looks to a client, and to all clients at the same moment. */
 const cutOffCodes = new Set<number | undefined>([1001, 1006, 1012]);
 
-/** The server has sent all that it sends without an acknowledgement. There is more, and it may be fetched at once. */
+/** The server has sent as much as it sends without an acknowledgement. The client may connect again at once. */
 const unacknowledgedCode = 4002;
 
 /** Counts the failures in a row and spaces the tries accordingly. */
@@ -60,7 +60,7 @@ export class Pacer {
   }
 }
 
-/** Waits; shorter when the signal is aborted. */
+/** Waits, until the signal is aborted at the latest. */
 export function pause(ms: number, stop: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (stop.aborted) return resolve();
