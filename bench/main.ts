@@ -38,11 +38,12 @@ const benchmarks: Record<string, (environment: Environment) => Promise<Report>> 
 await main(async () => {
   const requested = process.argv.slice(2);
   const unknown = requested.find((name) => !(name in benchmarks));
-  if (unknown !== undefined)
+  if (unknown !== undefined) {
     throw new Failure(
       `There is no benchmark "${unknown}".`,
       `The benchmarks are ${Object.keys(benchmarks).join(", ")}; without a name, all of them run.`,
     );
+  }
   await buildWorker();
   const psql = await psqlPath();
   const scratch = join(root, ".postgres", `bench-${process.pid}`);

@@ -125,8 +125,9 @@ async function startWorker(running: Running, database: string, port: number): Pr
   };
   while (!(await answers())) {
     if (running.stopping) return;
-    if (wrangler.exitCode !== null)
+    if (wrangler.exitCode !== null) {
       throw new Failure(`wrangler dev ended:\n${held.join("\n")}`, "Fix what it reports above, then run the command again.");
+    }
     await delay(100);
   }
   held = undefined;
@@ -178,11 +179,12 @@ ${first}  npm run tail                    follows the feed; in a third, change a
 
 await main(async () => {
   const other = findInstance();
-  if (other !== undefined)
+  if (other !== undefined) {
     throw new Failure(
       `\`npm run dev\` is already running, as process ${other.pid}, at ${other.url}.`,
       "Use that one, or stop it with Ctrl-C first.",
     );
+  }
   const running = new Running();
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {

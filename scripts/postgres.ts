@@ -267,8 +267,9 @@ async function preparedDataDir(wanted: string, binDir: string, user: ServerUser)
       ],
       { ...user, cwd: "/" },
     );
-    if (made.code !== 0)
+    if (made.code !== 0) {
       throw new Failure(`initdb failed:\n${made.stderr.trim()}`, `Look at ${dataDir}: it must be writable and have about 60 MB of room.`);
+    }
   } finally {
     rmSync(passwordFile, { force: true });
   }

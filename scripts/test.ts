@@ -44,11 +44,12 @@ function versionsOnDemand(): PostgresVersion[] {
   const asked = (process.env["TEST_POSTGRES_VERSIONS"] ?? "").split(",").filter((text) => text.trim() !== "");
   return asked.map((text) => {
     const version = ([16, 17] as const).find((known) => known === Number(text));
-    if (version === undefined)
+    if (version === undefined) {
       throw new Failure(
         `TEST_POSTGRES_VERSIONS names "${text}".`,
         "It takes 16, 17 or both, separated by a comma; 18 and 15 are always tested.",
       );
+    }
     return version;
   });
 }
@@ -214,8 +215,9 @@ async function servers(versions: PostgresVersion[], env: NodeJS.ProcessEnv, star
 await main(async () => {
   const requested = process.argv.slice(2);
   const unknown = requested.find((part) => !parts.includes(part as Part));
-  if (unknown !== undefined)
+  if (unknown !== undefined) {
     throw new Failure(`There is no part "${unknown}".`, `The parts are ${parts.join(", ")}; without one, all of them run.`);
+  }
   const onDemand = versionsOnDemand();
   const wanted = new Set<string>(requested.length === 0 ? parts : requested);
   const env: NodeJS.ProcessEnv = {

@@ -8,22 +8,22 @@ export interface Backoff {
   maxMs: number;
   /** The first pause after a healthy connection was cut off, as a deploy of the server cuts off every client at the same moment. */
   spreadMs: number;
-  /** A connection is healthy once it has lasted this long and has brought something. */
+  /** A connection is healthy if it has lasted this long and made progress. */
   healthyMs: number;
 }
 
-/** How a connection went, which decides what follows it. */
-export interface Course {
+/** How a connection went, which decides the pause after it. */
+export interface ConnectionStats {
   /** How long it was open. */
   lastedMs: number;
-  /** Whether it brought something new, or said that there is nothing new. */
-  broughtNews: boolean;
+  /** Whether it moved the feed forward, or said that the feed is up to date. */
+  madeProgress: boolean;
   /** Its close code; undefined where this side ended it, or where it never opened. */
   code: number | undefined;
 }
 
 /** A try that did not lead to an open connection. */
-export const neverOpened: Course = { lastedMs: 0, broughtNews: false, code: undefined };
+export const neverOpened: ConnectionStats = { lastedMs: 0, madeProgress: false, code: undefined };
 
 /** Going away, lost without a close frame, restarted. This is how a deploy looks to a client, and to all clients at the same moment. */
 const cutOffCodes = new Set<number | undefined>([1001, 1006, 1012]);
@@ -41,11 +41,11 @@ export class Pacer {
   }
 
   /** The pause after a connection that went like this, in milliseconds. */
-  pauseAfter({ lastedMs, broughtNews, code }: Course): number {
+  pauseAfter({ lastedMs, madeProgress, code }: ConnectionStats): number {
     const { firstMs, maxMs, spreadMs, healthyMs } = this.#backoff;
-    // A server that accepts a connection and drops it again is not healthy, whatever it says in between: only time
-    // tells. The exception is a close for missing acknowledgements, which a fast connection reaches sooner than that.
-    const isHealthy = broughtNews && (lastedMs >= healthyMs || code === unacknowledgedCode);
+    // A server that accepts connections and soon drops them is not healthy, whatever it sends in between. The exception is a
+    // close for missing acknowledgements, which may come sooner on a fast connection.
+    const isHealthy = madeProgress && (lastedMs >= healthyMs || code === unacknowledgedCode);
     if (isHealthy) this.reset();
     const bound = Math.min(maxMs, firstMs * 2 ** Math.min(this.#failures, 30));
     this.#failures += 1;

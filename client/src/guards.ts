@@ -120,8 +120,9 @@ function checkChange(change: unknown, path: string): void {
   const fields = members(change, path);
   // Ids are 64-bit on the server. One that a double rounds cannot be told from its neighbour.
   if (whole(fields, "id", path) < 1) throw new MalformedFrame(`${path}.id`, "must be positive");
-  if (!/^[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/.test(text(fields, "lsn", path)))
+  if (!/^[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/.test(text(fields, "lsn", path))) {
     throw new MalformedFrame(`${path}.lsn`, "must look like 0/16B3748");
+  }
   whole(fields, "epoch", path);
   if (fields["xid"] !== null) whole(fields, "xid", path);
   text(fields, "schema", path);
@@ -153,8 +154,9 @@ function text(fields: Members, name: string, path: string): string {
 
 function whole(fields: Members, name: string, path: string): number {
   const value = fields[name];
-  if (!Number.isSafeInteger(value) || (value as number) < 0)
+  if (!Number.isSafeInteger(value) || (value as number) < 0) {
     throw new MalformedFrame(inside(path, name), "must be a whole number that a double can hold exactly");
+  }
   return value as number;
 }
 
@@ -173,6 +175,7 @@ function list(fields: Members, name: string, path: string): unknown[] {
 }
 
 function names(fields: Members, name: string, path: string): void {
-  if (!list(fields, name, path).every((column) => typeof column === "string"))
+  if (!list(fields, name, path).every((column) => typeof column === "string")) {
     throw new MalformedFrame(inside(path, name), "must be a list of strings");
+  }
 }

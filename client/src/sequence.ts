@@ -42,8 +42,9 @@ export class Sequence {
     let last = start.id;
     for (const { id, epoch } of changes) {
       // Changes from earlier epochs keep their number, and ids continue from one epoch to the next.
-      if (epoch > start.epoch || id <= last || id > end.id)
+      if (epoch > start.epoch || id <= last || id > end.id) {
         return this.#gap(`change ${epoch}-${id} is out of order between ${from} and ${to}`);
+      }
       last = BigInt(id);
     }
     if (end.id <= here.id) return { kind: "known" };

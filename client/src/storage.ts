@@ -7,8 +7,9 @@ export interface PositionStorage {
   /** The position that was stored last; null or undefined if there is none. If it fails, the feed ends. */
   get(): Position | null | undefined | Promise<Position | null | undefined>;
   /**
-   * Keeps a position. The feed waits for it. If it fails, `onError` is told, the feed goes on, and the next commit calls it again with
-   * its own, later position. A `set` that also stores what the changes led to must therefore store everything since it last succeeded.
+   * Keeps a position. The feed waits for it. If it fails, the error goes to `onError`, the feed continues, and the next commit calls
+   * this with its own, later position. So a `set` that also stores what the changes led to must store everything since its last
+   * success.
    */
   set(position: Position): void | Promise<void>;
 }

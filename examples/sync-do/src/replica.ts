@@ -41,8 +41,9 @@ export class Replica {
 
   /** The kept changes after an id, oldest first, as JSON. */
   *changesAfter(id: number): Generator<string> {
-    for (const { change } of this.#storage.sql.exec<{ change: string }>("SELECT change FROM changes WHERE id > ? ORDER BY id", id))
+    for (const { change } of this.#storage.sql.exec<{ change: string }>("SELECT change FROM changes WHERE id > ? ORDER BY id", id)) {
       yield change;
+    }
   }
 
   /** Applies changes and moves the cursor, in one transaction. */

@@ -175,8 +175,9 @@ export class SyncDO extends DurableObject<Env> {
 
   /** Accepts a client. It speaks the protocol of the feed, so that the same library connects to both. */
   #connect(request: Request, query: URLSearchParams): Response {
-    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket")
+    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
       return problem(426, "upgrade_required", "this endpoint is a WebSocket: send Upgrade: websocket");
+    }
     const after = query.get("after");
     if (query.get("v") !== "1") return problem(400, "bad_field", "v: this server speaks version 1 only");
     if (after !== null && after !== "earliest" && !isPosition(after)) return problem(400, "bad_field", "after: not a position");
