@@ -27,6 +27,7 @@ pub mod clients;
 pub mod clock;
 pub mod config;
 mod cors;
+pub mod delivery;
 pub mod error;
 pub mod history;
 pub mod lsn;

@@ -11,7 +11,7 @@ mod prune;
 mod recent;
 mod write;
 
-pub use page::{MAX_PAGE_CHANGES, Page, PageRequest, oldest, read_page};
+pub use page::{MAX_PAGE_CHANGES, Page, PageRequest, Trim, oldest, read_page, read_row};
 pub use prune::{HistoryBounds, Pruned, prune, read_bounds};
 pub use recent::{Recent, StoredChange};
 pub use write::{Condition, VALUE_REFUSED, WriteMethod, Writer};

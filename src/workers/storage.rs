@@ -66,6 +66,39 @@ impl Storage {
         deleted.map(drop).map_err(|cause| failed(&cause))
     }
 
+    /// How many keys begin with `prefix`.
+    pub(crate) fn count(&self, prefix: &str) -> Result<u64> {
+        #[derive(serde::Deserialize)]
+        struct Count {
+            count: u64,
+        }
+        let select = "SELECT count(*) AS count FROM feed WHERE substr(key, 1, length(?1)) = ?1";
+        let params = vec![SqlStorageValue::from(prefix)];
+        let rows = self
+            .sql
+            .exec(select, params)
+            .map_err(|cause| failed(&cause))?;
+        let rows: Vec<Count> = rows.to_array().map_err(|cause| failed(&cause))?;
+        Ok(rows.first().map_or(0, |row| row.count))
+    }
+
+    /// Removes all keys that begin with `prefix`.
+    pub(crate) fn delete_all(&self, prefix: &str) -> Result<()> {
+        let delete = "DELETE FROM feed WHERE substr(key, 1, length(?1)) = ?1";
+        let deleted = self.sql.exec(delete, vec![SqlStorageValue::from(prefix)]);
+        deleted.map(drop).map_err(|cause| failed(&cause))
+    }
+
+    /// Removes the `count` keys that begin with `prefix` and were put first.
+    pub(crate) fn delete_oldest(&self, prefix: &str, count: u64) -> Result<()> {
+        let delete = "DELETE FROM feed WHERE rowid IN (SELECT rowid FROM feed \
+                      WHERE substr(key, 1, length(?1)) = ?1 ORDER BY rowid LIMIT ?2)";
+        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        let params = vec![SqlStorageValue::from(prefix), SqlStorageValue::from(count)];
+        let deleted = self.sql.exec(delete, params);
+        deleted.map(drop).map_err(|cause| failed(&cause))
+    }
+
     /// Writes the value of `key`.
     pub(crate) fn put<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|cause| {
