@@ -18,18 +18,23 @@ export interface ConnectionStats {
   lastedMs: number;
   /** Whether it moved the feed forward, or said that the feed is up to date. */
   madeProgress: boolean;
-  /** Its close code; undefined where this side ended it, or where it never opened. */
+  /** Characters of `changes` frames that it brought. */
+  receivedChars: number;
+  /** Its close code; undefined if this side ended it, or if it never opened. */
   code: number | undefined;
 }
 
 /** A try that did not lead to an open connection. */
-export const neverOpened: ConnectionStats = { lastedMs: 0, madeProgress: false, code: undefined };
+export const neverOpened: ConnectionStats = { lastedMs: 0, madeProgress: false, receivedChars: 0, code: undefined };
 
 /** Going away, lost without a close frame, restarted. This is how a deploy looks to a client, and to all clients at the same moment. */
 const cutOffCodes = new Set<number | undefined>([1001, 1006, 1012]);
 
 /** The server has sent as much as it sends without an acknowledgement. The client may connect again at once. */
 const unacknowledgedCode = 4002;
+
+/** A connection that was closed for missing acknowledgements after this much has done its work, however short it was. */
+const worthwhileChars = 1 << 20;
 
 /** Counts the failures in a row and spaces the tries accordingly. */
 export class Pacer {
@@ -41,15 +46,18 @@ export class Pacer {
   }
 
   /** The pause after a connection that went like this, in milliseconds. */
-  pauseAfter({ lastedMs, madeProgress, code }: ConnectionStats): number {
+  pauseAfter({ lastedMs, madeProgress, receivedChars, code }: ConnectionStats): number {
     const { firstMs, maxMs, spreadMs, healthyMs } = this.#backoff;
     // A server that accepts connections and soon drops them is not healthy, whatever it sends in between. The exception is a
-    // close for missing acknowledgements, which may come sooner on a fast connection.
-    const isHealthy = madeProgress && (lastedMs >= healthyMs || code === unacknowledgedCode);
+    // close for missing acknowledgements, which may come sooner on a fast connection. But if many clients share what the
+    // server can hold, it comes after next to nothing, again and again: then only the first retry is immediate.
+    const isUnacknowledged = madeProgress && code === unacknowledgedCode;
+    const isHealthy = madeProgress && (lastedMs >= healthyMs || (isUnacknowledged && receivedChars >= worthwhileChars));
     if (isHealthy) this.reset();
+    const isFirst = this.#failures === 0;
     const bound = Math.min(maxMs, firstMs * 2 ** Math.min(this.#failures, 30));
     this.#failures += 1;
-    if (isHealthy && code === unacknowledgedCode) return 0;
+    if (isUnacknowledged && isFirst) return 0;
     if (isHealthy && cutOffCodes.has(code)) return Math.random() * Math.min(maxMs, Math.max(spreadMs, firstMs));
     return Math.random() * bound;
   }

@@ -90,6 +90,8 @@ const checks: Record<ServerMessage["type"], (fields: Members) => void> = {
   reset: (fields: Members & Partial<Unchecked<ResetMessage>>) => {
     const reason = text(fields, "reason", "");
     if (!resetReasons.has(reason)) throw new MalformedFrame("reason", `unknown: ${JSON.stringify(reason.slice(0, 50))}`);
+    if (fields.oldest !== undefined) position(fields, "oldest");
+    if (fields.head !== undefined) position(fields, "head");
   },
   error: (fields: Members & Partial<Unchecked<ErrorMessage>>) => {
     text(fields, "code", "");

@@ -173,6 +173,10 @@ export type ResetReason = "too_old" | "epoch_changed" | "slow_consumer";
 export interface ResetMessage {
   type: "reset";
   reason: ResetReason;
+  /** Directly before the oldest change that is kept. Older servers leave it out. */
+  oldest?: Position;
+  /** At the newest change. Older servers leave it out. */
+  head?: Position;
 }
 
 /** The server refuses something that the client sent. */

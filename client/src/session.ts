@@ -237,7 +237,9 @@ export class Session {
   #end({ lastedMs, code, reason }: End): void {
     this.#acknowledgements.abandon();
     const outcome = this.#outcome ?? { kind: "lost", error: new FeedError("connection", reason, { retryable: true }) };
-    this.#owner.ended({ outcome, stats: lastedMs === undefined ? undefined : { lastedMs, madeProgress: this.#madeProgress, code } });
+    const { receivedChars } = this.#acknowledgements;
+    const stats = lastedMs === undefined ? undefined : { lastedMs, madeProgress: this.#madeProgress, receivedChars, code };
+    this.#owner.ended({ outcome, stats });
   }
 }
 

@@ -74,6 +74,33 @@ test("after a close for missing acknowledgements the client reconnects at once",
   assert.deepEqual(pauses(follower), [0]);
 });
 
+test("only the first retry is immediate if the server keeps closing for missing acknowledgements after little", async (t) => {
+  const { url, visits } = await server(t, (visit) => {
+    const sent = visits.length;
+    closing(0, 4002, welcome("1-0"), changes(sent - 1, sent, [sent]))(visit);
+  });
+  const follower = follow(t, { url, ack: false, retry: { firstMs: 100, maxMs: 100 } });
+  await waitFor("ten pauses", () => pauses(follower).length >= 10);
+  const [first, ...others] = pauses(follower);
+  assert.equal(first, 0);
+  assert.ok(
+    others.every((pause) => pause > 0),
+    others.join(", "),
+  );
+});
+
+test("every retry is immediate if the server closes for missing acknowledgements after much", async (t) => {
+  const { url, visits } = await server(t, (visit) => {
+    const sent = visits.length;
+    const frame = changes(sent - 1, sent, [sent]);
+    const large = { ...frame, changes: frame.changes.map((change) => ({ ...change, data: { text: "x".repeat(1 << 20) } })) };
+    closing(0, 4002, welcome("1-0"), large)(visit);
+  });
+  const follower = follow(t, { url, ack: false, retry: { firstMs: 10_000, maxMs: 10_000 } });
+  await waitFor("five pauses", () => pauses(follower).length >= 5);
+  assert.deepEqual(new Set(pauses(follower)), new Set([0]));
+});
+
 test("a server that closes for missing acknowledgements without sending anything new is tried less and less often", async (t) => {
   const { url } = await server(t, closing(0, 4002, welcome("1-1"), changes(0, 1, [1])));
   const follower = follow(t, { url, ack: false, retry: { firstMs: 4, maxMs: 200 } });
