@@ -63,7 +63,8 @@ test("consumers of a quiet table in a long history delay no live client, and get
   const quiet = await Promise.all(Array.from({ length: 5 }, () => worker.connect({ tables: "rare", after: "earliest" })));
   const beside = await latencies(scenario, live, 2_000);
   compare(t, alone, beside);
-  for (const socket of quiet) await waitFor("the quiet table's consumers have caught up", () => socket.messages.some(({ type }) => type === "caught_up"), 60_000);
+  for (const socket of quiet)
+    await waitFor("the quiet table's consumers have caught up", () => socket.messages.some(({ type }) => type === "caught_up"), 60_000);
   // Its position is fresh while nothing matches.
   const { position } = (await quiet[0]?.message("progress")) ?? {};
   assert.match(position ?? "", /^\d+-\d+$/);
@@ -77,7 +78,12 @@ test("wide tables with many filters, large old rows and rows that cannot be read
   for (const table of tables) await database.query(`CREATE TABLE ${table} (id int PRIMARY KEY, ${columns})`);
   await scenario.initialise({ pollInterval: 60_000 });
   await store(database, "large_old", 200, "'{\"id\": 1}'", "to_jsonb(repeat('a', 4000000))");
-  await store(database, "unreadable", 1, `jsonb_build_object('id', 7, 'v', (SELECT jsonb_agg(('1e131000')::numeric) FROM generate_series(1, 200)))`);
+  await store(
+    database,
+    "unreadable",
+    1,
+    `jsonb_build_object('id', 7, 'v', (SELECT jsonb_agg(('1e131000')::numeric) FROM generate_series(1, 200)))`,
+  );
   const live = await worker.connect({ tables: "items", ack: "1" });
   live.keepUp();
   await live.message("caught_up");
@@ -93,8 +99,15 @@ test("wide tables with many filters, large old rows and rows that cannot be read
   const beside = await latencies(scenario, live, 2_000);
   compare(t, alone, beside);
 
-  await waitFor("a client with a filter on each wide table is welcomed", () => filtered.messages.filter(({ type }) => type === "welcome").length === 2);
-  await waitFor("who resumes gets what comes after the unreadable row", () => resuming.changes.some(({ data }) => data["id"] === 2_000), 60_000);
+  await waitFor(
+    "a client with a filter on each wide table is welcomed",
+    () => filtered.messages.filter(({ type }) => type === "welcome").length === 2,
+  );
+  await waitFor(
+    "who resumes gets what comes after the unreadable row",
+    () => resuming.changes.some(({ data }) => data["id"] === 2_000),
+    60_000,
+  );
   const [unreadable] = resuming.changes.filter(({ table }) => table === "unreadable");
   assert.deepEqual([unreadable?.data, unreadable?.omitted], [{ id: 7 }, ["v"]]);
   await waitFor("large old rows arrive one by one", () => old.changes.length > 3, 60_000);

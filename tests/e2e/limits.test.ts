@@ -85,7 +85,10 @@ test("filters of one ticket's connections are limited together", async (t) => {
     const socket = await worker.connect({ token });
     await socket.message("caught_up");
     socket.send({ type: "subscribe", subscriptions });
-    await waitFor("an answer", () => socket.messages.some(({ type }) => type === "error") || socket.messages.filter(({ type }) => type === "welcome").length === 2);
+    await waitFor(
+      "an answer",
+      () => socket.messages.some(({ type }) => type === "error") || socket.messages.filter(({ type }) => type === "welcome").length === 2,
+    );
     codes.push(...socket.messages.flatMap((message) => (message.type === "error" ? [message.code] : [])));
   }
   assert.deepEqual(codes, ["too_large"]);
