@@ -38,6 +38,9 @@ const ROWS: i64 = 2_000;
 /// Of those, the rows that are updated, and then deleted.
 const CHANGED_ROWS: i64 = 500;
 
+/// Rows that are read with limits of their own.
+const GROWING_ROWS: usize = 100;
+
 const ORACLE: &str = include_str!("row_json_oracle/oracle.sql");
 
 /// Types that no table can have values of, for they have no input.
@@ -344,6 +347,103 @@ async fn documents_that_jsonb_refuses_are_given_as_text(version: Version) {
     }
 }
 
+/// What can grow when it is read back: numbers with exponents, and whatever has commas and colons.
+const GROWING: [&str; 2] = [
+    "CREATE TYPE reading AS (at int, value float8)",
+    "CREATE TABLE growing (id int PRIMARY KEY, floats float8[], readings reading[], document json, \
+     documents json[], labels hstore, note text)",
+];
+
+/// A document of which `jsonb` prints nothing shorter: no white space, no two members of the same
+/// name, neither `1e1` nor `0e9`.
+fn growing_document(random: &mut Random, depth: u32) -> String {
+    let items = (0..random.below(5)).map(|index| (index, random.bits()));
+    let items: Vec<_> = items.collect();
+    let make = |seed: u64| growing_document(&mut Random::new(seed), depth + 1);
+    match random.below(if depth < 3 { 5 } else { 3 }) {
+        0 => random
+            .pick(&["true", "null", r#""\n\"\u0001é""#, "0e-99", "-12.50e9"])
+            .to_owned(),
+        1 => {
+            let (digits, exponent) = (random.integer(40) * 10 + 1, random.between(20, 3_000));
+            format!("{digits}e{}{exponent}", random.pick(&["", "-"]))
+        }
+        2 => format!("{}.{}", random.integer(20), random.below(1_000)),
+        3 => {
+            let items: Vec<_> = items.iter().map(|&(_, seed)| make(seed)).collect();
+            format!("[{}]", items.join(","))
+        }
+        _ => {
+            let member = |&(index, seed): &(u64, u64)| format!(r#""k{index}":{}"#, make(seed));
+            let members: Vec<_> = items.iter().map(member).collect();
+            format!("{{{}}}", members.join(","))
+        }
+    }
+}
+
+async fn insert_growing_row(reader: &mut SlotReader, random: &mut Random) {
+    let floats = values::array(random, ',', values::double);
+    let readings = values::array(random, ',', |random| {
+        format!("({},{})", random.integer(20), values::double(random))
+    });
+    let document = growing_document(random, 0);
+    let more = [growing_document(random, 0), growing_document(random, 0)];
+    let params = [&floats, &readings, &document, &more[0], &more[1]].map(|text| Param::Text(text));
+    let sql = "INSERT INTO growing VALUES (1, ($1::text)::float8[], ($2::text)::reading[], \
+        ($3::text)::json, ARRAY[$4::text, $5::text]::json[], 'a=>1,b=>NULL', 'note')";
+    let inserted = reader.connection.execute(sql, &params).await;
+    inserted.unwrap_or_else(|error| panic!("{params:?}: {error:?}"));
+}
+
+/// How long the rows of a change are when they are read back, in bytes.
+async fn printed_len(reader: &mut SlotReader, change: &Captured) -> usize {
+    let sql = "SELECT octet_length($1::jsonb::text) + octet_length($2::jsonb::text)";
+    let old = change.old.as_deref().unwrap();
+    let params = [Param::Jsonb(&change.data), Param::Jsonb(old)];
+    let rows = reader.connection.query(sql, &params).await.unwrap();
+    usize::try_from(rows[0].get::<i32>(0).unwrap()).unwrap()
+}
+
+async fn a_row_fits_a_limit_of_its_size_as_it_is_read_back_and_not_a_smaller_one(version: Version) {
+    let published = "FOR TABLE growing WITH (publish = 'update')";
+    let setup = ["CREATE EXTENSION hstore", GROWING[0], GROWING[1]];
+    let mut reader = SlotReader::start(version, &setup, published).await;
+    reader
+        .run(&["ALTER TABLE growing REPLICA IDENTITY FULL"])
+        .await;
+    let mut random = Random::new(seed());
+    let unlimited = reader.limits;
+    for _ in 0..GROWING_ROWS {
+        reader.run(&["TRUNCATE growing"]).await;
+        insert_growing_row(&mut reader, &mut random).await;
+        let update = ["UPDATE growing SET note = note"];
+        reader.limits = unlimited;
+        reader.run(&update).await;
+        let whole = reader.take().await.remove(0);
+        let printed = printed_len(&mut reader, &whole).await;
+
+        // Each row counts for a byte more: a space before the first member, which jsonb lacks.
+        reader.limits.max_row_bytes = printed + 2;
+        reader.run(&update).await;
+        let fitting = reader.take().await.remove(0);
+        let context = format!("{version:?}: ROW_JSON_SEED={}, {whole:?}", seed());
+        assert!(
+            (&fitting.data, &fitting.old) == (&whole.data, &whole.old),
+            "{context}, {fitting:?}"
+        );
+
+        reader.limits.max_row_bytes = printed - 1;
+        reader.run(&update).await;
+        let cut = reader.take().await.remove(0);
+        assert!(cut.omitted.len() + cut.as_text.len() > 0, "{context}");
+        let printed_cut = printed_len(&mut reader, &cut).await;
+        assert!(
+            printed_cut < printed,
+            "{printed_cut} and {printed} bytes, {context}"
+        );
+    }
+}
+
 async fn no_built_in_type_is_left_out(version: Version) {
     let mut reader = start(version).await;
     let mut names = ArrayParam::new(Element::Text);
@@ -369,5 +469,6 @@ async fn no_built_in_type_is_left_out(version: Version) {
 on_each_version!(
     every_type_equals_the_oracle,
     documents_that_jsonb_refuses_are_given_as_text,
+    a_row_fits_a_limit_of_its_size_as_it_is_read_back_and_not_a_smaller_one,
     no_built_in_type_is_left_out,
 );

@@ -34,8 +34,8 @@ use super::shape::Shape;
 /// What a change may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest JSON of a change, new and old row together, in bytes. The largest columns of a
-    /// longer one are omitted.
+    /// The longest JSON of a change as it is read back, new and old row together, in bytes. If it
+    /// is longer, its largest columns are omitted.
     pub max_row_bytes: usize,
 }
 

@@ -5,8 +5,16 @@ pub(super) struct JsonBuffer<'a> {
     bytes: &'a mut Vec<u8>,
     end: usize,
     full: bool,
+    growth: u64,
     as_text: bool,
     takes_documents: bool,
+}
+
+/// A place in a [`JsonBuffer`] to return to.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    len: usize,
+    growth: u64,
 }
 
 impl<'a> JsonBuffer<'a> {
@@ -16,6 +24,7 @@ impl<'a> JsonBuffer<'a> {
             bytes,
             end,
             full: false,
+            growth: 0,
             as_text: false,
             takes_documents: true,
         }
@@ -46,14 +55,22 @@ impl<'a> JsonBuffer<'a> {
         self.as_text = true;
     }
 
-    /// How much is written, in bytes.
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
+    /// How many bytes longer the text is that `jsonb` prints of what was appended. It prints a space
+    /// after each comma and colon, and numbers in plain decimals.
+    pub(super) fn growth(&self) -> u64 {
+        self.growth
     }
 
-    /// Takes back what was written after the first `len` bytes.
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.bytes.truncate(len);
+    /// Where the buffer ends now.
+    pub(super) fn mark(&self) -> Mark {
+        let (len, growth) = (self.bytes.len(), self.growth);
+        Mark { len, growth }
+    }
+
+    /// Removes what was appended since.
+    pub(super) fn rewind(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.len);
+        self.growth = mark.growth;
     }
 
     /// Appends JSON as it is.
@@ -63,6 +80,18 @@ impl<'a> JsonBuffer<'a> {
         } else {
             self.bytes.extend_from_slice(json);
         }
+    }
+
+    /// Appends JSON that ends with a comma or a colon.
+    pub(super) fn push_separated(&mut self, json: &[u8]) {
+        self.push(json);
+        self.growth += 1;
+    }
+
+    /// Appends a document of which `jsonb` prints `printed` bytes.
+    pub(super) fn push_document(&mut self, json: &[u8], printed: usize) {
+        self.push(json);
+        self.growth += printed.saturating_sub(json.len()) as u64;
     }
 
     /// Appends UTF-8 text as a JSON string.

@@ -1,7 +1,14 @@
-//! Which numbers a JavaScript reader gets back as they are.
+//! Numbers as text: which of them JavaScript reads without rounding, and how `jsonb` prints them.
 
 /// Significant digits that every decimal of the double's range keeps (C's `DBL_DIG`).
 const DIGITS_ALWAYS_KEPT: usize = 15;
+
+/// Digits that `numeric` has before the point.
+const NUMERIC_WHOLE_DIGITS: i64 = 131_072;
+/// Digits that `numeric` has after the point.
+const NUMERIC_SCALE: i64 = 16_383;
+/// Exponents from which `numeric` refuses even a zero (half of C's `INT_MAX`).
+const NUMERIC_EXPONENT: i64 = 1_073_741_823;
 
 /// Whether `text` is a number as JSON writes it (RFC 8259, section 6).
 pub(super) fn is_json_number(text: &[u8]) -> bool {
@@ -63,14 +70,8 @@ struct Decimal {
 
 impl Decimal {
     fn read(text: &[u8]) -> Self {
-        let (negative, text) = match text.strip_prefix(b"-") {
-            Some(text) => (true, text),
-            None => (false, text),
-        };
-        let (whole, rest) = split_digits(text);
-        let (fraction, rest) = split_digits(rest.strip_prefix(b".").unwrap_or(rest));
-        let exponent = rest.get(1..).map_or(0, read_exponent);
-        let mut digits: Vec<u8> = whole.iter().chain(fraction).copied().collect();
+        let number = NumberText::split(text);
+        let mut digits: Vec<u8> = number.digits().collect();
         while digits.last() == Some(&b'0') {
             digits.pop();
         }
@@ -83,18 +84,121 @@ impl Decimal {
                 exponent: 0,
             };
         }
-        let point = i64::try_from(whole.len()).unwrap_or(i64::MAX);
-        let zeros = i64::try_from(zeros).unwrap_or(i64::MAX);
         Self {
-            negative,
+            negative: number.negative,
             digits,
-            exponent: point.saturating_sub(zeros).saturating_add(exponent),
+            exponent: number.point().saturating_sub(count(zeros)),
         }
     }
 }
 
+/// The parts of a JSON number.
+struct NumberText<'a> {
+    negative: bool,
+    whole: &'a [u8],
+    fraction: &'a [u8],
+    exponent: i64,
+}
+
+impl<'a> NumberText<'a> {
+    fn split(text: &'a [u8]) -> Self {
+        let (negative, text) = match text.strip_prefix(b"-") {
+            Some(text) => (true, text),
+            None => (false, text),
+        };
+        let (whole, rest) = split_digits(text);
+        let (fraction, rest) = split_digits(rest.strip_prefix(b".").unwrap_or(rest));
+        Self {
+            negative,
+            whole,
+            fraction,
+            exponent: rest.get(1..).map_or(0, read_exponent),
+        }
+    }
+
+    /// The digits before and after the point.
+    fn digits(&self) -> impl Iterator<Item = u8> + use<'a> {
+        self.whole.iter().chain(self.fraction).copied()
+    }
+
+    /// Where the point stands among the digits once the exponent is applied; it may be outside.
+    fn point(&self) -> i64 {
+        count(self.whole.len()).saturating_add(self.exponent)
+    }
+}
+
+/// A number as `numeric`, and with it `jsonb`, prints it: in plain decimals, whatever its exponent.
+/// `1e131000`, which is eight bytes, becomes 131,001.
+pub(super) struct PlainDecimal<'a> {
+    number: NumberText<'a>,
+    /// The index of the first digit that is not zero; `None` when all are.
+    first: Option<i64>,
+    /// Digits after the point.
+    scale: i64,
+}
+
+impl<'a> PlainDecimal<'a> {
+    /// `text` is a JSON number. `None` when `numeric` cannot hold it, as its input function decides.
+    pub(super) fn read(text: &'a [u8]) -> Option<Self> {
+        let number = NumberText::split(text);
+        if number.exponent.abs() >= NUMERIC_EXPONENT {
+            return None;
+        }
+        let scale = count(number.fraction.len()) - number.exponent;
+        let first = number.digits().position(|digit| digit != b'0').map(count);
+        let whole_digits = first.map_or(0, |first| number.point() - first);
+        let fits = scale <= NUMERIC_SCALE && whole_digits <= NUMERIC_WHOLE_DIGITS;
+        fits.then_some(Self {
+            number,
+            first,
+            scale: scale.max(0),
+        })
+    }
+
+    /// The length of what [`Self::write`] returns, in bytes.
+    pub(super) fn len(&self) -> usize {
+        let sign = i64::from(self.has_sign());
+        let whole = self.first.map_or(0, |first| self.number.point() - first);
+        let fraction = if self.scale > 0 { 1 + self.scale } else { 0 };
+        // At most the digits that `numeric` has.
+        usize::try_from(sign + whole.max(1) + fraction).unwrap_or(usize::MAX)
+    }
+
+    /// The number's text.
+    pub(super) fn write(&self) -> Vec<u8> {
+        let digits: Vec<u8> = self.number.digits().collect();
+        let digit = |index: i64| {
+            let digit = usize::try_from(index).ok().and_then(|at| digits.get(at));
+            digit.copied().unwrap_or(b'0')
+        };
+        let point = self.number.point();
+        let mut text = Vec::with_capacity(self.len());
+        if self.has_sign() {
+            text.push(b'-');
+        }
+        match self.first.filter(|&first| first < point) {
+            Some(first) => text.extend((first..point).map(digit)),
+            None => text.push(b'0'),
+        }
+        if self.scale > 0 {
+            text.push(b'.');
+            text.extend((point..count(digits.len())).map(digit));
+        }
+        text
+    }
+
+    /// `numeric` has one zero.
+    fn has_sign(&self) -> bool {
+        self.number.negative && self.first.is_some()
+    }
+}
+
+fn count(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
 /// An exponent's value, held at the ends of the range when it is beyond.
-pub(super) fn read_exponent(text: &[u8]) -> i64 {
+fn read_exponent(text: &[u8]) -> i64 {
     let ([b'+' | b'-', digits @ ..] | digits) = text;
     let value = digits.iter().fold(0_i64, |value, digit| {
         value
@@ -109,7 +213,7 @@ pub(super) fn read_exponent(text: &[u8]) -> i64 {
 }
 
 /// The digits at the start, and what follows them.
-pub(super) fn split_digits(text: &[u8]) -> (&[u8], &[u8]) {
+fn split_digits(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_digit());
     text.split_at_checked(end.unwrap_or(text.len()))
         .unwrap_or((text, &[]))
@@ -172,7 +276,53 @@ mod tests {
         }
     }
 
+    #[test]
+    fn numbers_are_printed_in_plain_decimals_as_numeric_prints_them() {
+        for (number, printed) in [
+            ("0", "0"),
+            ("-0", "0"),
+            ("0e5", "0"),
+            ("0.0e5", "0"),
+            ("-0.00", "0.00"),
+            ("0e-5", "0.00000"),
+            ("1.50", "1.50"),
+            ("1.50e1", "15.0"),
+            ("1.5e3", "1500"),
+            ("-1.5e+20", "-150000000000000000000"),
+            ("1E-05", "0.00001"),
+            ("-12.34e-3", "-0.01234"),
+            ("0.00012e6", "120"),
+            ("0.00012e2", "0.012"),
+            ("12.34e1", "123.4"),
+        ] {
+            let plain = PlainDecimal::read(number.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(plain.write()).unwrap(), printed);
+            assert_eq!(plain.len(), printed.len(), "{number}");
+        }
+        let largest = PlainDecimal::read(b"1e131071").unwrap();
+        assert_eq!(largest.len(), 131_072);
+        assert!(PlainDecimal::read(b"1e131072").is_none());
+    }
+
     proptest! {
+        #[test]
+        fn a_double_in_plain_decimals_is_the_same_double(bits: u64) {
+            let double = f64::from_bits(bits);
+            prop_assume!(double.is_finite() && double != 0.0);
+            let plain = PlainDecimal::read(format!("{double:e}").as_bytes()).unwrap().write();
+            let plain = String::from_utf8(plain).unwrap();
+            prop_assert!(!plain.contains('e'));
+            prop_assert_eq!(plain.parse::<f64>().unwrap().to_bits(), bits);
+        }
+
+        #[test]
+        fn the_length_in_plain_decimals_is_known_without_writing_them(
+            number in "-?(0|[1-9][0-9]{0,5})([.][0-9]{1,5})?(e-?[0-9]{1,3})?",
+        ) {
+            let plain = PlainDecimal::read(number.as_bytes()).unwrap();
+            prop_assert_eq!(plain.len(), plain.write().len(), "{}", number);
+        }
+
         #[test]
         fn every_double_survives_as_it_is_printed(bits: u64) {
             let double = f64::from_bits(bits);

@@ -1,4 +1,7 @@
 //! Rows: a relation's tuples as JSON objects, within a budget of bytes.
+//!
+//! The bytes that count are those of the text that `jsonb` prints of the rows: what is stored must
+//! be small enough to be read back.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -45,9 +48,23 @@ pub(super) struct Members(Vec<Member>);
 #[derive(Debug)]
 struct Member {
     column: Rc<str>,
+    is_key: bool,
     /// The key and the value, without commas.
     span: Range<usize>,
+    /// Where the value begins.
+    value: usize,
+    /// Bytes that `jsonb` adds to the value.
+    growth: u64,
+    /// The value is a document, embedded as it is.
+    is_document: bool,
     as_text: bool,
+}
+
+impl Member {
+    /// Its length when it is read back, in bytes, without spaces.
+    fn printed_len(&self) -> u64 {
+        self.span.len() as u64 + self.growth
+    }
 }
 
 /// What one change has to say of its rows, apart from their JSON.
@@ -61,13 +78,16 @@ pub(super) struct Rows {
 
 /// Writes the rows of one change, one after the other, at the end of a buffer.
 ///
-/// While they are longer than the budget, the longest member goes; the buffer never grows by more
-/// than twice the budget.
+/// While they are longer than the budget, the longest member that is not of the key goes. A document
+/// that is shorter as a string of its text, since `jsonb` prints numbers in plain decimals, becomes
+/// that first. The buffer never grows by more than three times the budget.
 pub(super) struct RowWriter<'a> {
     json: &'a mut Vec<u8>,
     members: &'a mut Vec<Member>,
     start: usize,
     budget: usize,
+    /// Bytes that `jsonb` adds to the values of the members.
+    growth: u64,
     documents_as_text: bool,
     rows: Rows,
 }
@@ -86,6 +106,7 @@ impl<'a> RowWriter<'a> {
             members: &mut members.0,
             start,
             budget,
+            growth: 0,
             documents_as_text,
             rows: Rows {
                 data: start..start,
@@ -165,6 +186,7 @@ impl<'a> RowWriter<'a> {
             }
         }
         self.json.push(b'}');
+        self.fit_budget();
         Ok(())
     }
 
@@ -184,58 +206,110 @@ impl<'a> RowWriter<'a> {
             None => json.push(b"null"),
             Some(text) => value::write(&column.shape, text, &mut json),
         }
-        let (full, as_text) = (json.is_full(), json.is_as_text());
+        let (full, as_text, growth) = (json.is_full(), json.is_as_text(), json.growth());
         if full {
             self.json.truncate(before);
             return name_once(&mut self.rows.omitted, &column.name);
         }
         self.members.push(Member {
             column: Rc::clone(&column.name),
+            is_key: column.is_key,
             span: start..self.json.len(),
+            value: start + column.key.len(),
+            growth,
+            is_document: matches!(column.shape, Shape::Json) && text.is_some() && !as_text,
             as_text,
         });
-        while self.json.len() - self.start > self.budget && self.drop_longest() {}
+        self.growth += growth;
+        self.fit_budget();
     }
 
-    /// Takes the longest member out; false when there is none.
-    fn drop_longest(&mut self) -> bool {
-        let longest = self
+    /// Shortens the rows until they fit the budget as `jsonb` prints them.
+    fn fit_budget(&mut self) {
+        while self.printed_len() > self.budget as u64 {
+            let members = self.members.iter().enumerate();
+            let longest = members.max_by_key(|(_, member)| (!member.is_key, member.printed_len()));
+            let Some(index) = longest.map(|(index, _)| index) else {
+                return;
+            };
+            if !self.quote_document(index) {
+                self.omit(index);
+            }
+        }
+    }
+
+    /// How long the rows are when they are read back, in bytes: at most that, and at least two less.
+    fn printed_len(&self) -> u64 {
+        let written = self.json.len() - self.start;
+        // jsonb prints a space after the comma before a member, if it is not the first, and one
+        // after the key's colon.
+        let spaces = 2 * self.members.len();
+        (written + spaces) as u64 + self.growth
+    }
+
+    /// Makes a string of the text of a member's document, if that fits the budget and is shorter
+    /// than what `jsonb` prints of the document.
+    fn quote_document(&mut self, index: usize) -> bool {
+        let Some(member) = self
             .members
-            .iter()
-            .enumerate()
-            .max_by_key(|(_, member)| member.span.len());
-        let Some((index, _)) = longest else {
+            .get_mut(index)
+            .filter(|member| member.is_document)
+        else {
             return false;
         };
-        let Member { column, span, .. } = self.members.remove(index);
-        name_once(&mut self.rows.omitted, &column);
-        let (start, end) = if self.json.get(span.end) == Some(&b',') {
-            (span.start, span.end + 1)
-        } else if self.json.get(span.start.wrapping_sub(1)) == Some(&b',') {
-            (span.start - 1, span.end)
-        } else {
-            (span.start, span.end)
-        };
-        self.json.drain(start..end);
-        self.move_back(start, end - start);
+        let value = member.value..member.span.end;
+        let mut quoted = Vec::new();
+        let mut json = JsonBuffer::new(&mut quoted, self.budget);
+        json.push_string(self.json.get(value.clone()).unwrap_or_default());
+        let is_too_long = json.is_full();
+        if is_too_long || quoted.len() as u64 >= value.len() as u64 + member.growth {
+            return false;
+        }
+        (member.is_document, member.as_text) = (false, true);
+        self.growth -= std::mem::take(&mut member.growth);
+        self.replace(value, &quoted);
         true
     }
 
-    /// Follows the bytes behind `position`, which moved forward by `by`.
-    fn move_back(&mut self, position: usize, by: usize) {
-        let moved = |at: &mut usize| {
-            if *at > position {
-                *at -= by;
+    /// Takes a member out and names its column.
+    fn omit(&mut self, index: usize) {
+        let Member {
+            column,
+            span,
+            growth,
+            ..
+        } = self.members.remove(index);
+        name_once(&mut self.rows.omitted, &column);
+        self.growth -= growth;
+        let span = if self.json.get(span.end) == Some(&b',') {
+            span.start..span.end + 1
+        } else if self.json.get(span.start.wrapping_sub(1)) == Some(&b',') {
+            span.start - 1..span.end
+        } else {
+            span
+        };
+        self.replace(span, b"");
+    }
+
+    /// Replaces bytes of the JSON, and follows all that comes after them.
+    fn replace(&mut self, bytes: Range<usize>, by: &[u8]) {
+        let end = bytes.end;
+        let (shorter, longer) = (bytes.len(), by.len());
+        self.json.splice(bytes, by.iter().copied());
+        let follow = |at: &mut usize| {
+            if *at >= end {
+                *at = *at - shorter + longer;
             }
         };
         for member in self.members.iter_mut() {
-            moved(&mut member.span.start);
-            moved(&mut member.span.end);
+            follow(&mut member.span.start);
+            follow(&mut member.span.end);
+            follow(&mut member.value);
         }
-        moved(&mut self.rows.data.end);
+        follow(&mut self.rows.data.end);
         if let Some(old) = &mut self.rows.old {
-            moved(&mut old.start);
-            moved(&mut old.end);
+            follow(&mut old.start);
+            follow(&mut old.end);
         }
     }
 }

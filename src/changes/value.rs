@@ -6,8 +6,8 @@ use std::str::from_utf8;
 
 use super::composite_text::{ArrayText, ArrayToken, HstoreText, Malformed, RecordText};
 use super::json_buffer::JsonBuffer;
-use super::json_document::fits_jsonb;
-use super::number::{is_json_number, survives_double};
+use super::json_document::jsonb_text_len;
+use super::number::{PlainDecimal, is_json_number, survives_double};
 use super::shape::{Attribute, Shape};
 
 /// Appends the JSON of one value.
@@ -16,11 +16,11 @@ use super::shape::{Attribute, Shape};
 /// marked: a composite that was altered since, or bytes that are not UTF-8, which are replaced (a
 /// session in UTF-8 gets none, but a value must not stop the feed).
 pub(super) fn write(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) {
-    let start = json.len();
+    let start = json.mark();
     if from_utf8(text).is_ok() && write_shaped(shape, text, json).is_ok() {
         return;
     }
-    json.truncate(start);
+    json.rewind(start);
     json.mark_as_text();
     json.push_string(String::from_utf8_lossy(text).as_bytes());
 }
@@ -36,8 +36,8 @@ fn write_shaped(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result
         Shape::Integer | Shape::Float | Shape::Numeric => return write_number(shape, text, json),
         Shape::Timestamp => write_timestamp(text, json),
         Shape::TimestampTz => write_timestamp_tz(text, json),
-        Shape::Json if json.takes_documents() && fits_jsonb(text) => json.push(text),
-        Shape::Json | Shape::Opaque => {
+        Shape::Json => write_document(text, json),
+        Shape::Opaque => {
             json.mark_as_text();
             json.push_string(text);
         }
@@ -58,9 +58,24 @@ fn write_number(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result
         b"-0" => json.push(b"0"),
         _ if !is_json_number(text) => return Err(Malformed),
         _ if *shape == Shape::Numeric && !survives_double(text) => json.push_string(text),
+        // Only floats have exponents. jsonb prints none, so that a change read back would differ.
+        _ if *shape == Shape::Float && text.contains(&b'e') => {
+            json.push(&PlainDecimal::read(text).ok_or(Malformed)?.write());
+        }
         _ => json.push(text),
     }
     Ok(())
+}
+
+fn write_document(text: &[u8], json: &mut JsonBuffer<'_>) {
+    if json.takes_documents()
+        && let Some(printed) = jsonb_text_len(text)
+    {
+        json.push_document(text, printed);
+    } else {
+        json.mark_as_text();
+        json.push_string(text);
+    }
 }
 
 /// `2026-01-01 00:00:00 BC` becomes `2026-01-01T00:00:00 BC`.
@@ -127,7 +142,7 @@ fn write_array(
             ArrayToken::Delimiter if !value_next && depth > 0 => {
                 value_next = true;
                 close_next = false;
-                json.push(b",");
+                json.push_separated(b",");
             }
             ArrayToken::Element(value) if value_next && depth > 0 => {
                 match value {
@@ -148,7 +163,7 @@ fn write_vector(element: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Resu
     if !text.is_empty() {
         for (index, value) in text.split(|&byte| byte == b' ').enumerate() {
             if index > 0 {
-                json.push(b",");
+                json.push_separated(b",");
             }
             write_shaped(element, value, json)?;
         }
@@ -166,9 +181,9 @@ fn write_composite(
     json.push(b"{");
     for (index, attribute) in attributes.iter().enumerate() {
         if index > 0 {
-            json.push(b",");
+            json.push_separated(b",");
         }
-        json.push(&attribute.key);
+        json.push_separated(&attribute.key);
         match values.next()? {
             None => json.push(b"null"),
             Some(value) => write_shaped(&attribute.shape, &value, json)?,
@@ -180,18 +195,20 @@ fn write_composite(
 
 fn write_hstore(text: &[u8], json: &mut JsonBuffer<'_>) -> Result<(), Malformed> {
     let mut pairs = HstoreText::new(text);
-    let mut separator = b"{".as_slice();
+    let mut is_first = true;
+    json.push(b"{");
     while let Some((key, value)) = pairs.next()? {
-        json.push(separator);
+        if !std::mem::take(&mut is_first) {
+            json.push_separated(b",");
+        }
         json.push_string(&key);
-        json.push(b":");
+        json.push_separated(b":");
         match value {
             None => json.push(b"null"),
             Some(value) => json.push_string(&value),
         }
-        separator = b",";
     }
-    json.push(if separator == b"{" { b"{}" } else { b"}" });
+    json.push(b"}");
     Ok(())
 }
 

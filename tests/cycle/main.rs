@@ -22,4 +22,5 @@ mod publication;
 mod random;
 mod readers;
 mod restart;
+mod sizes;
 mod values;

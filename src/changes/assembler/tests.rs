@@ -5,6 +5,7 @@ use crate::pgoutput::{Column, Delete, Insert, ReplicaIdentity, Truncate, TupleDa
 const INT4: u32 = 23;
 const TEXT: u32 = 25;
 const JSON: u32 = 114;
+const FLOAT8_ARRAY: u32 = 1022;
 const MADE: u32 = 20_000;
 
 /// A transaction whose commit record begins at `lsn`.
@@ -339,6 +340,83 @@ fn the_largest_columns_of_a_row_over_its_budget_are_omitted() {
     let (data, _, change) = fixture.last();
     assert_eq!(data, r#"{"_":1,"a":"a","c":"c"}"#);
     assert_eq!(names(&change.omitted), ["b"]);
+}
+
+#[test]
+fn a_row_counts_as_what_jsonb_prints_of_it() {
+    let columns = [("id", INT4), ("numbers", FLOAT8_ARRAY), ("document", JSON)];
+    // {"id": 1, "numbers": [1, 2, 3, 4]} is 34 bytes, {"id":1,"numbers":[1,2,3,4]} 28.
+    for (limit, omitted) in [(36, vec![]), (33, vec!["numbers"])] {
+        let mut fixture = Fixture::within_a_transaction(limit, &columns[..2]);
+        let row = [text("1"), text("{1,2,3,4}")];
+        fixture.accept(&insert(1, &row)).unwrap();
+        assert_eq!(names(&fixture.last().2.omitted), omitted);
+    }
+    // A number is counted before it is written: here are 70,000 of 309 digits.
+    let mut fixture = Fixture::within_a_transaction(1000, &columns);
+    let numbers = format!("{{{}1}}", "1e+308,".repeat(70_000));
+    let row = [text("1"), text(&numbers), text("[1e3]")];
+    fixture.accept(&insert(1, &row)).unwrap();
+    let (data, _, change) = fixture.last();
+    assert_eq!(data, r#"{"id":1,"document":[1e3]}"#);
+    assert_eq!(names(&change.omitted), ["numbers"]);
+    assert!(fixture.batch.json.capacity() < 10_000);
+}
+
+#[test]
+fn a_document_that_jsonb_would_inflate_is_given_as_text_where_that_fits() {
+    let columns = [("id", INT4), ("note", TEXT), ("document", JSON)];
+    let mut fixture = Fixture::within_a_transaction(2000, &columns);
+    let inflated = format!("[{}1]", "1e1000,".repeat(150));
+    let row = [text("1"), text("kept"), text(&inflated)];
+    fixture.accept(&insert(1, &row)).unwrap();
+    let (data, _, change) = fixture.last();
+    let expected = format!(r#"{{"id":1,"note":"kept","document":"{inflated}"}}"#);
+    assert_eq!(data, expected);
+    assert_eq!(names(&change.as_text), ["document"]);
+    assert!(change.omitted.is_empty());
+
+    // The old row's document makes room too, for which the new row moves.
+    let note = "n".repeat(800);
+    let update = Message::Update(Update {
+        relation: 1,
+        old: Some(OldTuple::Full(tuple(&[
+            text("1"),
+            TupleData::Null,
+            text("[1e400]"),
+        ]))),
+        new: tuple(&[text("1"), text(&note), text("[1e900]")]),
+    });
+    fixture.accept(&update).unwrap();
+    let (data, old, change) = fixture.last();
+    assert_eq!(
+        (data, old),
+        (
+            format!(r#"{{"id":1,"note":"{note}","document":"[1e900]"}}"#).as_str(),
+            Some(r#"{"id":1,"note":null,"document":[1e400]}"#)
+        )
+    );
+    assert_eq!(names(&change.as_text), ["document"]);
+
+    // The text alone is too long.
+    let mut fixture = Fixture::within_a_transaction(1000, &columns);
+    fixture.accept(&insert(1, &row)).unwrap();
+    let (data, _, change) = fixture.last();
+    assert_eq!(data, r#"{"id":1,"note":"kept"}"#);
+    assert_eq!(names(&change.omitted), ["document"]);
+    assert!(change.as_text.is_empty());
+}
+
+#[test]
+fn the_key_is_the_last_to_be_omitted() {
+    let mut fixture = Fixture::within_a_transaction(70, &[("id", TEXT), ("note", TEXT)]);
+    let (id, note) = ("k".repeat(50), "n".repeat(20));
+    fixture
+        .accept(&insert(1, &[text(&id), text(&note)]))
+        .unwrap();
+    let (data, _, change) = fixture.last();
+    assert_eq!(data, format!(r#"{{"id":"{id}"}}"#));
+    assert_eq!(names(&change.omitted), ["note"]);
 }
 
 #[test]

@@ -36,7 +36,8 @@ fn values_become_what_to_jsonb_makes_of_them() {
         (Shape::Bool, "f", "false"),
         (Shape::Integer, "-7", "-7"),
         (Shape::Float, "-0", "0"),
-        (Shape::Float, "1e+20", "1e+20"),
+        (Shape::Float, "1e+20", "100000000000000000000"),
+        (Shape::Float, "-1.5e-07", "-0.00000015"),
         (Shape::Float, "NaN", r#""NaN""#),
         (Shape::Float, "-Infinity", r#""-Infinity""#),
         (Shape::Numeric, "1.10", "1.10"),
@@ -117,6 +118,7 @@ fn text_that_no_output_function_writes_becomes_a_string_and_says_so() {
     for (shape, text) in [
         (Shape::Bool, "true"),
         (Shape::Integer, "1_000"),
+        (Shape::Float, "1e200000"),
         (Shape::Numeric, ".5"),
         (Shape::Json, r#"{"a":"\u0000"}"#),
         (Shape::Opaque, "anything"),
