@@ -70,7 +70,8 @@ export async function assertDrained(database: TestDatabase, changes: number): Pr
   const [history] = await database.query<{ count: number; wrong: number }>(
     "SELECT count(*)::int AS count, count(*) FILTER (WHERE id <> (data ->> 'id')::bigint)::int AS wrong FROM change_history",
   );
-  if (history?.count !== changes || history.wrong !== 0) throw new Error(`the history of ${changes} changes has ${JSON.stringify(history)}`);
+  if (history?.count !== changes || history.wrong !== 0)
+    throw new Error(`the history of ${changes} changes has ${JSON.stringify(history)}`);
   const [left] = await database.query<{ count: number }>(
     "SELECT count(*)::int FROM pg_logical_slot_peek_binary_changes($1::name, NULL, NULL, 'proto_version', '1', 'publication_names', $1::text) WHERE get_byte(data, 0) = ascii('I')",
     [database.slot],

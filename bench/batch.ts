@@ -1,26 +1,28 @@
 // Throughput against batch size: how many changes a cycle takes, and how many rows a transaction has.
 import { runFeed } from "./drain.ts";
-import { takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { takeTurns, type Contestant, type Sample } from "./trial.ts";
 import { spread, type Figure, type Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 const batches = [1_000, 10_000, 100_000, 1_000_000];
 const rows = [1, 10, 1_000];
 const changes = 20_000;
 
 /** The whole benchmark. */
-export async function batch(setting: Setting): Promise<Report> {
+export async function batch(environment: Environment): Promise<Report> {
   const name = (maxChangesPerPoll: number, size: number) => `${size} rows a transaction, ${maxChangesPerPoll} changes a cycle`;
   const contestants = rows.flatMap((size) =>
     batches.map((maxChangesPerPoll): Contestant => ({
       name: name(maxChangesPerPoll, size),
       run: async (t) => {
-        const { ms = Number.NaN } = await runFeed(t, setting, { changes, transactions: changes / size }, "hyperdrive", { maxChangesPerPoll });
+        const { ms = Number.NaN } = await runFeed(t, environment, { changes, transactions: changes / size }, "hyperdrive", {
+          maxChangesPerPoll,
+        });
         return { throughput: (changes / ms) * 1000 };
       },
     })),
   );
-  const samples: Map<string, Sample[]> = await takeTurns(contestants, Math.min(setting.rounds, 3));
+  const samples: Map<string, Sample[]> = await takeTurns(contestants, Math.min(environment.rounds, 3));
   const figure = (maxChangesPerPoll: number, size: number): Figure => ({
     group: `${size} rows a transaction`,
     name: `${maxChangesPerPoll} changes a cycle`,

@@ -4,11 +4,11 @@ import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
 import { createSource, write } from "./backlog.ts";
 import { CrowdProcess } from "./crowd-process.ts";
 import { atRest, poll, startFeed, status } from "./feed.ts";
-import { figureOf, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { figureOf, takeTurns, type Contestant, type Sample } from "./trial.ts";
 import { peakMemoryMib } from "./processes.ts";
 import { PsqlSession } from "./psql-session.ts";
 import type { Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 const clients = 100;
 /** What they have missed, in changes. */
@@ -17,13 +17,13 @@ const missed = 100_000;
 const seen = 1_000;
 
 /** The whole benchmark. */
-export async function catchUp(setting: Setting): Promise<Report> {
+export async function catchUp(environment: Environment): Promise<Report> {
   const contestants: Contestant[] = [
-    { name: "floor", run: (t) => runFloor(t, setting) },
-    { name: "feed", run: (t) => runFeed(t, setting) },
+    { name: "floor", run: (t) => runFloor(t, environment) },
+    { name: "feed", run: (t) => runFeed(t, environment) },
   ];
   // Ten million changes take a while.
-  const samples = await takeTurns(contestants, Math.min(setting.rounds, 3));
+  const samples = await takeTurns(contestants, Math.min(environment.rounds, 3));
   const floor = { ...figureOf(samples, "floor", "seconds", "s"), group: "time", name: "floor" };
   return {
     name: "catch-up",
@@ -38,16 +38,16 @@ export async function catchUp(setting: Setting): Promise<Report> {
 }
 
 /** Makes a feed with its history. */
-async function prepare(t: Lifetime, setting: Setting) {
-  const database = await createSource(t, setting.postgres);
+async function prepare(t: Lifetime, environment: Environment) {
+  const database = await createSource(t, environment.postgres);
   const worker = await startFeed(t, database, "hyperdrive", atRest);
   await write(database, { changes: seen + missed, transactions: 1_010 });
   await poll(worker);
   return { database, worker };
 }
 
-async function runFeed(t: Lifetime, setting: Setting): Promise<Sample> {
-  const { worker } = await prepare(t, setting);
+async function runFeed(t: Lifetime, environment: Environment): Promise<Sample> {
+  const { worker } = await prepare(t, environment);
   const started = performance.timeOrigin + performance.now();
   const crowd = CrowdProcess.start(t, worker, `/ws?v=1&ack=1&after=1-${seen}`, { count: clients, counted: '{"type":"caught_up"' });
   const { last, changes, leastBytes, mostBytes } = await crowd.arrival();
@@ -65,9 +65,9 @@ async function runFeed(t: Lifetime, setting: Setting): Promise<Sample> {
   };
 }
 
-async function runFloor(t: Lifetime, setting: Setting): Promise<Sample> {
-  const { database } = await prepare(t, setting);
-  const psql = await PsqlSession.open(t, setting.psql, database.url);
+async function runFloor(t: Lifetime, environment: Environment): Promise<Sample> {
+  const { database } = await prepare(t, environment);
+  const psql = await PsqlSession.open(t, environment.psql, database.url);
   const read = `\\copy (SELECT * FROM change_history WHERE id > ${seen} ORDER BY id) TO '/dev/null'`;
   const ms = await psql.time(Array.from({ length: clients }, () => read).join("\n"));
   return { seconds: ms / 1000 };

@@ -12,12 +12,12 @@ import type { TestDatabase } from "../tests/e2e/support/database.ts";
 import { waitFor } from "../tests/e2e/support/wait-for.ts";
 import { assertDrained, createHistory, createSlot, createSource, write, type Backlog } from "./backlog.ts";
 import { atRest, poll, startFeed, status, type Way } from "./feed.ts";
-import { figureOf, occasion, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { figureOf, runTrial, takeTurns, type Contestant, type Sample } from "./trial.ts";
 import type { PeerOrder } from "./peer.ts";
 import { peakMemoryMib, processorMs, processorMsOfFamily } from "./processes.ts";
 import { PsqlSession } from "./psql-session.ts";
 import type { Figure, Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 const warmUp: Backlog = { changes: 20_000, transactions: 2_000 };
 
@@ -27,29 +27,30 @@ const whole = 1_000_000;
 const columns = "id, lsn, table_name, operation, data, old_data, unchanged, omitted, as_text, xid, committed_at, epoch";
 
 /** The whole benchmark. */
-export async function drain(setting: Setting): Promise<Report> {
+export async function drain(environment: Environment): Promise<Report> {
   const figures: Figure[] = [];
   for (const transactions of [10_000, 100]) {
     const backlog = { changes: 100_000, transactions };
-    figures.push(...(await compare(setting, backlog)));
+    figures.push(...(await compare(environment, backlog)));
   }
   return {
     name: "drain",
-    about: "100,000 inserts of one row each, in 10,000 and in 100 transactions: milliseconds until they are stored and the slot is past them.",
+    about:
+      "100,000 inserts of one row each, in 10,000 and in 100 transactions: milliseconds until they are stored and the slot is past them.",
     figures,
   };
 }
 
-async function compare(setting: Setting, backlog: Backlog): Promise<Figure[]> {
-  const rows = await readyMadeRows(setting, backlog);
+async function compare(environment: Environment, backlog: Backlog): Promise<Figure[]> {
+  const rows = await readyMadeRows(environment, backlog);
   const contestants: Contestant[] = [
-    { name: "floor", run: (t) => runFloor(t, setting, backlog, rows) },
-    { name: "feed, direct socket", run: (t) => runFeed(t, setting, backlog, "direct", { maxChangesPerPoll: whole }) },
-    { name: "feed, Hyperdrive", run: (t) => runFeed(t, setting, backlog, "hyperdrive", { maxChangesPerPoll: whole }) },
-    { name: "feed, defaults", run: (t) => runFeed(t, setting, backlog, "hyperdrive", {}) },
-    { name: "peer", run: (t) => runPeer(t, setting, backlog) },
+    { name: "floor", run: (t) => runFloor(t, environment, backlog, rows) },
+    { name: "feed, direct socket", run: (t) => runFeed(t, environment, backlog, "direct", { maxChangesPerPoll: whole }) },
+    { name: "feed, Hyperdrive", run: (t) => runFeed(t, environment, backlog, "hyperdrive", { maxChangesPerPoll: whole }) },
+    { name: "feed, defaults", run: (t) => runFeed(t, environment, backlog, "hyperdrive", {}) },
+    { name: "peer", run: (t) => runPeer(t, environment, backlog) },
   ];
-  const samples = await takeTurns(contestants, setting.rounds);
+  const samples = await takeTurns(contestants, environment.rounds);
   const group = `${backlog.changes.toLocaleString("en")} changes in ${backlog.transactions.toLocaleString("en")} transactions`;
   const figure = (contestant: string, part?: string): Figure => ({
     ...figureOf(samples, contestant, part ?? "ms", "ms"),
@@ -71,31 +72,31 @@ async function compare(setting: Setting, backlog: Backlog): Promise<Figure[]> {
 }
 
 /** The feed stores the backlog once, and its rows become the file that the floor copies from. */
-export async function readyMadeRows(setting: Setting, backlog: Backlog): Promise<string> {
-  const file = join(setting.scratch, `rows-${backlog.changes}-${backlog.transactions}.copy`);
-  await occasion(async (t) => {
-    const database = await createSource(t, setting.postgres);
+export async function readyMadeRows(environment: Environment, backlog: Backlog): Promise<string> {
+  const file = join(environment.scratch, `rows-${backlog.changes}-${backlog.transactions}.copy`);
+  await runTrial(async (t) => {
+    const database = await createSource(t, environment.postgres);
     const worker = await startFeed(t, database, "direct", atRest);
     await write(database, backlog);
     await poll(worker);
-    const psql = await PsqlSession.open(t, setting.psql, database.url);
+    const psql = await PsqlSession.open(t, environment.psql, database.url);
     await psql.run(`\\copy (SELECT ${columns} FROM change_history ORDER BY id) TO '${file}' (FORMAT binary)`);
   });
   return file;
 }
 
 /** The bare minimum that anybody must do who stores what a slot holds; COPY is fastest in binary. */
-export async function runFloor(t: Lifetime, setting: Setting, backlog: Backlog, rows: string): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+export async function runFloor(t: Lifetime, environment: Environment, backlog: Backlog, rows: string): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   await createHistory(database);
   await createSlot(database);
-  const psql = await PsqlSession.open(t, setting.psql, database.url);
+  const psql = await PsqlSession.open(t, environment.psql, database.url);
   const peek = `\\copy (SELECT lsn, xid, data FROM pg_logical_slot_peek_binary_changes('${database.slot}', NULL, NULL, 'proto_version', '1', 'publication_names', '${database.slot}')) TO '/dev/null' (FORMAT binary)`;
   const advance = `SELECT pg_replication_slot_advance('${database.slot}', pg_current_wal_flush_lsn());`;
   await write(database, warmUp);
   await psql.run(`${peek}\n${advance}`);
   await write(database, backlog);
-  const sample = await withProcessorTime(setting, psql.pid, async () => {
+  const sample = await withProcessorTime(environment, psql.pid, async () => {
     const parts = {
       peek: await psql.time(peek),
       COPY: await psql.time(`\\copy change_history (${columns}) FROM '${rows}' (FORMAT binary)`),
@@ -108,20 +109,20 @@ export async function runFloor(t: Lifetime, setting: Setting, backlog: Backlog, 
 }
 
 /** The feed, from the nudge to its answer. */
-export async function runFeed(t: Lifetime, setting: Setting, backlog: Backlog, way: Way, config: object): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+export async function runFeed(t: Lifetime, environment: Environment, backlog: Backlog, way: Way, config: object): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   const worker = await startFeed(t, database, way, { ...atRest, ...config });
   await write(database, warmUp);
   await poll(worker);
   await write(database, backlog);
-  const sample = await withProcessorTime(setting, worker.pid, async () => ({ ms: await poll(worker) }));
+  const sample = await withProcessorTime(environment, worker.pid, async () => ({ ms: await poll(worker) }));
   await assertDrained(database, warmUp.changes + backlog.changes);
   const { memoryBytes, polling } = await status(worker);
   return { ...sample, ...polling.lastCycleMs, "peak of WebAssembly": memoryBytes / 2 ** 20, "peak of workerd": peakMemoryMib(worker.pid) };
 }
 
-async function runPeer(t: Lifetime, setting: Setting, backlog: Backlog): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function runPeer(t: Lifetime, environment: Environment, backlog: Backlog): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   await createHistory(database);
   await createSlot(database);
   const peer = fork(join(import.meta.dirname, "peer.ts"), { stdio: "inherit" });
@@ -129,18 +130,22 @@ async function runPeer(t: Lifetime, setting: Setting, backlog: Backlog): Promise
   await write(database, warmUp);
   await follow(peer, database, warmUp);
   await write(database, backlog);
-  const sample = await withProcessorTime(setting, peer.pid, async () => ({ ms: await follow(peer, database, backlog) }));
+  const sample = await withProcessorTime(environment, peer.pid, async () => ({ ms: await follow(peer, database, backlog) }));
   await assertDrained(database, warmUp.changes + backlog.changes);
   return sample;
 }
 
 /** Adds what Postgres and its client have computed: on a busy machine that says more than the clock. */
-async function withProcessorTime(setting: Setting, client: number | undefined, measure: () => Promise<Sample>): Promise<Sample> {
-  const now = () => ({ postgres: processorMsOfFamily(setting.postmaster), client: processorMs(client) });
+async function withProcessorTime(environment: Environment, client: number | undefined, measure: () => Promise<Sample>): Promise<Sample> {
+  const now = () => ({ postgres: processorMsOfFamily(environment.postmaster), client: processorMs(client) });
   const before = now();
   const sample = await measure();
   const after = now();
-  return { ...sample, "processor time of Postgres": after.postgres - before.postgres, "processor time of the client": after.client - before.client };
+  return {
+    ...sample,
+    "processor time of Postgres": after.postgres - before.postgres,
+    "processor time of the client": after.client - before.client,
+  };
 }
 
 /** Lets the peer drain, and gives the milliseconds until it has acknowledged the last change. */
@@ -155,10 +160,14 @@ async function follow(peer: ChildProcess, database: TestDatabase, backlog: Backl
   peer.on("message", note);
   const started = performance.now();
   peer.send(order);
-  await waitFor("the peer has drained", () => {
-    if (peer.exitCode !== null) throw new Error("the peer has ended");
-    return said.has("ended");
-  }, 120_000);
+  await waitFor(
+    "the peer has drained",
+    () => {
+      if (peer.exitCode !== null) throw new Error("the peer has ended");
+      return said.has("ended");
+    },
+    120_000,
+  );
   peer.off("message", note);
   return acknowledgedAt - started;
 }

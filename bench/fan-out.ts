@@ -7,9 +7,9 @@ import { Workerd } from "../tests/e2e/support/workerd.ts";
 import { createSource } from "./backlog.ts";
 import { CrowdProcess } from "./crowd-process.ts";
 import { atRest, poll, startFeed } from "./feed.ts";
-import { figureOf, occasion, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { figureOf, runTrial, takeTurns, type Contestant, type Sample } from "./trial.ts";
 import { spread, type Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 /** workerd needs two of its 20,000 descriptors for a socket. */
 const crowds = [100, 1_000, 9_800];
@@ -39,17 +39,23 @@ const changes = '{"type":"changes"';
 const filters = '{"type":"subscribe","subscriptions":[{"table":"orders","filter":[{"column":"customer_id","op":"gte","value":%}]}]}';
 
 /** The whole benchmark. */
-export async function fanOut(setting: Setting): Promise<Report> {
-  const text = await frame(setting);
+export async function fanOut(environment: Environment): Promise<Report> {
+  const text = await frame(environment);
   const kinds = ["minimal JavaScript", "feed", "feed, a filter for each client"] as const;
   const run = (t: Lifetime, kind: (typeof kinds)[number], count: number) =>
-    kind === "minimal JavaScript" ? runMinimal(t, setting, count, text) : runFeed(t, setting, count, kind === "feed" ? undefined : filters);
+    kind === "minimal JavaScript"
+      ? runMinimal(t, environment, count, text)
+      : runFeed(t, environment, count, kind === "feed" ? undefined : filters);
   const figures: Report["figures"] = [];
   for (const count of crowds) {
     const contestants: Contestant[] = kinds.map((kind) => ({ name: kind, run: (t) => run(t, kind, count) }));
-    const samples = await takeTurns(contestants, setting.rounds);
+    const samples = await takeTurns(contestants, environment.rounds);
     const group = `${count.toLocaleString("en")} sockets`;
-    const figure = (kind: string, part: string, unit: string) => ({ ...figureOf(samples, kind, part, unit), group, name: `${kind}, ${part}` });
+    const figure = (kind: string, part: string, unit: string) => ({
+      ...figureOf(samples, kind, part, unit),
+      group,
+      name: `${kind}, ${part}`,
+    });
     const floor = figure("minimal JavaScript", "to the last socket", "ms");
     const floorSpan = figure("minimal JavaScript", "from first to last", "ms");
     const plain = figure("feed", "to the last socket", "ms");
@@ -63,7 +69,11 @@ export async function fanOut(setting: Setting): Promise<Report> {
       ...kinds.map((kind) => figure(kind, "deliveries", "a second")),
     );
   }
-  return { name: "fan-out", about: `One change (a frame of ${text.length} bytes) to many sockets, whose clients are in a process of their own.`, figures };
+  return {
+    name: "fan-out",
+    about: `One change (a frame of ${text.length} bytes) to many sockets, whose clients are in a process of their own.`,
+    figures,
+  };
 }
 
 async function insert(database: TestDatabase, id: number): Promise<void> {
@@ -71,9 +81,9 @@ async function insert(database: TestDatabase, id: number): Promise<void> {
 }
 
 /** What the feed sends for one change. */
-function frame(setting: Setting): Promise<string> {
-  return occasion(async (t) => {
-    const database = await createSource(t, setting.postgres);
+function frame(environment: Environment): Promise<string> {
+  return runTrial(async (t) => {
+    const database = await createSource(t, environment.postgres);
     const worker = await startFeed(t, database, "hyperdrive", atRest);
     const socket = await worker.connect();
     await socket.message("caught_up");
@@ -84,8 +94,8 @@ function frame(setting: Setting): Promise<string> {
   });
 }
 
-async function runFeed(t: Lifetime, setting: Setting, count: number, subscription: string | undefined): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function runFeed(t: Lifetime, environment: Environment, count: number, subscription: string | undefined): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   const worker = await startFeed(t, database, "hyperdrive", atRest);
   const order = { count, counted: changes, ready: '{"type":"caught_up"' };
   const crowd = await CrowdProcess.connect(t, worker, "/ws?v=1", subscription === undefined ? order : { ...order, subscription });
@@ -97,8 +107,8 @@ async function runFeed(t: Lifetime, setting: Setting, count: number, subscriptio
   });
 }
 
-async function runMinimal(t: Lifetime, setting: Setting, count: number, text: string): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function runMinimal(t: Lifetime, environment: Environment, count: number, text: string): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   const worker = await Workerd.start(t, { hyperdrive: database.url, slot: database.slot, beside: minimal });
   const crowd = await CrowdProcess.connect(t, worker, "/test/beside", { count, counted: changes });
   return broadcast(crowd, count, async () => () => worker.request("POST", "/test/beside", text));

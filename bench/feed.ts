@@ -17,7 +17,13 @@ export interface Status {
 export const atRest = { pollInterval: 3_600_000, hibernationDelay: 86_400_000 };
 
 /** Starts the Worker on a database and initialises its feed. */
-export async function startFeed(t: Lifetime, database: TestDatabase, way: Way, config: object, options: Partial<WorkerdOptions> = {}): Promise<Workerd> {
+export async function startFeed(
+  t: Lifetime,
+  database: TestDatabase,
+  way: Way,
+  config: object,
+  options: Partial<WorkerdOptions> = {},
+): Promise<Workerd> {
   const direct = Object.assign(new URL(database.url), { search: "?sslmode=disable" }).href;
   const reach = way === "direct" ? { databaseUrl: direct } : { hyperdrive: database.url };
   const worker = await Workerd.start(t, { ...reach, slot: database.slot, ...options });

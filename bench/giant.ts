@@ -1,21 +1,21 @@
 // One transaction of a million rows, which has to pass through 64 MiB.
 import { readyMadeRows, runFeed, runFloor } from "./drain.ts";
-import { figureOf, takeTurns, type Contestant } from "./occasion.ts";
+import { figureOf, takeTurns, type Contestant } from "./trial.ts";
 import type { Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 const backlog = { changes: 1_000_000, transactions: 1 };
 
 /** The whole benchmark. */
-export async function giant(setting: Setting): Promise<Report> {
-  const rows = await readyMadeRows(setting, backlog);
+export async function giant(environment: Environment): Promise<Report> {
+  const rows = await readyMadeRows(environment, backlog);
   const contestants: Contestant[] = [
-    { name: "floor", run: (t) => runFloor(t, setting, backlog, rows) },
-    { name: "feed, direct socket", run: (t) => runFeed(t, setting, backlog, "direct", {}) },
-    { name: "feed, Hyperdrive", run: (t) => runFeed(t, setting, backlog, "hyperdrive", {}) },
+    { name: "floor", run: (t) => runFloor(t, environment, backlog, rows) },
+    { name: "feed, direct socket", run: (t) => runFeed(t, environment, backlog, "direct", {}) },
+    { name: "feed, Hyperdrive", run: (t) => runFeed(t, environment, backlog, "hyperdrive", {}) },
   ];
   // A million rows take a while to write, too.
-  const samples = await takeTurns(contestants, Math.min(setting.rounds, 3));
+  const samples = await takeTurns(contestants, Math.min(environment.rounds, 3));
   const time = (name: string) => ({ ...figureOf(samples, name, "ms", "ms"), group: "time", name });
   const floor = time("floor");
   const feeds = ["feed, direct socket", "feed, Hyperdrive"];

@@ -1,24 +1,28 @@
 // Whether a change costs more when more of them wait: drain time for each change against the size of
 // the backlog, in transactions of ten rows.
 import { runFeed } from "./drain.ts";
-import { figureOf, takeTurns, type Contestant } from "./occasion.ts";
+import { figureOf, takeTurns, type Contestant } from "./trial.ts";
 import { spread, type Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 const sizes = [1_000, 10_000, 100_000, 1_000_000];
 
 /** The whole benchmark. */
-export async function growth(setting: Setting): Promise<Report> {
+export async function growth(environment: Environment): Promise<Report> {
   const name = (changes: number) => `${changes.toLocaleString("en")} changes`;
   const contestants = sizes.map((changes): Contestant => ({
     name: name(changes),
     run: async (t) => {
-      const { ms = Number.NaN } = await runFeed(t, setting, { changes, transactions: changes / 10 }, "hyperdrive", {});
+      const { ms = Number.NaN } = await runFeed(t, environment, { changes, transactions: changes / 10 }, "hyperdrive", {});
       return { "a change": (ms * 1000) / changes };
     },
   }));
-  const samples = await takeTurns(contestants, Math.min(setting.rounds, 3));
-  const figures = sizes.map((changes) => ({ ...figureOf(samples, name(changes), "a change", "µs"), group: "microseconds for each change", name: name(changes) }));
+  const samples = await takeTurns(contestants, Math.min(environment.rounds, 3));
+  const figures = sizes.map((changes) => ({
+    ...figureOf(samples, name(changes), "a change", "µs"),
+    group: "microseconds for each change",
+    name: name(changes),
+  }));
   const tenThousand = figures.slice(1, 2);
   return {
     name: "growth",

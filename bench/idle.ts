@@ -6,9 +6,9 @@ import type { TestDatabase } from "../tests/e2e/support/database.ts";
 import type { Workerd } from "../tests/e2e/support/workerd.ts";
 import { createSource } from "./backlog.ts";
 import { startFeed } from "./feed.ts";
-import { occasion, type Sample } from "./occasion.ts";
+import { runTrial, type Sample } from "./trial.ts";
 import type { Figure, Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 const minutes = 3;
 
@@ -39,9 +39,10 @@ globalThis.onAlarm = (ms) => console.log("ALARM " + ms);
 `;
 
 /** The whole benchmark. */
-export async function idle(setting: Setting): Promise<Report> {
-  const [polling, hibernating] = await occasion((t) => Promise.all([run(t, setting, true), run(t, setting, false)]));
-  const figures = (group: string, sample: Sample): Figure[] => Object.entries(sample).map(([name, value]) => ({ group, name, unit: "", samples: [value] }));
+export async function idle(environment: Environment): Promise<Report> {
+  const [polling, hibernating] = await runTrial((t) => Promise.all([run(t, environment, true), run(t, environment, false)]));
+  const figures = (group: string, sample: Sample): Figure[] =>
+    Object.entries(sample).map(([name, value]) => ({ group, name, unit: "", samples: [value] }));
   return {
     name: "idle",
     about: `A feed with its defaults, and nothing that changes: counted for ${minutes} minutes, over Hyperdrive.`,
@@ -49,8 +50,8 @@ export async function idle(setting: Setting): Promise<Report> {
   };
 }
 
-async function run(t: Lifetime, setting: Setting, hasClient: boolean): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function run(t: Lifetime, environment: Environment, hasClient: boolean): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   // Before the feed comes: it keeps its connection, and a session logs by what was set when it began.
   await database.query(`ALTER DATABASE ${database.name} SET log_statement = 'all'`);
   await database.query("ALTER SYSTEM SET log_line_prefix = '%d %a '");
@@ -59,7 +60,7 @@ async function run(t: Lifetime, setting: Setting, hasClient: boolean): Promise<S
   const worker = await startFeed(t, database, "hyperdrive", {}, { before: watch });
   if (hasClient) await (await worker.connect()).message("caught_up");
   await delay(settlesMs);
-  const counted = () => count(setting, database, worker);
+  const counted = () => count(environment, database, worker);
   const before = counted();
   await delay(minutes * 60_000);
   const after = counted();
@@ -73,13 +74,15 @@ async function run(t: Lifetime, setting: Setting, hasClient: boolean): Promise<S
   };
 }
 
-function count({ log }: Setting, database: TestDatabase, worker: Workerd) {
+function count({ log }: Environment, database: TestDatabase, worker: Workerd) {
   const lines = readFileSync(log, "utf8").split("\n");
   const printed = (word: string) => [...worker.log.matchAll(new RegExp(`${word} (\\d+)`, "g"))].map((match) => Number(match[1]));
   const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
   return {
     queries: lines.filter((line) => line.startsWith(`${database.name} pg-change-feed LOG:  execute`)).length,
-    connections: lines.filter((line) => line.includes("connection authorized") && line.includes(`database=${database.name} application_name=pg-change-feed`)).length,
+    connections: lines.filter(
+      (line) => line.includes("connection authorized") && line.includes(`database=${database.name} application_name=pg-change-feed`),
+    ).length,
     alarms: printed("ALARM").length,
     alarmMs: sum(printed("ALARM")),
     rows: sum(printed("ROWS")),

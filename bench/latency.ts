@@ -14,11 +14,11 @@ import { waitFor } from "../tests/e2e/support/wait-for.ts";
 import type { Workerd } from "../tests/e2e/support/workerd.ts";
 import { createHistory, createSlot, createSource } from "./backlog.ts";
 import { poll, startFeed, status } from "./feed.ts";
-import { figureOf, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { figureOf, takeTurns, type Contestant, type Sample } from "./trial.ts";
 import type { Panel } from "./plot.ts";
 import { PsqlSession } from "./psql-session.ts";
 import { percentile, spread, type Figure, type Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 /** Transactions a second, and for how many seconds. */
 const loads = [
@@ -33,19 +33,26 @@ const writers = 8;
 const parts = ["p50", "p99", "max"];
 
 /** The whole benchmark. */
-export async function latency(setting: Setting): Promise<Report> {
+export async function latency(environment: Environment): Promise<Report> {
   const name = (way: "nudged" | "polling", rate: number) => `${way}, ${rate} a second`;
   const contestants: Contestant[] = [
-    { name: "floor", run: (t) => runFloor(t, setting) },
-    ...loads.flatMap((load) => (["nudged", "polling"] as const).map((way) => ({ name: name(way, load.rate), run: (t: Lifetime) => runFeed(t, setting, load, way) }))),
+    { name: "floor", run: (t) => runFloor(t, environment) },
+    ...loads.flatMap((load) =>
+      (["nudged", "polling"] as const).map((way) => ({
+        name: name(way, load.rate),
+        run: (t: Lifetime) => runFeed(t, environment, load, way),
+      })),
+    ),
   ];
-  const samples = await takeTurns(contestants, setting.rounds);
+  const samples = await takeTurns(contestants, environment.rounds);
   const floors = parts.map((part) => ({ ...figureOf(samples, "floor", part, "ms"), group: "floor", name: `floor ${part}` }));
-  const figures = contestants.slice(1).flatMap(({ name }): Figure[] => [
-    ...parts.map((part, nth): Figure => ({ ...figureOf(samples, name, part, "ms"), against: floors.slice(nth, nth + 1) })),
-    figureOf(samples, name, "last cycle", "ms"),
-    figureOf(samples, name, "reached", "a second"),
-  ]);
+  const figures = contestants
+    .slice(1)
+    .flatMap(({ name }): Figure[] => [
+      ...parts.map((part, nth): Figure => ({ ...figureOf(samples, name, part, "ms"), against: floors.slice(nth, nth + 1) })),
+      figureOf(samples, name, "last cycle", "ms"),
+      figureOf(samples, name, "reached", "a second"),
+    ]);
   const panel = (title: string, way: "nudged" | "polling"): Panel => ({
     title,
     x: "transactions a second",
@@ -59,15 +66,12 @@ export async function latency(setting: Setting): Promise<Report> {
     name: "latency",
     about: "Milliseconds from a commit to its arrival at a WebSocket client, over Hyperdrive, at a steady load of single-row transactions.",
     figures: [...floors, ...figures],
-    plot: [
-      panel("Commit to client, nudged", "nudged"),
-      panel("Commit to client, polling alone", "polling"),
-    ],
+    plot: [panel("Commit to client, nudged", "nudged"), panel("Commit to client, polling alone", "polling")],
   };
 }
 
-async function runFeed(t: Lifetime, setting: Setting, load: (typeof loads)[number], way: "nudged" | "polling"): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function runFeed(t: Lifetime, environment: Environment, load: (typeof loads)[number], way: "nudged" | "polling"): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   const worker = await startFeed(t, database, "hyperdrive", {});
   const arrivals = await listen(t, worker);
   const nudger = new Nudger(worker);
@@ -132,7 +136,13 @@ class Nudger {
 }
 
 /** Commits single rows at this rate, whatever each takes; gives when each row's writer knew. */
-async function writeSteadily(t: Lifetime, database: TestDatabase, { rate, seconds }: { rate: number; seconds: number }, after: number, committed: () => void): Promise<Map<number, number>> {
+async function writeSteadily(
+  t: Lifetime,
+  database: TestDatabase,
+  { rate, seconds }: { rate: number; seconds: number },
+  after: number,
+  committed: () => void,
+): Promise<Map<number, number>> {
   const pool = new pg.Pool({ connectionString: database.url, max: writers });
   let ended: Promise<void> | undefined;
   const end = () => (ended ??= pool.end());
@@ -140,7 +150,10 @@ async function writeSteadily(t: Lifetime, database: TestDatabase, { rate, second
   await Promise.all(Array.from({ length: writers }, () => pool.query("SELECT 1")));
   const commits = new Map<number, number>();
   const insert = async (id: number): Promise<void> => {
-    await pool.query("INSERT INTO orders VALUES ($1::bigint, ($1::bigint % 9973)::int, 10, 'new', 'Please leave it at the back door', now())", [id]);
+    await pool.query(
+      "INSERT INTO orders VALUES ($1::bigint, ($1::bigint % 9973)::int, 10, 'new', 'Please leave it at the back door', now())",
+      [id],
+    );
     commits.set(id, performance.now());
     committed();
   };
@@ -157,17 +170,20 @@ async function writeSteadily(t: Lifetime, database: TestDatabase, { rate, second
 }
 
 /** What a cycle of one row asks of Postgres, from a session that is kept, and a WebSocket's echo. */
-async function runFloor(t: Lifetime, setting: Setting): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function runFloor(t: Lifetime, environment: Environment): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   const { slot } = database;
   await createHistory(database);
   await createSlot(database);
   await database.query("INSERT INTO replication_checkpoint VALUES ($1, 1, '0/0', 0, now(), '', 1)", [slot]);
-  const psql = await PsqlSession.open(t, setting.psql, database.url);
+  const psql = await PsqlSession.open(t, environment.psql, database.url);
   const echo = await openEcho(t);
   const took: number[] = [];
   for (let id = 1; id <= 300; id++) {
-    await database.query("INSERT INTO orders VALUES ($1::bigint, ($1::bigint % 9973)::int, 10, 'new', 'Please leave it at the back door', now())", [id]);
+    await database.query(
+      "INSERT INTO orders VALUES ($1::bigint, ($1::bigint % 9973)::int, 10, 'new', 'Please leave it at the back door', now())",
+      [id],
+    );
     const cycle = await psql.time(`
       SELECT pg_current_wal_flush_lsn() AS flush \\gset
       BEGIN;

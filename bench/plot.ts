@@ -30,16 +30,33 @@ ${drawn.join("\n")}
 
 function draw({ title, x, y, series }: Panel): string {
   const points = series.flatMap((line) => line.points);
-  const across = axis(points.map((point) => point.x), margin.left, width - margin.right);
-  const up = axis(points.flatMap(({ y }) => [y.min, y.max]), height - margin.bottom, margin.top);
+  const across = axis(
+    points.map((point) => point.x),
+    margin.left,
+    width - margin.right,
+  );
+  const up = axis(
+    points.flatMap(({ y }) => [y.min, y.max]),
+    height - margin.bottom,
+    margin.top,
+  );
   const grid = [
-    ...across.ticks.map((value) => `<path d="M${across.at(value)} ${margin.top}V${height - margin.bottom}" stroke="#e5e7eb"/>${text(across.at(value), height - margin.bottom + 15, short(value), "middle")}`),
-    ...up.ticks.map((value) => `<path d="M${margin.left} ${up.at(value)}H${width - margin.right}" stroke="#e5e7eb"/>${text(margin.left - 6, up.at(value) + 4, short(value), "end")}`),
+    ...across.ticks.map(
+      (value) =>
+        `<path d="M${across.at(value)} ${margin.top}V${height - margin.bottom}" stroke="#e5e7eb"/>${text(across.at(value), height - margin.bottom + 15, short(value), "middle")}`,
+    ),
+    ...up.ticks.map(
+      (value) =>
+        `<path d="M${margin.left} ${up.at(value)}H${width - margin.right}" stroke="#e5e7eb"/>${text(margin.left - 6, up.at(value) + 4, short(value), "end")}`,
+    ),
   ];
   const lines = series.map((line, nth) => {
     const colour = colours[nth % colours.length];
     const path = line.points.map((point, index) => `${index === 0 ? "M" : "L"}${across.at(point.x)} ${up.at(point.y.median)}`).join("");
-    const bars = line.points.map(({ x, y }) => `<path d="M${across.at(x)} ${up.at(y.min)}V${up.at(y.max)}" stroke="${colour}"/><circle cx="${across.at(x)}" cy="${up.at(y.median)}" r="3" fill="${colour}"/>`);
+    const bars = line.points.map(
+      ({ x, y }) =>
+        `<path d="M${across.at(x)} ${up.at(y.min)}V${up.at(y.max)}" stroke="${colour}"/><circle cx="${across.at(x)}" cy="${up.at(y.median)}" r="3" fill="${colour}"/>`,
+    );
     const keyAt = margin.left + (nth * (width - margin.left - margin.right)) / series.length;
     const key = `<rect x="${keyAt}" y="38" width="10" height="3" fill="${colour}"/>${text(keyAt + 14, 43, line.name, "start")}`;
     return `<path d="${path}" fill="none" stroke="${colour}" stroke-width="2"/>${bars.join("")}${key}`;

@@ -25,7 +25,9 @@ export function peakMemoryMib(pid: number | undefined): number {
 
 /** The fields of /proc/PID/stat from the third on; a name with spaces stands before them. */
 function stat(pid: number | string | undefined): string[] {
-  return readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\) /, "").split(" ");
+  return readFileSync(`/proc/${pid}/stat`, "utf8")
+    .replace(/^.*\) /, "")
+    .split(" ");
 }
 
 function times(pid: number | string | undefined): { own: number; ended: number } {

@@ -26,7 +26,9 @@ export class PsqlSession {
     const child = spawn(psql, args, { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, PGOPTIONS: "" } });
     const session = new PsqlSession(child);
     afterwards(t, async () => {
-      const ended = new Promise((resolve) => (child.exitCode === null && child.signalCode === null ? child.once("exit", resolve) : resolve(undefined)));
+      const ended = new Promise((resolve) =>
+        child.exitCode === null && child.signalCode === null ? child.once("exit", resolve) : resolve(undefined),
+      );
       child.stdin.end();
       await ended;
     });

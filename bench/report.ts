@@ -4,7 +4,7 @@ import { loadavg } from "node:os";
 import { join } from "node:path";
 import { root } from "../scripts/steps.ts";
 import { svg, type Panel } from "./plot.ts";
-import type { Surroundings } from "./setting.ts";
+import type { MachineInfo } from "./environment.ts";
 
 /** One measured quantity. */
 export interface Figure {
@@ -63,14 +63,17 @@ export function table({ figures }: Report): string {
   const widths = [0, 1].map((column) => Math.max(...rows.map(({ cells }) => cells[column]?.length ?? 0)));
   return rows
     .flatMap(({ group, cells }, index) => {
-      const line = `  ${cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd()}`;
+      const line = `  ${cells
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join("  ")
+        .trimEnd()}`;
       return group === rows[index - 1]?.group ? [line] : [group, line];
     })
     .join("\n");
 }
 
 /** Keeps the report as bench/results/NAME.json, and its plot beside it. */
-export function keep({ name, about, figures, plot }: Report, on: Surroundings): void {
+export function keep({ name, about, figures, plot }: Report, on: MachineInfo): void {
   const told = figures.map((figure) => ({
     group: figure.group,
     name: figure.name,
@@ -82,7 +85,10 @@ export function keep({ name, about, figures, plot }: Report, on: Surroundings): 
   const load = Number((loadavg()[0] ?? 0).toFixed(1));
   const folder = join(root, "bench", "results");
   mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, `${name}.json`), `${JSON.stringify({ name, about, on: { ...on, loadAtEnd: load }, figures: told }, undefined, 2)}\n`);
+  writeFileSync(
+    join(folder, `${name}.json`),
+    `${JSON.stringify({ name, about, on: { ...on, loadAtEnd: load }, figures: told }, undefined, 2)}\n`,
+  );
   if (plot !== undefined) writeFileSync(join(folder, `${name}.svg`), svg(plot));
 }
 

@@ -7,9 +7,9 @@ import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
 import { bundleDir } from "../tests/e2e/support/worker.ts";
 import { Workerd } from "../tests/e2e/support/workerd.ts";
 import { createSource } from "./backlog.ts";
-import { figureOf, takeTurns, type Contestant, type Sample } from "./occasion.ts";
+import { figureOf, takeTurns, type Contestant, type Sample } from "./trial.ts";
 import type { Figure, Report } from "./report.ts";
-import type { Setting } from "./setting.ts";
+import type { Environment } from "./environment.ts";
 
 const empty = `
 import { DurableObject, WorkerEntrypoint } from "cloudflare:workers";
@@ -26,16 +26,20 @@ export default class extends WorkerEntrypoint {
 `;
 
 /** The whole benchmark. */
-export async function size(setting: Setting): Promise<Report> {
-  const bundle = join(setting.scratch, "empty-worker");
+export async function size(environment: Environment): Promise<Report> {
+  const bundle = join(environment.scratch, "empty-worker");
   mkdirSync(bundle, { recursive: true });
   writeFileSync(join(bundle, "index.js"), empty);
   const contestants: Contestant[] = [
-    { name: "empty Worker", run: (t) => start(t, setting, bundle) },
-    { name: "feed", run: (t) => start(t, setting, undefined) },
+    { name: "empty Worker", run: (t) => start(t, environment, bundle) },
+    { name: "feed", run: (t) => start(t, environment, undefined) },
   ];
-  const samples = await takeTurns(contestants, setting.rounds * 2);
-  const starts = ["from the start of the process to the first answer", "from the end of the object to the next answer", "an answer when it runs"].flatMap((part) => {
+  const samples = await takeTurns(contestants, environment.rounds * 2);
+  const starts = [
+    "from the start of the process to the first answer",
+    "from the end of the object to the next answer",
+    "an answer when it runs",
+  ].flatMap((part) => {
     const floor = { ...figureOf(samples, "empty Worker", part, "ms"), group: part, name: "empty Worker" };
     return [floor, { ...figureOf(samples, "feed", part, "ms"), group: part, name: "feed", against: [floor] }];
   });
@@ -55,8 +59,8 @@ function sizes(): Figure[] {
   return [kib("as it is", wasm), kib("gzip -9", gzipSync(wasm, { level: 9 })), kib("brotli -11", brotli)];
 }
 
-async function start(t: Lifetime, setting: Setting, bundle: string | undefined): Promise<Sample> {
-  const database = await createSource(t, setting.postgres);
+async function start(t: Lifetime, environment: Environment, bundle: string | undefined): Promise<Sample> {
+  const database = await createSource(t, environment.postgres);
   const answer = async (worker: Workerd): Promise<number> => {
     const started = performance.now();
     const { status } = await worker.request("GET", "/status");

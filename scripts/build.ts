@@ -26,7 +26,11 @@ export async function buildWorker(): Promise<void> {
   const file = join(buildDir, "index_bg.wasm");
   renameSync(file, named);
   // A tenth of what would be uploaded.
-  await run(process.execPath, [npmBinary("binaryen", "bin/wasm-opt"), named, "--all-features", "--strip-debug", "--strip-producers", "-o", file], { cwd: root, env, log: "wasm-opt.log" });
+  await run(
+    process.execPath,
+    [npmBinary("binaryen", "bin/wasm-opt"), named, "--all-features", "--strip-debug", "--strip-producers", "-o", file],
+    { cwd: root, env, log: "wasm-opt.log" },
+  );
   writeFileSync(stamp, wanted);
   const wasm = readFileSync(file);
   const kib = (bytes: number) => `${Math.round(bytes / 1024)} KiB`;
@@ -37,7 +41,9 @@ export async function buildWorker(): Promise<void> {
 export async function bundleWorker(bundle: string): Promise<void> {
   const wrangler = join(root, "node_modules", "wrangler", "bin", "wrangler.js");
   const env = { ...process.env, WRANGLER_SEND_METRICS: "false" };
-  await step("Bundling the Worker", "about 3 seconds", () => run(process.execPath, [wrangler, "deploy", "--dry-run", "--outdir", bundle], { cwd: root, env, log: "bundle.log" }));
+  await step("Bundling the Worker", "about 3 seconds", () =>
+    run(process.execPath, [wrangler, "deploy", "--dry-run", "--outdir", bundle], { cwd: root, env, log: "bundle.log" }),
+  );
 }
 
 /** Contents, not times: a checkout or a rebase touches files that it does not change. */

@@ -22,6 +22,10 @@ export async function chromium(): Promise<string> {
   }
   const found = onMac.find((path) => existsSync(path));
   if (found !== undefined) return found;
-  await installDebianPackages(["chromium"], "No Chromium or Chrome is installed, and the client library is tested in one.", "Install Chromium or Chrome, and set CHROMIUM to its path where it is not on PATH");
+  await installDebianPackages(
+    ["chromium"],
+    "No Chromium or Chrome is installed, and the client library is tested in one.",
+    "Install Chromium or Chrome, and set CHROMIUM to its path where it is not on PATH",
+  );
   return debianChromium;
 }

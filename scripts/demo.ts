@@ -35,7 +35,10 @@ await main(async () => {
   const { count, every } = options();
   const instance = runningInstance();
   if (!instance.demo) {
-    throw new Failure("The instance uses a database of yours (DATABASE_URL), and the demo writes only to the one that `npm run dev` brings.", "Use `npm run tail` and change rows yourself; or start `npm run dev` without DATABASE_URL.");
+    throw new Failure(
+      "The instance uses a database of yours (DATABASE_URL), and the demo writes only to the one that `npm run dev` brings.",
+      "Use `npm run tail` and change rows yourself; or start `npm run dev` without DATABASE_URL.",
+    );
   }
   const [stop, end] = [new AbortController(), new AbortController()];
   let isWriting = false;

@@ -15,7 +15,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { ChildProcess } from "node:child_process";
 import { buildWorker } from "./build.ts";
 import { prepareDemo } from "./demo-tables.ts";
-import { endGuarded, ended, spawnGuarded } from "./guarded.ts";
+import { endChild, ended, spawnChild } from "./child-process.ts";
 import { announceInstance, findInstance, withdrawInstance } from "./instance.ts";
 import { freePort, isFree, startPostgres, type PostgresServer } from "./postgres.ts";
 import { Failure, main, root, say, step } from "./steps.ts";
@@ -38,7 +38,7 @@ class Running {
   stop(): Promise<void> {
     return (this.#stopping ??= (async () => {
       withdrawInstance();
-      if (this.wrangler !== undefined) await endGuarded(this.wrangler, 5_000);
+      if (this.wrangler !== undefined) await endChild(this.wrangler, 5_000);
       await this.postgres?.stop("fast");
     })());
   }
@@ -69,13 +69,16 @@ async function startDatabase(running: Running): Promise<string> {
 /** Starts wrangler dev, and waits until the Worker answers. */
 async function startWorker(running: Running, database: string, port: number): Promise<void> {
   // The object's storage belongs to one database: another one gets another object.
-  const key = createHash("sha256").update(running.postgres?.dataDir ?? database).digest("hex").slice(0, 12);
+  const key = createHash("sha256")
+    .update(running.postgres?.dataDir ?? database)
+    .digest("hex")
+    .slice(0, 12);
   const state = join(root, ".wrangler", `dev-${key}`);
   mkdirSync(state, { recursive: true });
   const overrides = ["REPLICATION_SLOT", "REPLICATION_PUBLICATION", "REPLICATION_TABLES", "POLL_INTERVAL_MS", "HIBERNATION_DELAY_MS"]
     .filter((name) => process.env[name] !== undefined)
     .map((name) => `${name}:${process.env[name]}`);
-  const wrangler = spawnGuarded(
+  const wrangler = spawnChild(
     "TERM",
     process.execPath,
     [
@@ -123,7 +126,8 @@ async function startWorker(running: Running, database: string, port: number): Pr
   };
   while (!(await answers())) {
     if (running.stopping) return;
-    if (wrangler.exitCode !== null) throw new Failure(`wrangler dev ended:\n${held.join("\n")}`, "Mend what it says above, then run the command again.");
+    if (wrangler.exitCode !== null)
+      throw new Failure(`wrangler dev ended:\n${held.join("\n")}`, "Mend what it says above, then run the command again.");
     await delay(100);
   }
   held = undefined;
@@ -146,10 +150,13 @@ async function call(url: string, method: string): Promise<void> {
     // The runtime's own page or nothing: shown as it is.
   }
   const here = error.code === "publication_missing" ? "\nOr let it make one: REPLICATION_TABLES=first_table,second_table npm run dev" : "";
-  throw new Failure(`${method} ${new URL(url).pathname} answered ${response.status}: ${error.message}`, `${error.remedy ?? "See the Worker's messages above."}${here}`);
+  throw new Failure(
+    `${method} ${new URL(url).pathname} answered ${response.status}: ${error.message}`,
+    `${error.remedy ?? "See the Worker's messages above."}${here}`,
+  );
 }
 
-function greet(url: string, database: string, demo: boolean): void {
+function printBanner(url: string, database: string, demo: boolean): void {
   const shown = new URL(database);
   // A password of the person's own has no place on a screen; that of the local server is no secret.
   if (!demo && shown.password !== "") shown.password = "...";
@@ -171,7 +178,11 @@ ${first}  npm run tail                    follows the feed; in a third, change a
 
 await main(async () => {
   const other = findInstance();
-  if (other !== undefined) throw new Failure(`\`npm run dev\` runs already, as process ${other.pid}, at ${other.url}.`, "Use that one, or end it with Ctrl-C first.");
+  if (other !== undefined)
+    throw new Failure(
+      `\`npm run dev\` runs already, as process ${other.pid}, at ${other.url}.`,
+      "Use that one, or end it with Ctrl-C first.",
+    );
   const running = new Running();
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
@@ -189,7 +200,7 @@ await main(async () => {
     await step("Initialising the feed", "about 1 second", () => initialise(url));
     const demo = running.postgres !== undefined;
     announceInstance({ pid: process.pid, url, database, demo });
-    greet(url, database, demo);
+    printBanner(url, database, demo);
     if (running.wrangler !== undefined) await ended(running.wrangler);
     if (!running.stopping) throw new Failure("wrangler dev ended by itself.", "See its last messages above, then start again.");
   } finally {

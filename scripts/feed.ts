@@ -5,8 +5,13 @@ import { Failure } from "./steps.ts";
 /** What ended a feed, with what to do. */
 export function feedFailure(error: unknown): unknown {
   if (!(error instanceof FeedError)) return error;
-  const remedy = error.code === "unauthorized" ? "Give the instance's token: --token, or REPLICATION_TOKEN in the environment." : "Mend what it says, then start again.";
-  return new Failure(error.kind === "refused" || error.kind === "server" ? `The server refused: ${error.message}` : error.message, remedy, { cause: error });
+  const remedy =
+    error.code === "unauthorized"
+      ? "Give the instance's token: --token, or REPLICATION_TOKEN in the environment."
+      : "Mend what it says, then start again.";
+  return new Failure(error.kind === "refused" || error.kind === "server" ? `The server refused: ${error.message}` : error.message, remedy, {
+    cause: error,
+  });
 }
 
 /** How long until the next try, for people. */

@@ -31,7 +31,10 @@ export function findInstance(): Instance | undefined {
 export function runningInstance(): Instance {
   const instance = findInstance();
   if (instance === undefined) {
-    throw new Failure("`npm run dev` does not run here.", "Start it in another terminal and wait for its URL; or name another instance with --url.");
+    throw new Failure(
+      "`npm run dev` does not run here.",
+      "Start it in another terminal and wait for its URL; or name another instance with --url.",
+    );
   }
   return instance;
 }

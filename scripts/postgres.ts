@@ -7,12 +7,27 @@
 // (such as root's home); both are then put where it can.
 import type { ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, chownSync, closeSync, cpSync, existsSync, mkdirSync, openSync, readFileSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { basename, dirname, join, relative } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
-import { ended, endGuarded, spawnGuarded } from "./guarded.ts";
+import { ended, endChild, spawnChild } from "./child-process.ts";
 import { capture, Failure, lastLines, output, root, run, say, step, toolsDir } from "./steps.ts";
 
 /** The major versions that can be started. */
@@ -128,7 +143,10 @@ async function serverUser(): Promise<ServerUser> {
   const made = await capture("useradd", ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "postgres"]);
   const user = await ids();
   if (user === undefined) {
-    throw new Failure(`Postgres refuses to run as root, and the user \`postgres\` could not be made: ${made.stderr.trim()}`, "Make that user, or run the command as an ordinary user.");
+    throw new Failure(
+      `Postgres refuses to run as root, and the user \`postgres\` could not be made: ${made.stderr.trim()}`,
+      "Make that user, or run the command as an ordinary user.",
+    );
   }
   return user;
 }
@@ -152,7 +170,10 @@ async function binaries(version: PostgresVersion): Promise<string> {
   const candidates = [join(from, "node_modules", name, "node_modules", platform), join(from, "node_modules", platform)];
   const found = candidates.find((folder) => packageVersion(folder)?.startsWith(`${version}.`));
   if (found === undefined) {
-    throw new Failure(`npm has no PostgreSQL ${version} for ${process.platform}-${process.arch}, or its package is not installed.`, "Run `npm ci`; or set DATABASE_URL to a PostgreSQL of your own (npm run dev).");
+    throw new Failure(
+      `npm has no PostgreSQL ${version} for ${process.platform}-${process.arch}, or its package is not installed.`,
+      "Run `npm ci`; or set DATABASE_URL to a PostgreSQL of your own (npm run dev).",
+    );
   }
   return join(found, "native");
 }
@@ -179,7 +200,10 @@ async function reachableBinaries(native: string, user: ServerUser): Promise<stri
     renameSync(making, copy);
   }
   if (await runs(copy, user)) return join(copy, "bin");
-  throw new Failure(`Postgres does not run, neither from ${native} nor from ${copy}.`, `See what it says: ${join(native, "bin", "postgres")} --version`);
+  throw new Failure(
+    `Postgres does not run, neither from ${native} nor from ${copy}.`,
+    `See what it says: ${join(native, "bin", "postgres")} --version`,
+  );
 }
 
 /** A folder outside the checkout that takes the place of one inside; nobody else's. */
@@ -187,7 +211,10 @@ function insteadOf(path: string): string {
   const folder = join("/var/tmp", `pg-change-feed-${createHash("sha256").update(path).digest("hex").slice(0, 12)}`);
   const uid = process.getuid?.();
   if (existsSync(folder) && statSync(folder).uid !== uid) {
-    throw new Failure(`${folder} is not yours, and Postgres would have to run from it.`, "Remove it, or move the checkout to where every user may go.");
+    throw new Failure(
+      `${folder} is not yours, and Postgres would have to run from it.`,
+      "Remove it, or move the checkout to where every user may go.",
+    );
   }
   return folder;
 }
@@ -231,10 +258,19 @@ async function preparedDataDir(wanted: string, binDir: string, user: ServerUser)
   try {
     const made = await capture(
       join(binDir, "initdb"),
-      [`--pgdata=${making}`, `--username=${superuser}`, `--pwfile=${passwordFile}`, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"],
+      [
+        `--pgdata=${making}`,
+        `--username=${superuser}`,
+        `--pwfile=${passwordFile}`,
+        "--auth=scram-sha-256",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--no-sync",
+      ],
       { ...user, cwd: "/" },
     );
-    if (made.code !== 0) throw new Failure(`initdb failed:\n${made.stderr.trim()}`, `Look at ${dataDir}: it must be writable and have about 60 MB of room.`);
+    if (made.code !== 0)
+      throw new Failure(`initdb failed:\n${made.stderr.trim()}`, `Look at ${dataDir}: it must be writable and have about 60 MB of room.`);
   } finally {
     rmSync(passwordFile, { force: true });
   }
@@ -263,7 +299,10 @@ async function stopLeftover(dataDir: string, binDir: string, user: ServerUser): 
   say(`-> Stopping the Postgres that an earlier run left on ${dataDir}`);
   const stopped = await capture(join(binDir, "pg_ctl"), ["stop", "-D", dataDir, "-m", "fast", "-w", "-t", "30"], { ...user, cwd: "/" });
   if (stopped.code !== 0) {
-    throw new Failure(`A Postgres of an earlier run still uses ${dataDir} and does not stop: ${stopped.stderr.trim()}`, `End the process named in the first line of ${join(dataDir, "postmaster.pid")}.`);
+    throw new Failure(
+      `A Postgres of an earlier run still uses ${dataDir} and does not stop: ${stopped.stderr.trim()}`,
+      `End the process named in the first line of ${join(dataDir, "postmaster.pid")}.`,
+    );
   }
 }
 
@@ -297,7 +336,11 @@ async function launchServer({ binDir, dataDir, user, port, url, settings }: Laun
   const deadline = Date.now() + startDeadlineMs;
   for (;;) {
     const log = openSync(logFile, "w");
-    const child = spawnGuarded("INT", join(binDir, "postgres"), ["-D", dataDir, ...flags], { ...user, cwd: "/", stdio: ["pipe", log, log] });
+    const child = spawnChild("INT", join(binDir, "postgres"), ["-D", dataDir, ...flags], {
+      ...user,
+      cwd: "/",
+      stdio: ["pipe", log, log],
+    });
     closeSync(log);
     const accepted = await acceptsConnections(url, child, deadline);
     if (accepted) return { end: (signal) => endServer(dataDir, signal, child) };
@@ -307,7 +350,7 @@ async function launchServer({ binDir, dataDir, user, port, url, settings }: Laun
       await delay(100);
       continue;
     }
-    await endGuarded(child, 5_000);
+    await endChild(child, 5_000);
     const taken = /could not bind|could not create any TCP\/IP sockets/.test(said);
     throw new Failure(
       `Postgres did not start:\n${said}`,

@@ -7,6 +7,10 @@ export async function psqlPath(): Promise<string> {
   const find = () => output("which", ["psql"]);
   const found = await find();
   if (found !== undefined) return found;
-  await installDebianPackages(["postgresql-client"], "There is no psql on PATH, and the benchmarks measure against it.", "Install PostgreSQL's client programs");
+  await installDebianPackages(
+    ["postgresql-client"],
+    "There is no psql on PATH, and the benchmarks measure against it.",
+    "Install PostgreSQL's client programs",
+  );
   return (await find()) ?? "psql";
 }

@@ -67,6 +67,8 @@ export function npmBinary(name: string, path: string): string {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   await main(async () => {
     const tools = await prepareTools();
-    say(`Ready: ${await output("rustc", ["--version"], { env: tools })}, worker-build ${workerBuildVersion}, wasm-bindgen ${lockedVersion("wasm-bindgen")}`);
+    say(
+      `Ready: ${await output("rustc", ["--version"], { env: tools })}, worker-build ${workerBuildVersion}, wasm-bindgen ${lockedVersion("wasm-bindgen")}`,
+    );
   });
 }

@@ -119,7 +119,10 @@ export async function run(program: string, args: string[], options: RunOptions &
   });
   if (code !== 0) {
     const tail = shown ? "" : `\n${lastLines(logFile, 25)}`;
-    throw new Failure(`\`${[program, ...args].join(" ")}\` ended with exit code ${code}.${tail}`, "Mend what it says above, then run the command again.");
+    throw new Failure(
+      `\`${[program, ...args].join(" ")}\` ended with exit code ${code}.${tail}`,
+      "Mend what it says above, then run the command again.",
+    );
   }
 }
 

@@ -1,7 +1,7 @@
 // Runs every test there is: `npm test`, or parts of it: `npm test -- lint`, `-- client`,
 // `-- rust`, `-- e2e`.
 //
-//     lint   rustfmt, clippy, tsc
+//     lint   rustfmt, clippy, prettier, tsc
 //     client the client library by itself
 //     rust   unit and integration tests, natively, against real Postgres servers
 //     e2e    the WASM build, `wrangler deploy --dry-run`, and its bundle in real workerd
@@ -15,7 +15,7 @@ import { readdirSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { buildWorker } from "./build.ts";
 import { chromium } from "./chromium.ts";
-import { removeLeftovers } from "./leftovers.ts";
+import { removeStaleDirs } from "./stale-dirs.ts";
 import { startPostgres, type PostgresServer, type PostgresVersion } from "./postgres.ts";
 import { Failure, lastLines, main, pathWith, root, say, step } from "./steps.ts";
 
@@ -45,7 +45,11 @@ function versionsOnDemand(): PostgresVersion[] {
   const asked = (process.env["TEST_POSTGRES_VERSIONS"] ?? "").split(",").filter((text) => text.trim() !== "");
   return asked.map((text) => {
     const version = ([16, 17] as const).find((known) => known === Number(text));
-    if (version === undefined) throw new Failure(`TEST_POSTGRES_VERSIONS names "${text}".`, "It takes 16, 17 or both, with a comma between; 18 and 15 are tested always.");
+    if (version === undefined)
+      throw new Failure(
+        `TEST_POSTGRES_VERSIONS names "${text}".`,
+        "It takes 16, 17 or both, with a comma between; 18 and 15 are tested always.",
+      );
     return version;
   });
 }
@@ -63,7 +67,14 @@ interface Counts {
  * Runs one suite with its output shown, and adds up what it counted. A suite that fails without
  * saying which test (it does not compile, say) counts as one failure.
  */
-async function suite(name: string, usually: string, program: string, args: string[], env: NodeJS.ProcessEnv, count: (output: string) => Counts): Promise<boolean> {
+async function suite(
+  name: string,
+  usually: string,
+  program: string,
+  args: string[],
+  env: NodeJS.ProcessEnv,
+  count: (output: string) => Counts,
+): Promise<boolean> {
   const started = performance.now();
   say(`\n=== ${name} (${usually}): ${[basename(program), ...args].join(" ")}`);
   const { code, output } = await new Promise<{ code: number; output: string }>((resolve, reject) => {
@@ -107,9 +118,17 @@ const countNode = (output: string): Counts => ({
 async function lint(env: NodeJS.ProcessEnv): Promise<void> {
   await check("rustfmt", "1 second", "cargo", ["fmt", "--check"], env);
   await check("clippy", "2 minutes the first time", "cargo", ["clippy", "--all-targets", "--quiet", "--", "--deny", "warnings"], env);
+  const prettier = join("node_modules", "prettier", "bin", "prettier.cjs");
+  await check("prettier", "3 seconds", process.execPath, [prettier, "--check", "--log-level=warn", "**/*.{ts,mjs}"], env);
   // One for each place that the code runs in: each has globals of its own.
   for (const project of [".", "client", "examples/browser", "examples/sync-do", "tests/e2e/workers"]) {
-    await check(`tsc ${project}`, "2 seconds", process.execPath, [join("node_modules", "typescript", "bin", "tsc"), "--project", project], env);
+    await check(
+      `tsc ${project}`,
+      "2 seconds",
+      process.execPath,
+      [join("node_modules", "typescript", "bin", "tsc"), "--project", project],
+      env,
+    );
   }
 }
 
@@ -144,15 +163,30 @@ const waiting = ["outage.test.ts"];
 /** Runs the tests in one folder of `tests`; with TEST_ONLY set, those whose file's name has it. */
 async function nodeTests(name: string, usually: string, folder: string, env: NodeJS.ProcessEnv): Promise<void> {
   const only = process.env["TEST_ONLY"];
-  const names = readdirSync(join(root, "tests", folder)).filter((name) => name.endsWith(".test.ts") && (only === undefined || name.includes(only)));
+  const names = readdirSync(join(root, "tests", folder)).filter(
+    (name) => name.endsWith(".test.ts") && (only === undefined || name.includes(only)),
+  );
   const run = async (suiteName: string, chosen: string[]) => {
     if (chosen.length === 0) return;
     const files = chosen.map((name) => join("tests", folder, name));
-    await suite(suiteName, usually, process.execPath, ["--test", "--test-reporter=spec", `--test-timeout=${fileTimeoutMs}`, ...files], env, countNode);
+    await suite(
+      suiteName,
+      usually,
+      process.execPath,
+      ["--test", "--test-reporter=spec", `--test-timeout=${fileTimeoutMs}`, ...files],
+      env,
+      countNode,
+    );
   };
   await Promise.all([
-    run(name, names.filter((name) => !waiting.includes(name))),
-    run(`${name}, beside`, names.filter((name) => waiting.includes(name))),
+    run(
+      name,
+      names.filter((name) => !waiting.includes(name)),
+    ),
+    run(
+      `${name}, beside`,
+      names.filter((name) => waiting.includes(name)),
+    ),
   ]);
 }
 
@@ -168,7 +202,7 @@ async function browser(): Promise<NodeJS.ProcessEnv> {
 
 /** The servers that tests find by TEST_POSTGRES_<version>, or those that the environment names already. */
 async function servers(versions: PostgresVersion[], env: NodeJS.ProcessEnv, started: PostgresServer[]): Promise<void> {
-  removeLeftovers("test");
+  removeStaleDirs("test");
   for (const version of versions) {
     if (env[`TEST_POSTGRES_${version}`] !== undefined && env[`TEST_POSTGRES_BIN_${version}`] !== undefined) continue;
     const server = await startPostgres(version, { dataDir: join(root, ".postgres", `test-${process.pid}-${version}`), settings });

@@ -6,7 +6,18 @@
 // `rust-web-src`. That toolchain is used for the WASM build alone and by its own path; native
 // builds and tests stay with the toolchain that is installed.
 import { createHash } from "node:crypto";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { delimiter, join } from "node:path";
 import { installDebianPackages } from "./debian.ts";
 import { capture, Failure, output, pathWith, run, say, step, toolsDir } from "./steps.ts";
@@ -30,7 +41,10 @@ export async function wasmToolchain(): Promise<Record<string, string>> {
     throw new Failure(`REPLICATION_WASM_TOOLCHAIN is "${forced}".`, 'Leave it out, or set it to "debian".');
   }
   if ((await output("rustc", ["--version"])) === undefined) {
-    throw new Failure("There is no working `rustc` on PATH.", "Install Rust with rustup (or your distribution's packages), then run the command again.");
+    throw new Failure(
+      "There is no working `rustc` on PATH.",
+      "Install Rust with rustup (or your distribution's packages), then run the command again.",
+    );
   }
   let rustupSaid = "not tried";
   if (forced === undefined) {
@@ -72,7 +86,10 @@ async function debianToolchain(rustupSaid: string): Promise<string> {
   const version = await output(debianRustc, ["-vV"]);
   const host = version?.match(/^host: (.+)$/m)?.[1];
   if (version === undefined || host === undefined) {
-    throw new Failure(`${debianRustc} does not run although ${debianPackages[0]} is installed.`, `Reinstall it: apt-get install --reinstall ${debianPackages[0]}`);
+    throw new Failure(
+      `${debianRustc} does not run although ${debianPackages[0]} is installed.`,
+      `Reinstall it: apt-get install --reinstall ${debianPackages[0]}`,
+    );
   }
   // A standard library fits one compiler only, so a newer Debian package starts over.
   const key = createHash("sha256").update(version).digest("hex").slice(0, 12);

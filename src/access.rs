@@ -1,25 +1,32 @@
-//! Who asks: the operator, who has the secret `REPLICATION_TOKEN`, or a client with a ticket that was
-//! signed under the secret `REPLICATION_TICKET_SECRET`.
+//! Who a request comes from: an operator, who has the secret `REPLICATION_TOKEN`, or a client with a
+//! ticket that was signed with the secret `REPLICATION_TICKET_SECRET`.
+//!
+//! ```text
+//! Worker   authorize: may this caller call this endpoint? ---+
+//! object   ticket:    what does the caller's ticket allow? --+--> authenticate
+//! ```
 
-use worker::{Env, Method, Request};
+use worker::{Env, Request};
 
 use crate::clients::bearer::{self, BearerError};
 use crate::clients::{Ticket, TicketError, TicketKey};
 use crate::clock;
+use crate::response::{ErrorResponse, HttpError, Result};
+use crate::routes;
 
-/// What a request may do.
+/// The owner of a valid credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Everything.
+enum Caller {
+    /// May do everything.
     Operator,
-    /// Get what the ticket allows.
-    Client(Ticket),
+    /// Sees what the ticket allows.
+    TicketHolder(Ticket),
 }
 
-/// Why a request is turned away. Says nothing of what it carried.
+/// Why a request is turned away. Never repeats what the request carried.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error("a bearer token or a ticket is needed")]
+enum Refusal {
+    #[error("a bearer token or a ticket is required")]
     Missing,
     #[error("the token is wrong")]
     Wrong,
@@ -27,102 +34,119 @@ pub(crate) enum Refusal {
     Bearer(#[from] BearerError),
     #[error(transparent)]
     Ticket(#[from] TicketError),
-    #[error("the secret {secret} {problem}, so every request with {what} is refused")]
+    #[error("the secret {secret} {problem}, so every request with {credential} is refused")]
     Unconfigured {
         secret: &'static str,
         problem: &'static str,
-        what: &'static str,
+        credential: &'static str,
     },
-    /// A ticket was presented where only the operator may go.
-    #[error("a ticket only opens /ws and /changes")]
+    /// A valid ticket, for an endpoint that is open to operators only.
+    #[error("a ticket does not open this endpoint")]
     Forbidden,
-    /// A page of another site asks, and nobody must show who they are.
-    #[error("without a token, pages of other sites are refused: this is a developer's own server")]
+    /// A request without a credential, from a page of another site.
+    #[error(
+        "this development server runs without a token, so it refuses requests from the pages of \
+         other sites"
+    )]
     ForeignPage,
 }
 
-impl Refusal {
-    /// Status, and stable code.
-    pub(crate) fn status(&self) -> (u16, &'static str) {
-        match self {
-            Self::Ticket(TicketError::Expired) => (401, "ticket_expired"),
-            Self::Forbidden | Self::ForeignPage => (403, "forbidden"),
+impl From<Refusal> for HttpError {
+    fn from(refusal: Refusal) -> Self {
+        let (status, code) = match refusal {
+            Refusal::Ticket(TicketError::Expired) => (401, "ticket_expired"),
+            Refusal::Forbidden | Refusal::ForeignPage => (403, "forbidden"),
             _ => (401, "unauthorized"),
-        }
+        };
+        ErrorResponse::new(status, code, refusal.to_string()).into()
     }
 }
 
-/// What a request of the public route may do.
+/// Checks, in the Worker, that the request's caller may call its endpoint.
 ///
-/// Without the secret everything is refused, unless the variable `REPLICATION_DEV_NO_AUTH` says
-/// that this is a developer's own machine.
-pub(crate) fn of_public(request: &Request, env: &Env) -> worker::Result<Result<Access, Refusal>> {
-    let access = match of_credential(request, env)? {
-        Ok(Some(access)) => access,
-        Ok(None) if is_local_development(env) => {
-            if is_foreign_page(request)? {
-                return Ok(Err(Refusal::ForeignPage));
-            }
-            Access::Operator
+/// Without the secret `REPLICATION_TOKEN` every request is refused, unless the variable
+/// `REPLICATION_DEV_NO_AUTH` says that this is a developer's own machine.
+pub(crate) fn authorize(request: &Request, env: &Env) -> Result<()> {
+    match authenticate(request, env)? {
+        Some(Caller::Operator) => Ok(()),
+        Some(Caller::TicketHolder(_))
+            if routes::is_open_to_tickets(&method(request), &request.path()) =>
+        {
+            Ok(())
         }
-        Ok(None) => return Ok(Err(Refusal::Missing)),
-        Err(refusal) => return Ok(Err(refusal)),
-    };
-    let path = request.path();
-    let is_for_clients = request.method() == Method::Get && (path == "/ws" || path == "/changes");
-    if matches!(access, Access::Client(_)) && !is_for_clients {
-        return Ok(Err(Refusal::Forbidden));
+        Some(Caller::TicketHolder(_)) => Err(Refusal::Forbidden.into()),
+        None => authorize_anonymous(request, env),
     }
-    Ok(Ok(access))
 }
 
-/// What the request's credential opens; `None` without one. Such a request has been let through by
-/// [`of_public`], or comes from a Worker that holds a binding to the object, which is trusted.
-pub(crate) fn of_credential(
-    request: &Request,
-    env: &Env,
-) -> worker::Result<Result<Option<Access>, Refusal>> {
-    let header = request.headers().get("Authorization")?;
-    let protocols = request.headers().get("Sec-WebSocket-Protocol")?;
-    let given = match (&header, &protocols) {
-        (Some(header), _) => bearer::from_authorization(header).map(|it| Some(it.to_owned())),
-        (None, Some(protocols)) => bearer::from_subprotocols(protocols),
-        (None, None) => Ok(None),
-    };
-    Ok(match given {
-        Ok(Some(given)) => check(&given, env).map(Some),
-        Ok(None) => Ok(None),
-        Err(error) => Err(error.into()),
+fn authorize_anonymous(request: &Request, env: &Env) -> Result<()> {
+    if !is_local_development(env) {
+        return Err(Refusal::Missing.into());
+    }
+    if is_foreign_page(request)? {
+        return Err(Refusal::ForeignPage.into());
+    }
+    Ok(())
+}
+
+/// The ticket that limits a request inside the object; `None` when nothing does.
+///
+/// A request without a credential is not limited. Either [`authorize`] let it pass, or it comes from
+/// a Worker that has a binding to the object, and that Worker is trusted.
+pub(crate) fn ticket(request: &Request, env: &Env) -> Result<Option<Ticket>> {
+    Ok(match authenticate(request, env)? {
+        Some(Caller::TicketHolder(ticket)) => Some(ticket),
+        Some(Caller::Operator) | None => None,
     })
 }
 
-fn check(given: &str, env: &Env) -> Result<Access, Refusal> {
+/// The method as it was sent. [`Request::method`] turns every unknown one into GET.
+pub(crate) fn method(request: &Request) -> String {
+    request.inner().method()
+}
+
+/// Whose credential the request carries; `None` without one. An invalid credential is an error.
+fn authenticate(request: &Request, env: &Env) -> Result<Option<Caller>> {
+    let header = request.headers().get("Authorization")?;
+    let protocols = request.headers().get("Sec-WebSocket-Protocol")?;
+    let credential = match (&header, &protocols) {
+        (Some(header), _) => bearer::from_authorization(header).map(|token| Some(token.to_owned())),
+        (None, Some(protocols)) => bearer::from_subprotocols(protocols),
+        (None, None) => Ok(None),
+    };
+    match credential.map_err(Refusal::from)? {
+        Some(credential) => Ok(Some(identify(&credential, env)?)),
+        None => Ok(None),
+    }
+}
+
+fn identify(credential: &str, env: &Env) -> std::result::Result<Caller, Refusal> {
     let secret = |name| env.secret(name).map(|secret| secret.to_string()).ok();
-    // A ticket has two dots. A token may have some too, and is then compared all the same.
-    let looks_like_ticket = given.bytes().filter(|byte| *byte == b'.').count() == 2;
     let token = secret("REPLICATION_TOKEN");
     if let Some(token) = &token
-        && bearer::is_token(given, token)
+        && bearer::is_token(credential, token)
     {
-        return Ok(Access::Operator);
+        return Ok(Caller::Operator);
     }
-    if looks_like_ticket {
+    // A ticket has two dots. A token may have some too, hence it is compared first.
+    if credential.bytes().filter(|byte| *byte == b'.').count() == 2 {
         let unusable = |problem| Refusal::Unconfigured {
             secret: "REPLICATION_TICKET_SECRET",
             problem,
-            what: "a ticket",
+            credential: "a ticket",
         };
         let secret = secret("REPLICATION_TICKET_SECRET").ok_or(unusable("is not set"))?;
         let key =
             TicketKey::new(secret.as_bytes()).map_err(|_| unusable("has fewer than 32 bytes"))?;
-        return Ok(Access::Client(key.verify(given, clock::now_ms() / 1_000)?));
+        let ticket = key.verify(credential, clock::now_ms() / 1_000)?;
+        return Ok(Caller::TicketHolder(ticket));
     }
     match token {
         Some(_) => Err(Refusal::Wrong),
         None => Err(Refusal::Unconfigured {
             secret: "REPLICATION_TOKEN",
             problem: "is not set",
-            what: "a token",
+            credential: "a token",
         }),
     }
 }
@@ -132,8 +156,8 @@ fn is_local_development(env: &Env) -> bool {
         .is_ok_and(|value| value.to_string() == "true")
 }
 
-/// A browser says which site's page asks. Any page that the developer happens to look at could
-/// otherwise read the feed of the server on the same machine.
+/// Whether a browser sent the request for a page of another site: any page that the developer opens
+/// could otherwise read the feed of the server on the same machine.
 fn is_foreign_page(request: &Request) -> worker::Result<bool> {
     let Some(origin) = request.headers().get("Origin")? else {
         return Ok(false);

@@ -1,16 +1,16 @@
-//! Which other sites' pages may use the public route (Fetch standard, section 3.3, "CORS protocol").
-//! None, unless the variable `CORS_ORIGINS` lists them.
+//! Which other sites' pages may use the Worker (Fetch standard, section 3.3, "CORS protocol"): those
+//! that the variable `CORS_ORIGINS` lists, and none without it.
 
 use worker::{Env, Headers, Method, Request, Response};
 
+use crate::routes;
 use crate::workers::variables;
 
-const METHODS: &str = "GET, POST, DELETE";
 const REQUEST_HEADERS: &str = "Authorization, Content-Type";
-/// Seconds that a browser may remember a preflight's answer.
+/// Seconds for which a browser may cache the response to a preflight request.
 const MAX_AGE: &str = "3600";
 
-/// The origin that asks, when it is allowed.
+/// The origin of the page that sent the request, if it is allowed.
 pub(crate) fn allowed_origin(request: &Request, env: &Env) -> worker::Result<Option<String>> {
     let Some(origin) = request.headers().get("Origin")? else {
         return Ok(None);
@@ -23,7 +23,8 @@ pub(crate) fn allowed_origin(request: &Request, env: &Env) -> worker::Result<Opt
     Ok(is_allowed.then_some(origin))
 }
 
-/// The answer to a preflight request: it carries no credential, and does nothing.
+/// The response to a preflight request; `None` for any other request. A preflight request carries no
+/// credential and changes nothing.
 pub(crate) fn preflight(request: &Request, origin: &str) -> worker::Result<Option<Response>> {
     let is_preflight = request.method() == Method::Options
         && request.headers().has("Access-Control-Request-Method")?;
@@ -32,7 +33,7 @@ pub(crate) fn preflight(request: &Request, origin: &str) -> worker::Result<Optio
     }
     let headers = Headers::new();
     allow(&headers, origin)?;
-    headers.set("Access-Control-Allow-Methods", METHODS)?;
+    headers.set("Access-Control-Allow-Methods", &routes::methods())?;
     headers.set("Access-Control-Allow-Headers", REQUEST_HEADERS)?;
     headers.set("Access-Control-Max-Age", MAX_AGE)?;
     Ok(Some(
@@ -40,9 +41,9 @@ pub(crate) fn preflight(request: &Request, origin: &str) -> worker::Result<Optio
     ))
 }
 
-/// Lets the page read the answer.
+/// Lets pages of `origin` read the response.
 pub(crate) fn allow(headers: &Headers, origin: &str) -> worker::Result<()> {
     headers.set("Access-Control-Allow-Origin", origin)?;
-    // Another origin's answer is another one.
+    // Caches must not serve it to pages of other origins.
     headers.append("Vary", "Origin")
 }

@@ -41,9 +41,8 @@ function base64url(text: string): string {
 const askingMs = 5_000;
 
 /**
- * Why the server refuses an upgrade, which a WebSocket does not tell: the same is asked for once more
- * as a plain request. Undefined where nothing is to be learnt: the server would take it now, it cannot
- * be reached, or a browser may not read its answer.
+ * Why the server refuses an upgrade. A WebSocket does not tell, so the same is requested once more without an upgrade. Undefined if
+ * there is nothing to learn: the server would accept it now, it cannot be reached, or a browser may not read its answer.
  *
  * @param renewable Whether the next try comes with a fresh credential.
  */
@@ -55,11 +54,28 @@ export async function askWhyRefused(url: URL, credential: string | undefined, re
       headers: credential === undefined ? {} : { authorization: `Bearer ${credential}` },
       signal: AbortSignal.timeout(askingMs),
     });
-    const { error } = (await response.json()) as { error?: { code?: unknown; message?: unknown; retryable?: unknown } };
-    // 426: all is well but that this is no upgrade.
-    if (response.ok || response.status === 426 || typeof error?.message !== "string") return undefined;
-    const retryable = error.retryable !== false || (renewable && [401, 403].includes(response.status));
-    return new FeedError("refused", error.message, { retryable, code: typeof error.code === "string" ? error.code : String(response.status) });
+    // 426: the only thing wrong is that this is not an upgrade.
+    if (response.ok || response.status === 426) return undefined;
+    // A proxy in front of the server may limit the rate as well, and answers in its own words.
+    const error = await errorIn(response);
+    if (response.status === 429) {
+      return new FeedError("refused", error?.message ?? "too many requests", { retryable: true, code: error?.code ?? "rate_limited" });
+    }
+    if (error === undefined) return undefined;
+    const retryable = error.retryable || (renewable && [401, 403].includes(response.status));
+    return new FeedError("refused", error.message, { retryable, code: error.code ?? String(response.status) });
+  } catch {
+    return undefined;
+  }
+}
+
+/** The error in the body of a response, if there is one in the server's form. */
+async function errorIn(response: Response): Promise<{ message: string; code: string | undefined; retryable: boolean } | undefined> {
+  const text = await response.text();
+  try {
+    const { error } = JSON.parse(text) as { error?: { code?: unknown; message?: unknown; retryable?: unknown } };
+    if (typeof error?.message !== "string") return undefined;
+    return { message: error.message, code: typeof error.code === "string" ? error.code : undefined, retryable: error.retryable !== false };
   } catch {
     return undefined;
   }

@@ -10,12 +10,17 @@ export interface WebSocketLike {
   addEventListener(type: "open" | "message" | "close" | "error", listener: (event: never) => void): void;
 }
 
+/** What a close event says of a connection that was lost without a close frame. */
+const lostCode = 1006;
+
 /** Makes a WebSocket. */
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
 
 /** How a connection is watched, in milliseconds. */
 export interface Watch {
-  /** It must be open after so long. */
+  /** The function that fetches the ticket or token must have answered within this time. */
+  credentialMs: number;
+  /** It must be open within this time. */
   openMs: number;
   /** A ping is sent as often; a server that has said nothing by the next one is taken for dead. */
   heartbeatMs: number;
@@ -23,9 +28,9 @@ export interface Watch {
 
 /** How a connection ended. */
 export interface End {
-  /** Whether it was ever open. */
-  opened: boolean;
-  /** The close code (RFC 6455, section 7.4); undefined where this side gave up. */
+  /** How long it was open; undefined if it never was. */
+  lastedMs: number | undefined;
+  /** The close code (RFC 6455, section 7.4); undefined if this side gave up. */
   code: number | undefined;
   reason: string;
 }
@@ -44,7 +49,8 @@ export class Connection {
   readonly #socket: WebSocketLike;
   readonly #listener: Listener;
   readonly #watch: Watch;
-  #opened = false;
+  /** When it opened, by `performance.now()`. */
+  #openedAt: number | undefined;
   #ended = false;
   #opening: ReturnType<typeof setTimeout> | undefined;
   #heartbeat: ReturnType<typeof setInterval> | undefined;
@@ -59,15 +65,19 @@ export class Connection {
     this.#socket = new Socket(url.href, protocols);
     this.#socket.addEventListener("open", () => this.#open());
     this.#socket.addEventListener("message", ({ data }: { data: unknown }) => this.#message(data));
-    this.#socket.addEventListener("close", ({ code, reason }: { code: number; reason: string }) => this.#end(code, reason || `closed with code ${code}`));
-    // Every runtime says it in its own words, if at all.
-    this.#socket.addEventListener("error", ({ message }: { message?: unknown }) => this.#end(undefined, typeof message === "string" && message !== "" ? message : "the connection failed"));
+    this.#socket.addEventListener("close", ({ code, reason }: { code: number; reason: string }) =>
+      this.#end(code, reason || `closed with code ${code}`),
+    );
+    // Each runtime words this in its own way, if at all. Some report an error and no close.
+    this.#socket.addEventListener("error", ({ message }: { message?: unknown }) =>
+      this.#end(lostCode, typeof message === "string" && message !== "" ? message : "the connection failed"),
+    );
     this.#opening = setTimeout(() => this.#giveUp(`not open within ${watch.openMs} ms`), watch.openMs);
   }
 
   /** Sends a text frame; dropped when the connection is not open. */
   send(frame: string): void {
-    if (!this.#opened || this.#ended) return;
+    if (this.#openedAt === undefined || this.#ended) return;
     try {
       this.#socket.send(frame);
     } catch (error) {
@@ -83,7 +93,7 @@ export class Connection {
 
   #open(): void {
     if (this.#ended) return;
-    this.#opened = true;
+    this.#openedAt = performance.now();
     if (this.#opening !== undefined) clearTimeout(this.#opening);
     this.#lastTick = Date.now();
     this.#heartbeat = setInterval(() => this.#tick(), this.#watch.heartbeatMs);
@@ -124,6 +134,7 @@ export class Connection {
     this.#ended = true;
     if (this.#opening !== undefined) clearTimeout(this.#opening);
     if (this.#heartbeat !== undefined) clearInterval(this.#heartbeat);
-    this.#listener.end({ opened: this.#opened, code, reason });
+    const lastedMs = this.#openedAt === undefined ? undefined : performance.now() - this.#openedAt;
+    this.#listener.end({ lastedMs, code, reason });
   }
 }

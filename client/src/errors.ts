@@ -32,7 +32,10 @@ export class ResetError extends FeedError {
   readonly position: Position;
 
   constructor(reason: ResetReason, position: Position) {
-    super("reset", `the feed cannot go on from the stored position (${reason}): reload, then connect with after: "${position}"`, { retryable: false, code: reason });
+    super("reset", `the feed cannot go on from the stored position (${reason}): reload, then connect with after: "${position}"`, {
+      retryable: false,
+      code: reason,
+    });
     this.name = "ResetError";
     this.reason = reason;
     this.position = position;

@@ -1,30 +1,21 @@
-// A feed as the application sees it: batches to loop over, and a position that is only stored once
-// the application has dealt with what came before it.
+// A feed as the application sees it: batches to loop over, and a position that is stored only once the application has
+// dealt with everything before it.
 //
 //     Receiver -> Inbox -> Feed -> for await (batch of feed) / onChanges(batch)
 //                                       | commit
 //                                       +-> storage, then ack
+import type { Acknowledge } from "./acknowledgements.ts";
 import { FeedError, ResetError } from "./errors.ts";
-import { Inbox } from "./inbox.ts";
+import { Inbox, type InboxItem } from "./inbox.ts";
 import type { Batch, FeedOptions, FeedState } from "./options.ts";
 import type { ChangeOf, Position, Subscription, Tables, WelcomeMessage } from "./protocol.ts";
-import { Receiver, type Acknowledge, type Arrival } from "./receiver.ts";
 import { isPosition } from "./position.ts";
-import type { WebSocketConstructor } from "./connection.ts";
-
-const defaults = {
-  // Twice what the server leaves unacknowledged, so that with `ack` it is the server that waits.
-  maxBuffered: 16 << 20,
-  // Well below what the server leaves unacknowledged, whatever the characters are in bytes; and seldom,
-  // since each acknowledgement wakes the server.
-  ackEveryChars: 512 << 10,
-  retry: { firstMs: 1_000, maxMs: 30_000 },
-  watch: { openMs: 15_000, heartbeatMs: 15_000 },
-};
+import { Receiver } from "./receiver.ts";
+import { asSubscription, settingsOf, type Callbacks } from "./settings.ts";
 
 /**
- * Follows a feed. It connects at once, and again whenever the connection is lost, until `close()`,
- * its signal, or an error after which going on would be vain.
+ * Follows a feed. It connects at once, and again whenever the connection is lost, until `close()`, an abort of its
+ * signal, or an error that makes it pointless to continue.
  *
  * ```ts
  * const feed = connect<{ orders: Order }>({ url, token, tables: ["orders"], storage });
@@ -33,32 +24,32 @@ const defaults = {
  * }
  * ```
  *
- * Delivery is in order and at least once: a program that ends before it has dealt with a batch gets
- * that batch again. `change.id` tells what came before.
+ * Delivery is in order and at least once: a program that ends before it has dealt with a batch gets that batch again.
+ * `change.id` tells which changes it has seen before.
  */
 export function connect<T extends object = Tables>(options: FeedOptions<T>): Feed<T> {
   return new Feed(options);
 }
 
-/** A feed; made by {@link connect}. */
+/** A feed, created by {@link connect}. */
 export class Feed<T extends object = Tables> implements AsyncIterable<Batch<ChangeOf<T>>> {
   /**
-   * The first welcome. What is stored after its `head` comes as changes: load what was there before
-   * once this has resolved, then loop. Rejects when the feed ends without.
+   * The first welcome. Whatever is stored after its `head` comes as changes: once this has resolved, load what was there
+   * before, then loop. Rejects if the feed ends before it is welcomed.
    */
   readonly ready: Promise<WelcomeMessage>;
-  /** Resolves when the feed was closed, rejects with what ended it else. */
+  /** Resolves when the feed is closed; rejects if an error ended it. */
   readonly done: Promise<void>;
   readonly #ready = deferred<WelcomeMessage>();
   readonly #done = deferred<void>();
   readonly #options: FeedOptions<T>;
   readonly #stop = new AbortController();
-  readonly #inbox = new Inbox<Arrival>();
+  readonly #inbox = new Inbox<InboxItem>();
   readonly #receiver: Receiver;
   #isRead = false;
-  /** Counts what was given out or passed over, in order. */
+  /** Numbers what was given out or skipped, in order. */
   #count = 0;
-  /** What was given out last and not committed. */
+  /** What was given out last, until it is committed. */
   #outstanding: Outstanding | undefined;
   #committed: { count: number; position: Position | undefined } = { count: 0, position: undefined };
   #storing: Promise<void> = Promise.resolve();
@@ -67,10 +58,10 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     this.#options = options;
     this.ready = this.#ready.promise;
     this.done = this.#done.promise;
-    // Who loops over the feed hears of its end there.
+    // An application that loops over the feed learns of its end from the loop. Nobody may be listening here.
     this.ready.catch(() => undefined);
     this.done.catch(() => undefined);
-    this.#receiver = this.#makeReceiver();
+    this.#receiver = new Receiver(settingsOf(options), this.#callbacks(), this.#inbox, this.#stop.signal);
     const { signal, onChanges } = options;
     if (signal?.aborted) this.close();
     else signal?.addEventListener("abort", () => this.close(), { once: true, signal: this.#stop.signal });
@@ -78,29 +69,33 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     if (onChanges !== undefined) void this.#call(onChanges);
   }
 
-  /** Where the feed goes on the next time: everything up to here has been dealt with. */
+  /** Where the feed resumes: everything up to here has been dealt with. */
   get position(): Position | undefined {
     return this.#committed.position;
   }
 
   /**
-   * Wants these tables or rows from here on: all that was not yet received comes by them. Resolves
-   * when the server has agreed; rejects, and the feed goes on as before, when it refuses.
+   * Subscribes to these tables or rows instead, for everything that was not received yet. Resolves when the server has
+   * accepted that. If it refuses, this rejects and the feed continues as before; a `retryable` error (`rate_limited`, say) means that
+   * the same may be accepted later.
    *
-   * @param after Begins there instead of where the feed stands.
+   * @param after Begin there instead of where the feed stands.
    */
-  subscribe(subscriptions: readonly (Subscription<keyof T & string> | (keyof T & string))[], { after }: { after?: Position | "earliest" } = {}): Promise<void> {
+  subscribe(
+    subscriptions: readonly (Subscription<keyof T & string> | (keyof T & string))[],
+    { after }: { after?: Position | "earliest" } = {},
+  ): Promise<void> {
     return this.#receiver.subscribe(subscriptions.map(asSubscription), checkedStart(after));
   }
 
-  /** Ends the feed. What waits is dropped; it comes again the next time, from the stored position. */
+  /** Ends the feed. Waiting batches are dropped; they come again the next time, from the stored position. */
   close(): void {
     this.#end();
   }
 
-  /** The batches, for one reader. Leaving the loop closes the feed; the batch at hand is not committed by that. */
+  /** The batches, for one reader. Leaving the loop closes the feed without committing the current batch. */
   [Symbol.asyncIterator](): AsyncIterator<Batch<ChangeOf<T>>, undefined> {
-    if (this.#isRead) throw new TypeError("a feed has one reader: connect another for a second one");
+    if (this.#isRead) throw new TypeError("a feed has one reader: connect another feed for a second one");
     this.#isRead = true;
     return this.#batches();
   }
@@ -108,27 +103,27 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
   async *#batches(): AsyncGenerator<Batch<ChangeOf<T>>, undefined> {
     try {
       for (;;) {
-        const arrival = await this.#inbox.next();
-        if (arrival === undefined) return;
-        switch (arrival.kind) {
+        const item = await this.#inbox.next();
+        if (item === undefined) return;
+        switch (item.kind) {
           case "batch": {
-            const batch = this.#batch(arrival);
+            const batch = this.#batch(item);
             yield batch;
             if (this.#options.commit !== "manual") await batch.commit();
             break;
           }
           case "moved":
-            await this.#pass(arrival.to, arrival.acknowledge);
+            await this.#pass(item.to, item.acknowledge);
             break;
           case "live":
-            await this.#pass(arrival.to);
-            this.#tell({ status: "live", position: arrival.to });
+            await this.#pass(item.to);
+            this.#tell({ status: "live", position: item.to });
             break;
           case "reset":
-            await this.#reset(arrival);
+            await this.#reset(item);
             break;
           default:
-            throw new TypeError(`unknown arrival: ${JSON.stringify(arrival satisfies never)}`);
+            throw new TypeError(`unknown inbox item: ${JSON.stringify(item satisfies never)}`);
         }
       }
     } catch (error) {
@@ -139,11 +134,11 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     }
   }
 
-  #batch({ changes, from, to, catchUp, acknowledge }: Extract<Arrival, { kind: "batch" }>): Batch<ChangeOf<T>> {
+  #batch({ changes, from, to, catchUp, acknowledge }: Extract<InboxItem, { kind: "batch" }>): Batch<ChangeOf<T>> {
     const outstanding: Outstanding = { count: (this.#count += 1), position: to, acknowledge };
     this.#outstanding = outstanding;
     return {
-      // What a table's rows look like is the caller's word; the rest of a change has been checked.
+      // The caller vouches for the type of the rows; the rest of a change has been checked.
       changes: changes as unknown as ChangeOf<T>[],
       from,
       position: to,
@@ -152,7 +147,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     };
   }
 
-  /** Nothing to give out up to `position`: it counts once everything before has been dealt with. */
+  /** Nothing to give out up to `position`. It is committed once everything before it has been dealt with. */
   async #pass(position: Position, acknowledge?: Acknowledge): Promise<void> {
     const outstanding = this.#outstanding;
     if (outstanding === undefined) return this.#commit({ count: (this.#count += 1), position, acknowledge });
@@ -160,32 +155,40 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     outstanding.acknowledge = acknowledge ?? outstanding.acknowledge;
   }
 
-  async #reset({ reason, to }: Extract<Arrival, { kind: "reset" }>): Promise<void> {
+  async #reset({ reason, to }: Extract<InboxItem, { kind: "reset" }>): Promise<void> {
     const { onReset } = this.#options;
     if (onReset === undefined) throw new ResetError(reason, to);
     await consumer("onReset", () => onReset({ reason, position: to }));
-    // What was given out before is of no account any more.
+    // Whatever was given out before the reset no longer counts.
     this.#outstanding = undefined;
     await this.#commit({ count: (this.#count += 1), position: to, acknowledge: undefined });
   }
 
-  /** Stores a position, then tells the server; nothing when a later one was committed before. */
+  /**
+   * Stores a position, then tells the server; does nothing if a later one was committed before.
+   *
+   * A position that could not be stored does not end the feed. Nothing is lost by going on: a restart resumes from
+   * the position that was stored last, which is older, so that changes come twice. Only what was committed is ever
+   * stored, so that the next commit can store its own position without looking back. The server is told all the same:
+   * an acknowledgement makes room for more and nothing else. What the server keeps does not depend on it, and without it a
+   * full storage would stall the feed after one window.
+   */
   #commit(what: Outstanding): Promise<void> {
     const { storage } = this.#options;
     if (what === this.#outstanding) this.#outstanding = undefined;
     if (what.count < this.#committed.count) return Promise.resolve();
     const { count, position, acknowledge } = what;
     this.#committed = { count, position };
-    const stored = this.#storing.then(async () => {
+    // One at a time, so that an asynchronous storage never ends up with an earlier position.
+    this.#storing = this.#storing.then(async () => {
       try {
         await storage?.set(position);
       } catch (cause) {
-        throw new FeedError("storage", `the position could not be stored: ${String(cause)}`, { retryable: false, cause });
+        this.#report(new FeedError("storage", `the position could not be stored: ${String(cause)}`, { retryable: true, cause }));
       }
       acknowledge?.(position);
     });
-    this.#storing = stored.catch(() => undefined);
-    return stored;
+    return this.#storing;
   }
 
   async #receive(): Promise<void> {
@@ -207,7 +210,8 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
       throw new FeedError("storage", `the stored position could not be read: ${String(cause)}`, { retryable: false, cause });
     }
     if (stored === undefined || stored === null) return checkedStart(after);
-    if (!isPosition(stored)) throw new FeedError("storage", `what is stored is not a position: ${JSON.stringify(stored)}`, { retryable: false });
+    if (!isPosition(stored))
+      throw new FeedError("storage", `the stored value is not a position: ${JSON.stringify(stored)}`, { retryable: false });
     this.#committed.position = stored;
     return stored;
   }
@@ -216,40 +220,25 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     try {
       for await (const batch of this) {
         await consumer("onChanges", () => onChanges(batch)).catch((error: unknown) => {
-          // Before the loop is left, which would close the feed without a word.
+          // Before the loop is left, which would close the feed without an error.
           this.#end({ error });
           throw error;
         });
       }
     } catch {
-      // The end has told it.
+      // #end has reported it.
     }
   }
 
-  #makeReceiver(): Receiver {
-    const { url, token, ticket, tables, subscriptions, clientId, ack, commit, afterReset = "now", maxBuffered = defaults.maxBuffered, retry, watch, onError, onFrame } = this.#options;
-    if (token !== undefined && ticket !== undefined) throw new TypeError("a feed takes a token or a ticket, not both");
-    if (tables !== undefined && subscriptions !== undefined) throw new TypeError("a feed takes tables or subscriptions, not both");
-    const WebSocket = this.#options.WebSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
-    if (WebSocket === undefined) throw new TypeError("this runtime has no WebSocket (Node has one from version 22 on): give one in the options");
-    return new Receiver({
-      url,
-      credential: token ?? ticket,
-      subscriptions: (subscriptions ?? tables)?.map(asSubscription),
-      clientId,
-      ack: acknowledging(ack, commit),
-      afterReset,
-      maxBuffered,
-      retry: { ...defaults.retry, ...retry },
-      watch: { ...defaults.watch, ...watch },
-      WebSocket,
-      stop: this.#stop.signal,
-      inbox: this.#inbox,
+  /** The application's callbacks. One that fails ends the feed, and must not be mistaken for a failure of the network. */
+  #callbacks(): Callbacks {
+    const { onWarnings, onFrame } = this.#options;
+    return {
       onState: (state) => this.#tell(state),
-      onWarnings: (warnings) => this.#guard("onWarnings", () => this.#options.onWarnings?.(warnings)),
-      onError: (error) => this.#guard("onError", () => onError?.(error)),
+      onWarnings: (warnings) => this.#guard("onWarnings", () => onWarnings?.(warnings)),
+      onError: (error) => this.#report(error),
       onFrame: (frame) => this.#guard("onFrame", () => onFrame?.(frame)),
-    });
+    };
   }
 
   #tell(state: FeedState): void {
@@ -257,7 +246,10 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     this.#guard("onState", () => this.#options.onState?.(state));
   }
 
-  /** A callback that fails must not be taken for the network's failure. */
+  #report(error: FeedError): void {
+    this.#guard("onError", () => this.#options.onError?.(error));
+  }
+
   #guard(name: string, callback: () => void): void {
     try {
       callback();
@@ -277,21 +269,19 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     } else {
       this.#done.reject(failure.error);
       this.#tell({ status: "closed", error: failure.error });
-      const { onError } = this.#options;
-      const { error } = failure;
-      if (error instanceof FeedError) this.#guard("onError", () => onError?.(error));
+      if (failure.error instanceof FeedError) this.#report(failure.error);
     }
   }
 }
 
-/** Something that was given out, or passed over, and is to be committed. */
+/** Something that was given out or skipped, and waits for its commit. */
 interface Outstanding {
   readonly count: number;
   position: Position;
   acknowledge: Acknowledge | undefined;
 }
 
-/** `Promise.withResolvers`, which not every browser has. */
+/** `Promise.withResolvers`, which some browsers lack. */
 function deferred<Value>(): { promise: Promise<Value>; resolve(value: Value): void; reject(error: unknown): void } {
   let settle: { resolve(value: Value): void; reject(error: unknown): void } | undefined;
   const promise = new Promise<Value>((resolve, reject) => (settle = { resolve, reject }));
@@ -306,16 +296,7 @@ async function consumer(name: string, callback: () => void | Promise<void>): Pro
   }
 }
 
-function asSubscription(subscription: Subscription | string): Subscription {
-  return typeof subscription === "string" ? { table: subscription } : subscription;
-}
-
-function acknowledging(ack: boolean | undefined, commit: "auto" | "manual" | undefined): { everyChars: number } | undefined {
-  if (ack === true) return { everyChars: 0 };
-  return ack === false || commit === "manual" ? undefined : { everyChars: defaults.ackEveryChars };
-}
-
 function checkedStart(after: Position | "earliest" | undefined): Position | "earliest" | undefined {
-  if (after !== undefined && after !== "earliest" && !isPosition(after)) throw new RangeError(`not a position of a feed: ${JSON.stringify(after)}`);
+  if (after !== undefined && after !== "earliest" && !isPosition(after)) throw new RangeError(`not a position: ${JSON.stringify(after)}`);
   return after;
 }

@@ -3,7 +3,19 @@
 //
 // Unknown members are let through: a later server of the same protocol version may add some.
 import { isPosition } from "./position.ts";
-import type { CaughtUpMessage, ChangesMessage, ErrorMessage, FilterWarning, ProgressMessage, ResetMessage, ResetReason, ServerMessage, TableChange, WarningsMessage, WelcomeMessage } from "./protocol.ts";
+import type {
+  CaughtUpMessage,
+  ChangesMessage,
+  ErrorMessage,
+  FilterWarning,
+  ProgressMessage,
+  ResetMessage,
+  ResetReason,
+  ServerMessage,
+  TableChange,
+  WarningsMessage,
+  WelcomeMessage,
+} from "./protocol.ts";
 
 /** A frame that is not of this protocol. */
 export class MalformedFrame extends Error {
@@ -64,6 +76,7 @@ const checks: Record<ServerMessage["type"], (fields: Members) => void> = {
     whole(fields, "epoch", "");
     position(fields, "oldest");
     position(fields, "head");
+    if (fields.position !== undefined) position(fields, "position");
     if (fields.warnings !== undefined) warnings(fields);
   },
   warnings: (fields: Members & Partial<Unchecked<WarningsMessage>>) => warnings(fields),
@@ -140,7 +153,8 @@ function text(fields: Members, name: string, path: string): string {
 
 function whole(fields: Members, name: string, path: string): number {
   const value = fields[name];
-  if (!Number.isSafeInteger(value) || (value as number) < 0) throw new MalformedFrame(inside(path, name), "must be a whole number that a double holds exactly");
+  if (!Number.isSafeInteger(value) || (value as number) < 0)
+    throw new MalformedFrame(inside(path, name), "must be a whole number that a double holds exactly");
   return value as number;
 }
 
@@ -159,5 +173,6 @@ function list(fields: Members, name: string, path: string): unknown[] {
 }
 
 function names(fields: Members, name: string, path: string): void {
-  if (!list(fields, name, path).every((column) => typeof column === "string")) throw new MalformedFrame(inside(path, name), "must be a list of strings");
+  if (!list(fields, name, path).every((column) => typeof column === "string"))
+    throw new MalformedFrame(inside(path, name), "must be a list of strings");
 }

@@ -1,5 +1,16 @@
-// What has arrived and was not yet taken: between the socket, which cannot be made to wait, and the
-// application, which takes its time.
+// What has arrived and has not been taken yet: between the socket, which cannot be made to wait, and the application,
+// which takes its time.
+import type { Acknowledge } from "./acknowledgements.ts";
+import type { Position, ResetReason, TableChange } from "./protocol.ts";
+
+/** What the reader of a feed finds in its inbox, in this order. */
+export type InboxItem =
+  | { kind: "batch"; changes: TableChange[]; from: Position; to: Position; catchUp: boolean; acknowledge: Acknowledge }
+  /** Nothing to give out up to here. Only positions that came in `changes` are acknowledged. */
+  | { kind: "moved"; to: Position; acknowledge?: Acknowledge }
+  | { kind: "live"; to: Position }
+  /** Changes before `to` may be missing. */
+  | { kind: "reset"; reason: ResetReason; to: Position };
 
 /** A queue with one reader. */
 export class Inbox<Item> {
@@ -9,12 +20,12 @@ export class Inbox<Item> {
   #wakeReader: (() => void) | undefined;
   readonly #wakeWriters: (() => void)[] = [];
 
-  /** The sizes of what waits, added up. */
+  /** The total size of the waiting items. */
   get size(): number {
     return this.#size;
   }
 
-  /** Adds an item; nothing once the inbox is closed. */
+  /** Adds an item; does nothing once the inbox is closed. */
   push(item: Item, size: number): void {
     if (this.#closed !== undefined) return;
     this.#items.push({ item, size });
@@ -40,12 +51,12 @@ export class Inbox<Item> {
     }
   }
 
-  /** Waits until nothing is left to be taken, or the inbox is closed. */
+  /** Waits until every item has been taken, or the inbox is closed. */
   async drained(): Promise<void> {
     while (this.#items.length > 0) await new Promise<void>((resolve) => this.#wakeWriters.push(resolve));
   }
 
-  /** Drops what waits, which can be had again from the server, and ends the reader. */
+  /** Drops the waiting items, which the server can send again, and ends the reader. */
   close(failure?: { error: unknown }): void {
     if (this.#closed !== undefined) return;
     this.#closed = failure ?? {};

@@ -27,10 +27,10 @@ export interface FeedOptions<T extends object = Tables> {
   /** A name for this client, in the server's `/clients` and logs. */
   clientId?: string | undefined;
   /**
-   * Whether to tell the server what has been committed, so that it sends no more than a window beyond
-   * and waits. Left out: now and then, often enough for who keeps up; but not with `commit: "manual"`,
-   * where the server could wait for a commit that waits for more. `true`: after each commit. `false`:
-   * not at all; the server then closes the connection after each 16 MiB, and the feed comes back.
+   * Whether to tell the server what has been committed, so that it sends no more than a window beyond that and waits. Left out: after
+   * each 64 Ki characters, and two seconds after a commit at the latest; but not with `commit: "manual"`, since the server could then
+   * wait for a commit that waits for more changes. `true`: after each commit. `false`: not at all; the server then closes the
+   * connection after each 16 MiB, and the feed connects again.
    */
   ack?: boolean | undefined;
   /**
@@ -68,7 +68,9 @@ export interface FeedOptions<T extends object = Tables> {
    * stops sending before that (at 8 MiB).
    */
   maxBuffered?: number | undefined;
+  /** How long to wait before connecting again: at most 1 s, doubling to 30 s; up to 5 s after a deploy. */
   retry?: Partial<Backoff> | undefined;
+  /** How long to wait for the credential, the opening, and the answer to a ping: 15 s each. */
   watch?: Partial<Watch> | undefined;
   /** For runtimes without a global WebSocket. */
   WebSocket?: WebSocketConstructor | undefined;

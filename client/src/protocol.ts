@@ -39,7 +39,10 @@ interface ChangeBase<Table extends string, Schema extends string> {
 }
 
 /** A new row. */
-export interface Insert<R extends object = Row, Table extends string = string, Schema extends string = string> extends ChangeBase<Table, Schema> {
+export interface Insert<R extends object = Row, Table extends string = string, Schema extends string = string> extends ChangeBase<
+  Table,
+  Schema
+> {
   operation: "insert";
   /** The row; only one larger than the server's `maxRowBytes` lacks columns, which `omitted` names. */
   data: R;
@@ -47,7 +50,10 @@ export interface Insert<R extends object = Row, Table extends string = string, S
 }
 
 /** A changed row. */
-export interface Update<R extends object = Row, Table extends string = string, Schema extends string = string> extends ChangeBase<Table, Schema> {
+export interface Update<R extends object = Row, Table extends string = string, Schema extends string = string> extends ChangeBase<
+  Table,
+  Schema
+> {
   operation: "update";
   /** The row as it is now; without the columns that `unchanged` and `omitted` name. */
   data: Partial<R>;
@@ -56,7 +62,10 @@ export interface Update<R extends object = Row, Table extends string = string, S
 }
 
 /** A row that is gone. */
-export interface Delete<R extends object = Row, Table extends string = string, Schema extends string = string> extends ChangeBase<Table, Schema> {
+export interface Delete<R extends object = Row, Table extends string = string, Schema extends string = string> extends ChangeBase<
+  Table,
+  Schema
+> {
   operation: "delete";
   /** The row's key; the whole row where the table's replica identity is `FULL`. */
   data: Partial<R>;
@@ -72,10 +81,7 @@ export interface Truncate<Table extends string = string, Schema extends string =
 
 /** One change of one row, or a truncation. */
 export type TableChange<R extends object = Row, Table extends string = string, Schema extends string = string> =
-  | Insert<R, Table, Schema>
-  | Update<R, Table, Schema>
-  | Delete<R, Table, Schema>
-  | Truncate<Table, Schema>;
+  Insert<R, Table, Schema> | Update<R, Table, Schema> | Delete<R, Table, Schema> | Truncate<Table, Schema>;
 
 /** The row types of tables by name: `orders` for a table in public, else `schema.table`. */
 export type Tables = Record<string, object>;
@@ -115,6 +121,8 @@ export interface WelcomeMessage {
   oldest: Position;
   /** At the newest change. */
   head: Position;
+  /** Where the subscription stands: what is sent next begins there. Older servers leave it out. */
+  position?: Position;
   /** Filters that some updates and deletes cannot be judged by; absent where there are none. */
   warnings?: FilterWarning[];
 }
@@ -171,7 +179,7 @@ export interface ResetMessage {
 /** Something that the client sent is refused. */
 export interface ErrorMessage {
   type: "error";
-  /** Stable, for programs. */
+  /** Stable, for programs: `bad_field`, `not_allowed`, `rate_limited` and others, which docs/protocol.md lists. */
   code: string;
   /** For people. */
   message: string;
@@ -180,7 +188,8 @@ export interface ErrorMessage {
 }
 
 /** Every frame that the server sends, but for "pong". */
-export type ServerMessage = WelcomeMessage | WarningsMessage | ChangesMessage | CaughtUpMessage | ProgressMessage | ResetMessage | ErrorMessage;
+export type ServerMessage =
+  WelcomeMessage | WarningsMessage | ChangesMessage | CaughtUpMessage | ProgressMessage | ResetMessage | ErrorMessage;
 
 /** The client wants something else from here on. */
 export interface SubscribeMessage {

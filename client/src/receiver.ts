@@ -1,194 +1,177 @@
-// The receiving half of a feed: one connection after the other, and what they bring put into the
-// inbox, each change once and in order.
+// The receiving half of a feed: opens one connection after the other, and puts what they bring into the inbox, each
+// change once and in order.
 //
 //     pause -> credential -> Session (one connection) -> ended -> pause ...
 //                               |
 //                               +-> inbox: batch, moved, live, reset
 //
-// Reconnecting is written here and not left to a package. The one that fits best, partysocket, makes
-// its first new try at once and without jitter, so that a deploy of the server brings all clients
-// back at the same moment; its `reconnect()` forgets how often it failed, so that a server that sends
-// nonsense would be asked in a tight loop; and neither a full inbox nor the reason of a refusal can
-// hold up its next try.
+// Reconnecting is written here because no package does what is needed. The closest, partysocket, retries at once and without jitter,
+// so that a deploy of the server brings all clients back at the same moment. Its `reconnect()` forgets how often it
+// failed, so that a server that sends nonsense would be hammered. And it cannot hold the next try back because of a full
+// inbox or the reason of a refusal.
 import { askWhyRefused, feedUrl, subprotocols } from "./address.ts";
-import { pause, pauseMs, type Backoff } from "./backoff.ts";
-import type { Watch, WebSocketConstructor } from "./connection.ts";
+import { neverOpened, Pacer, pause } from "./backoff.ts";
+import { fetchCredential } from "./credential.ts";
 import { FeedError } from "./errors.ts";
-import type { Inbox } from "./inbox.ts";
-import type { Credential, FeedState } from "./options.ts";
-import type { FilterWarning, Position, ResetReason, Subscription, TableChange } from "./protocol.ts";
-import { Sequence } from "./sequence.ts";
-import { Session, type Outcome } from "./session.ts";
-
-/** What the feed's reader finds, in this order. */
-export type Arrival =
-  | { kind: "batch"; changes: TableChange[]; from: Position; to: Position; catchUp: boolean; acknowledge: Acknowledge }
-  /** Nothing to give out up to here. Only what was sent in `changes` is to be acknowledged. */
-  | { kind: "moved"; to: Position; acknowledge?: Acknowledge }
-  | { kind: "live"; to: Position }
-  /** What came before `to` may be incomplete. */
-  | { kind: "reset"; reason: ResetReason; to: Position };
-
-/** Tells the server, as long as it still waits for it. */
-export type Acknowledge = (position: Position) => void;
-
-/** What a receiver is told. */
-export interface Reception {
-  url: string | URL;
-  credential: Credential | undefined;
-  /** None: everything that the credential allows. */
-  subscriptions: readonly Subscription[] | undefined;
-  clientId: string | undefined;
-  /** After so many characters of frames the server is told; undefined: never. */
-  ack: { everyChars: number } | undefined;
-  afterReset: "now" | "earliest";
-  maxBuffered: number;
-  retry: Backoff;
-  watch: Watch;
-  WebSocket: WebSocketConstructor;
-  stop: AbortSignal;
-  inbox: Inbox<Arrival>;
-  onState(state: FeedState): void;
-  onWarnings(warnings: readonly FilterWarning[]): void;
-  onError(error: FeedError): void;
-  onFrame(frame: string): void;
-}
+import type { Inbox, InboxItem } from "./inbox.ts";
+import { Progress } from "./progress.ts";
+import type { Position, Subscription } from "./protocol.ts";
+import { Session, type Ending } from "./session.ts";
+import type { Callbacks, Settings } from "./settings.ts";
 
 /** A change of what is subscribed to, until the server has answered it. */
 interface Resubscription {
-  /** What holds when it is refused. */
-  before: Pick<Receiver, "subscriptions" | "sequence" | "start">;
-  settle: { resolve(): void; reject(error: FeedError): void };
+  undo(): void;
+  resolve(): void;
+  reject(error: FeedError): void;
 }
 
 /** Keeps a feed connected, from `run` to its end. */
 export class Receiver {
-  readonly reception: Reception;
-  /** Where the feed stands; undefined before the first welcome, and after a reset. */
-  sequence: Sequence | undefined;
-  /** Where it begins while `sequence` is undefined. */
-  start: "now" | "earliest" = "now";
-  /** Why it must begin anew, until it has. */
-  reset: ResetReason | undefined;
-  subscriptions: readonly Subscription[] | undefined;
-  #resubscription: Resubscription | undefined;
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #settings: Settings;
+  readonly #callbacks: Callbacks;
+  readonly #inbox: Inbox<InboxItem>;
+  readonly #stop: AbortSignal;
+  readonly #progress: Progress;
+  readonly #pacer: Pacer;
   #session: Session | undefined;
-  #failures = 0;
+  #resubscription: Resubscription | undefined;
+  /** The last `subscribe` that was requested. */
+  #lastSubscribe: Promise<unknown> = Promise.resolve();
 
-  constructor(reception: Reception) {
-    this.reception = reception;
-    this.subscriptions = reception.subscriptions;
+  constructor(settings: Settings, callbacks: Callbacks, inbox: Inbox<InboxItem>, stop: AbortSignal) {
+    this.#settings = settings;
+    this.#callbacks = callbacks;
+    this.#inbox = inbox;
+    this.#stop = stop;
+    this.#progress = new Progress(settings.subscriptions);
+    this.#pacer = new Pacer(settings.retry);
   }
 
-  /** Receives until it is stopped. Throws the {@link FeedError} that makes going on vain. */
+  /** Receives until it is stopped. Throws the {@link FeedError} that makes it pointless to continue. */
   async run(after: Position | "earliest" | undefined): Promise<void> {
-    const { stop, inbox, retry } = this.reception;
-    if (after === "earliest") this.start = after;
-    else if (after !== undefined) this.sequence = new Sequence(after);
+    const stop = this.#stop;
+    this.#progress.begin(after);
     const end = () => this.#session?.end("closed by this side");
     stop.addEventListener("abort", end);
     try {
       while (!stop.aborted) {
-        this.reception.onState({ status: "connecting" });
-        const outcome = await this.#connection();
-        if (stop.aborted) return;
-        if (outcome.kind === "full") {
-          this.reception.onState({ status: "paused" });
-          await inbox.drained();
-          continue;
-        }
-        const retryMs = pauseMs(retry, this.#failures);
-        this.#failures += 1;
-        // A reset is told in its place among the changes.
-        if (outcome.error.kind !== "reset") this.reception.onError(outcome.error);
-        this.reception.onState({ status: "waiting", reason: outcome.error.message, retryMs });
-        await pause(retryMs, stop);
+        this.#callbacks.onState({ status: "connecting" });
+        const ending = await this.#connection();
+        if (!stop.aborted) await this.#waitForNextTry(ending);
       }
     } finally {
       stop.removeEventListener("abort", end);
-      this.#resubscription?.settle.reject(new FeedError("connection", "the feed has ended", { retryable: false }));
+      this.#resubscription?.reject(hasEnded());
     }
   }
 
-  /** Wants other tables or rows from here on, or from `after`. Resolves when the server has agreed. */
+  /** Subscribes to other tables or rows from here on, or from `after`. Resolves when the server has accepted that. */
   subscribe(subscriptions: readonly Subscription[], after: Position | "earliest" | undefined): Promise<void> {
-    const ask = () =>
+    const request = () =>
       new Promise<void>((resolve, reject) => {
-        if (this.reception.stop.aborted) return reject(new FeedError("connection", "the feed has ended", { retryable: false }));
-        const { subscriptions: before, sequence, start } = this;
-        this.#resubscription = { before: { subscriptions: before, sequence, start }, settle: { resolve, reject } };
-        this.subscriptions = subscriptions;
-        if (after === "earliest") {
-          this.sequence = undefined;
-          this.start = after;
-        } else if (after !== undefined) {
-          this.sequence = new Sequence(after);
-        }
+        if (this.#stop.aborted) return reject(hasEnded());
+        const undo = this.#progress.resubscribe(subscriptions, after);
+        this.#resubscription = { undo, resolve, reject };
         this.#session?.resubscribe();
       });
-    // One at a time: the answers do not say what they answer.
-    const done = this.#turn.then(ask);
-    this.#turn = done.catch(() => undefined);
+    // One at a time: an answer does not say which request it answers.
+    const done = this.#lastSubscribe.then(request);
+    this.#lastSubscribe = done.catch(() => undefined);
     return done;
   }
 
-  /** The server has agreed to what is subscribed to. */
-  agreed(): void {
-    this.#resubscription?.settle.resolve();
+  /** What follows the end of a connection: waiting until the next try is due. Throws if there must not be another try. */
+  async #waitForNextTry({ outcome, course = neverOpened }: Ending): Promise<void> {
+    if (outcome.kind === "failed") throw outcome.error;
+    if (outcome.kind === "full") {
+      this.#pacer.reset();
+      this.#callbacks.onState({ status: "paused" });
+      return this.#inbox.drained();
+    }
+    const retryMs = this.#pacer.pauseAfter(course);
+    // The application hears of a reset in its place among the changes.
+    if (outcome.error.kind !== "reset") this.#callbacks.onError(outcome.error);
+    this.#callbacks.onState({ status: "waiting", reason: outcome.error.message, retryMs });
+    await pause(retryMs, this.#stop);
+  }
+
+  /** One connection, from its credential to its end. Throws if another one would be refused too. */
+  async #connection(): Promise<Ending> {
+    const { credential: source, watch } = this.#settings;
+    let credential: string | undefined;
+    try {
+      credential = await fetchCredential(source, watch.credentialMs, this.#stop);
+    } catch (error) {
+      if (!(error instanceof FeedError)) throw error;
+      return lost(error);
+    }
+    if (this.#stop.aborted) return lost(hasEnded());
+    const url = this.#url();
+    const ending = await this.#converse(url, credential);
+    if (ending.course !== undefined || ending.outcome.kind === "failed" || this.#stop.aborted) return ending;
+    const refusal = await askWhyRefused(url, credential, typeof source === "function");
+    if (refusal === undefined) return ending;
+    if (!refusal.retryable) throw refusal;
+    return lost(refusal);
+  }
+
+  async #converse(url: URL, credential: string | undefined): Promise<Ending> {
+    try {
+      return await new Promise<Ending>((resolve, reject) => {
+        const owner = {
+          subscribed: () => this.#subscribed(),
+          refused: (error: FeedError) => this.#refused(error),
+          deliver: (item: InboxItem, size: number) => this.#deliver(item, size),
+          ended: resolve,
+        };
+        const context = { owner, progress: this.#progress, settings: this.#settings, callbacks: this.#callbacks };
+        try {
+          this.#session = new Session(context, url, subprotocols(credential));
+        } catch (cause) {
+          reject(new FeedError("connection", `cannot connect to ${url.origin}: ${String(cause)}`, { retryable: false, cause }));
+        }
+      });
+    } finally {
+      this.#session = undefined;
+    }
+  }
+
+  #url(): URL {
+    const { isFiltered, next, subscriptions } = this.#progress;
+    return feedUrl(this.#settings.url, {
+      // The query cannot carry filters. With filters the feed begins with a `subscribe`, which says where.
+      after: isFiltered ? undefined : next,
+      tables: subscriptions === undefined ? undefined : [...new Set(subscriptions.map(({ table }) => table))],
+      client: this.#settings.clientId,
+      ack: this.#settings.ack !== undefined,
+    });
+  }
+
+  #deliver(item: InboxItem, size: number): boolean {
+    this.#inbox.push(item, size);
+    return this.#inbox.size <= this.#settings.maxBuffered;
+  }
+
+  #subscribed(): void {
+    this.#resubscription?.resolve();
     this.#resubscription = undefined;
   }
 
-  /** The server has refused it; false when nothing else was agreed to before. */
-  refused(error: FeedError): boolean {
+  #refused(error: FeedError): boolean {
     const refused = this.#resubscription;
     if (refused === undefined) return false;
     this.#resubscription = undefined;
-    Object.assign(this, refused.before);
-    refused.settle.reject(error);
+    refused.undo();
+    refused.reject(error);
     return true;
   }
+}
 
-  /** Something came in order: the connection is worth keeping. */
-  prosper(): void {
-    this.#failures = 0;
-  }
+function hasEnded(): FeedError {
+  return new FeedError("connection", "the feed has ended", { retryable: false });
+}
 
-  /** One connection to its end. */
-  async #connection(): Promise<Outcome> {
-    const { reception } = this;
-    let credential: string | undefined;
-    try {
-      credential = typeof reception.credential === "function" ? await reception.credential() : reception.credential;
-    } catch (cause) {
-      return { kind: "lost", error: new FeedError("credential", `the credential could not be had: ${String(cause)}`, { retryable: true, cause }) };
-    }
-    if (reception.stop.aborted) return { kind: "lost", error: new FeedError("connection", "closed", { retryable: false }) };
-    const url = feedUrl(reception.url, {
-      // With filters, which the query cannot carry, the feed begins with a `subscribe`.
-      after: this.isFiltered ? undefined : (this.sequence?.position ?? (this.start === "earliest" ? this.start : undefined)),
-      tables: this.subscriptions === undefined ? undefined : [...new Set(this.subscriptions.map(({ table }) => table))],
-      client: reception.clientId,
-      ack: reception.ack !== undefined,
-    });
-    const { opened, outcome } = await new Promise<{ opened: boolean; outcome: Outcome }>((resolve, reject) => {
-      try {
-        this.#session = new Session(this, url, subprotocols(credential), (opened, outcome) => resolve({ opened, outcome }));
-      } catch (cause) {
-        reject(new FeedError("connection", `${url.origin} cannot be connected to: ${String(cause)}`, { retryable: false, cause }));
-      }
-    });
-    this.#session = undefined;
-    if (outcome.kind === "failed") throw outcome.error;
-    if (opened || reception.stop.aborted) return outcome;
-    const refusal = await askWhyRefused(url, credential, typeof reception.credential === "function");
-    if (refusal === undefined) return outcome;
-    if (!refusal.retryable) throw refusal;
-    return { kind: "lost", error: refusal };
-  }
-
-  /** Whether what is subscribed to needs a `subscribe`. */
-  get isFiltered(): boolean {
-    return this.subscriptions?.some(({ filter }) => filter !== undefined && filter.length > 0) ?? false;
-  }
+function lost(error: FeedError): Ending {
+  return { outcome: { kind: "lost", error }, course: undefined };
 }

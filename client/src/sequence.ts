@@ -42,7 +42,8 @@ export class Sequence {
     let last = start.id;
     for (const { id, epoch } of changes) {
       // What is kept from earlier epochs has their number still; ids go on from one to the next.
-      if (epoch > start.epoch || id <= last || id > end.id) return this.#gap(`change ${epoch}-${id} is out of order between ${from} and ${to}`);
+      if (epoch > start.epoch || id <= last || id > end.id)
+        return this.#gap(`change ${epoch}-${id} is out of order between ${from} and ${to}`);
       last = BigInt(id);
     }
     if (end.id <= here.id) return { kind: "known" };

@@ -1,57 +1,100 @@
-// What is said over one connection.
+// The conversation over one connection.
 //
 //     greeting ---welcome---> following <---welcome--- subscribing
 //         |                      |                         ^
 //         +---welcome, filters---+----- resubscribe -------+
 //
-// The server answers both the upgrade and a `subscribe` with `welcome`. Between a `subscribe`, which
-// always says where to begin, and its welcome, what comes still belongs to the subscription before,
-// and is dropped: all of it that matters comes again.
+// The server answers both the upgrade and a `subscribe` with `welcome`. A `subscribe` always says where to begin. Frames
+// that come between it and its welcome still belong to the previous subscription. They are dropped: whatever matters in
+// them comes again.
+import { Acknowledgements } from "./acknowledgements.ts";
+import type { Course } from "./backoff.ts";
 import { Connection, type End } from "./connection.ts";
 import { FeedError } from "./errors.ts";
 import { MalformedFrame, readServerMessage, UnknownFrame } from "./guards.ts";
-import type { ChangesMessage, ClientMessage, ErrorMessage, FilterWarning, Position, ResetMessage, ServerMessage, Subscription, WelcomeMessage } from "./protocol.ts";
-import type { Acknowledge, Receiver } from "./receiver.ts";
-import { Sequence, type Step } from "./sequence.ts";
+import type { InboxItem } from "./inbox.ts";
+import type { Progress } from "./progress.ts";
+import type {
+  ChangesMessage,
+  ClientMessage,
+  ErrorMessage,
+  FilterWarning,
+  Position,
+  ResetMessage,
+  ServerMessage,
+  Subscription,
+  WelcomeMessage,
+} from "./protocol.ts";
+import type { Step } from "./sequence.ts";
+import type { Callbacks, Settings } from "./settings.ts";
 
 /** How a session ended. */
 export type Outcome =
   /** The inbox is full. */
   | { kind: "full" }
-  /** Another one can go on. */
+  /** Another session can continue. */
   | { kind: "lost"; error: FeedError }
-  /** No other one will fare better. */
+  /** No other session would do better. */
   | { kind: "failed"; error: FeedError };
 
-/** One connection of a receiver. */
-export class Session {
-  readonly #receiver: Receiver;
-  readonly #connection: Connection;
-  readonly #ended: (opened: boolean, outcome: Outcome) => void;
-  #phase: "greeting" | "subscribing" | "following" = "greeting";
-  /** What the server was last told that we want. */
-  #wanted: readonly Subscription[] | undefined;
-  /** Where the last `subscribe` asked to begin; undefined for the earliest. */
-  #asked: Position | undefined;
-  /** Why this side ended it; else the connection says. */
-  #outcome: Outcome | undefined;
-  /** Characters of `changes` frames that have come, and of those that the server knows to be dealt with. */
-  #received = 0;
-  #acknowledged = 0;
-  /** Counts the welcomes: what came before one is not acknowledged after it. */
-  #generation = 0;
+/** The end of a session. */
+export interface Ending {
+  outcome: Outcome;
+  /** How its connection went; undefined if it never opened. */
+  course: Course | undefined;
+}
 
-  constructor(receiver: Receiver, url: URL, protocols: string[], ended: (opened: boolean, outcome: Outcome) => void) {
-    this.#receiver = receiver;
-    this.#ended = ended;
-    this.#wanted = receiver.subscriptions;
-    const { watch, WebSocket } = receiver.reception;
+/** What a session needs of whoever opened it. */
+export interface SessionOwner {
+  /** The server has accepted what is subscribed to. */
+  subscribed(): void;
+  /** The server has refused it. Returns false if there is no previous subscription to go back to. */
+  refused(error: FeedError): boolean;
+  /** Something for the reader of the feed. Returns false if too much waits for it now. */
+  deliver(item: InboxItem, size: number): boolean;
+  /** Called once, as the last thing. */
+  ended(ending: Ending): void;
+}
+
+/** What a session works on. */
+export interface SessionContext {
+  owner: SessionOwner;
+  progress: Progress;
+  settings: Settings;
+  callbacks: Callbacks;
+}
+
+/** One connection of a feed. */
+export class Session {
+  readonly #owner: SessionOwner;
+  readonly #progress: Progress;
+  readonly #settings: Settings;
+  readonly #callbacks: Callbacks;
+  readonly #acknowledgements: Acknowledgements;
+  readonly #connection: Connection;
+  #phase: "greeting" | "subscribing" | "following" = "greeting";
+  /** The subscriptions that the server was last told of. */
+  #requested: readonly Subscription[] | undefined;
+  /** Where the last `subscribe` asked to begin; undefined: at the earliest. */
+  #asked: Position | undefined;
+  /** Why this side ended it; undefined if the connection ended by itself. */
+  #outcome: Outcome | undefined;
+  #broughtNews = false;
+
+  /** Opens the connection. Throws what the constructor of the WebSocket throws, for an invalid URL. */
+  constructor({ owner, progress, settings, callbacks }: SessionContext, url: URL, protocols: string[]) {
+    this.#owner = owner;
+    this.#progress = progress;
+    this.#settings = settings;
+    this.#callbacks = callbacks;
+    this.#requested = progress.subscriptions;
+    this.#acknowledgements = new Acknowledgements(settings.ack, (position) => this.#send({ type: "ack", position }));
     const listener = {
       text: (frame: string) => this.#text(frame),
       binary: () => this.#lose("protocol", "the server sent a binary frame"),
       end: (end: End) => this.#end(end),
     };
-    this.#connection = new Connection(url, protocols, listener, watch, WebSocket);
+    this.#connection = new Connection(url, protocols, listener, settings.watch, settings.WebSocket);
   }
 
   /** Ends it from this side. */
@@ -59,22 +102,22 @@ export class Session {
     this.#lose("connection", reason);
   }
 
-  /** What is subscribed to has changed. */
+  /** The subscriptions have changed. */
   resubscribe(): void {
-    // Before a welcome that is due a second one could be for either: it is asked for after that.
+    // While a welcome is still due, a second one could answer either request. In that case the welcome triggers it.
     if (this.#phase === "following") this.#subscribe();
   }
 
   #text(frame: string): void {
-    this.#receiver.reception.onFrame(frame);
+    this.#callbacks.onFrame(frame);
     let message: ServerMessage;
     try {
       message = readServerMessage(frame);
     } catch (error) {
       if (!(error instanceof MalformedFrame)) throw error;
-      if (!(error instanceof UnknownFrame)) return this.#lose("protocol", `a frame is not of this protocol: ${error.message}`, error);
-      // A later server may tell more; the positions of the frames that are known show whether anything is missing.
-      return this.#receiver.reception.onError(new FeedError("protocol", `a frame is not known here: ${error.message}`, { retryable: true, cause: error }));
+      if (!(error instanceof UnknownFrame)) return this.#lose("protocol", `invalid frame: ${error.message}`, error);
+      // A later server may send more. The positions in the known frames show whether anything is missing.
+      return this.#callbacks.onError(new FeedError("protocol", `unknown frame: ${error.message}`, { retryable: true, cause: error }));
     }
     switch (message.type) {
       case "welcome":
@@ -97,114 +140,88 @@ export class Session {
   }
 
   #welcome(welcome: WelcomeMessage): void {
-    const receiver = this.#receiver;
     if (this.#phase === "following") return;
     const isGreeting = this.#phase === "greeting";
-    if (receiver.subscriptions !== this.#wanted || (isGreeting && receiver.isFiltered)) return this.#subscribe(isGreeting ? welcome.head : this.#asked);
+    if (this.#progress.subscriptions !== this.#requested || (isGreeting && this.#progress.isFiltered)) {
+      return this.#subscribe(isGreeting ? welcome.head : this.#asked);
+    }
     this.#phase = "following";
-    this.#generation += 1;
-    const { sequence, start, reset } = receiver;
-    const to = sequence?.position ?? this.#asked ?? (start === "earliest" ? welcome.oldest : welcome.head);
-    receiver.sequence = sequence ?? new Sequence(to);
-    receiver.reset = undefined;
-    if (reset !== undefined) receiver.reception.inbox.push({ kind: "reset", reason: reset, to }, 0);
-    else if (sequence === undefined) receiver.reception.inbox.push({ kind: "moved", to }, 0);
-    receiver.reception.onState({ status: "catching_up", welcome });
-    if (welcome.warnings !== undefined) receiver.reception.onWarnings(welcome.warnings);
-    receiver.agreed();
+    // The answer to an upgrade needs no acknowledgement: nothing was sent before it.
+    if (!isGreeting) this.#acknowledgements.subscribed(welcome.position);
+    const item = this.#progress.welcome(welcome, this.#asked);
+    if (item !== undefined) this.#owner.deliver(item, 0);
+    this.#callbacks.onState({ status: "catching_up", welcome });
+    if (welcome.warnings !== undefined) this.#callbacks.onWarnings(welcome.warnings);
+    this.#owner.subscribed();
   }
 
   #warnings(warnings: FilterWarning[]): void {
-    // Before the welcome they are of the subscription before, and it brings its own.
-    if (this.#phase === "following") this.#receiver.reception.onWarnings(warnings);
+    // Before the welcome they concern the previous subscription. The welcome brings its own.
+    if (this.#phase === "following") this.#callbacks.onWarnings(warnings);
   }
 
-  /** `now`: the head when we came, which the answer's own may be ahead of. */
+  /** `now`: the head when the client connected. The head in the answer may be ahead of it. */
   #subscribe(now?: Position): void {
-    const { sequence, start, subscriptions = [] } = this.#receiver;
+    const { next, subscriptions = [] } = this.#progress;
     this.#phase = "subscribing";
-    this.#wanted = this.#receiver.subscriptions;
-    this.#asked = sequence?.position ?? (start === "now" ? now : undefined);
-    this.#say({ type: "subscribe", subscriptions, after: this.#asked ?? "earliest" });
+    this.#acknowledgements.abandon();
+    this.#requested = this.#progress.subscriptions;
+    this.#asked = next === "earliest" ? undefined : (next ?? now);
+    this.#send({ type: "subscribe", subscriptions, after: this.#asked ?? "earliest" });
   }
 
   #changes({ changes, from, to, catchUp }: ChangesMessage, size: number): void {
     if (this.#phase !== "following") return;
-    const step = this.#receiver.sequence?.take({ changes, from, to });
-    const { inbox } = this.#receiver.reception;
-    const acknowledge = this.#acknowledge(size);
+    const step = this.#progress.take({ changes, from, to });
+    const acknowledge = this.#acknowledgements.received(size);
     if (!this.#follows(step)) return;
-    switch (step.kind) {
-      case "changes":
-        inbox.push({ kind: "batch", changes: step.changes, from, to, catchUp, acknowledge }, size);
-        break;
-      case "moved":
-        inbox.push({ kind: "moved", to, acknowledge }, 0);
-        break;
-      case "known":
-        // It takes no room here, but the server counts it as sent.
-        acknowledge(to);
-        break;
-      default:
-        return unreachable(step);
-    }
-    if (inbox.size > this.#receiver.reception.maxBuffered) this.#finish({ kind: "full" });
+    // A frame without anything new takes no room here, but the server counts it as sent. It is acknowledged in its turn.
+    const hasRoom =
+      step.kind === "changes"
+        ? this.#owner.deliver({ kind: "batch", changes: step.changes, from, to, catchUp, acknowledge }, size)
+        : this.#owner.deliver({ kind: "moved", to: this.#progress.position ?? to, acknowledge }, 0);
+    if (!hasRoom) this.#finish({ kind: "full" });
   }
 
   #moved(to: Position, kind: "moved" | "live"): void {
     if (this.#phase !== "following") return;
-    const step = this.#receiver.sequence?.moveTo(to);
+    const step = this.#progress.moveTo(to);
     if (!this.#follows(step)) return;
-    if (kind === "live" || step.kind === "moved") {
-      // What came before may be ahead of a head that is told twice.
-      this.#receiver.reception.inbox.push({ kind, to: this.#receiver.sequence?.position ?? to }, 0);
-    }
+    if (kind === "live") this.#broughtNews = true;
+    // The feed may already be ahead of a position that the server repeats.
+    if (kind === "live" || step.kind === "moved") this.#owner.deliver({ kind, to: this.#progress.position ?? to }, 0);
   }
 
-  /** Whether a step leads on; else the connection is given up, and the next one begins where we stand. */
+  /** Whether the feed can continue after this step. If not, the next connection begins where the feed stands. */
   #follows(step: Step | undefined): step is Exclude<Step, { kind: "gap" }> {
     if (step === undefined) return false;
     if (step.kind === "gap") {
       this.#lose("gap", step.message);
       return false;
     }
-    this.#receiver.prosper();
+    if (step.kind !== "known") this.#broughtNews = true;
     return true;
   }
 
-  /** Says that a frame has been dealt with, unless what is due to be said is too little to be worth a message. */
-  #acknowledge(size: number): Acknowledge {
-    const generation = this.#generation;
-    const through = (this.#received += size);
-    return (position) => {
-      const { ack } = this.#receiver.reception;
-      if (ack === undefined || this.#phase !== "following" || generation !== this.#generation) return;
-      if (through - this.#acknowledged < ack.everyChars) return;
-      this.#acknowledged = through;
-      this.#say({ type: "ack", position });
-    };
-  }
-
   #reset({ reason }: ResetMessage): void {
-    const receiver = this.#receiver;
-    receiver.sequence = undefined;
-    receiver.reset = reason;
-    receiver.start = receiver.reception.afterReset;
+    this.#progress.startOver(reason, this.#settings.afterReset);
     this.#lose("reset", `the feed was reset: ${reason}`);
   }
 
   #error({ code, message, retryable }: ErrorMessage): void {
     const error = new FeedError("server", `${code}: ${message}`, { retryable, code });
-    // An expired ticket is followed by a new one, or by a refusal that tells.
-    const isTemporary = retryable || code === "ticket_expired";
-    // An acknowledgement may be out of date, and the server goes on.
-    if (this.#phase === "following" || code === "bad_position") return this.#receiver.reception.onError(asRetryable(error));
-    if (isTemporary) return this.#finish({ kind: "lost", error: asRetryable(error) });
-    if (this.#receiver.refused(error)) this.#finish({ kind: "lost", error: asRetryable(error) });
-    else this.#finish({ kind: "failed", error });
+    // An acknowledgement may be out of date. The server continues.
+    if (this.#phase === "following" || code === "bad_position") return this.#callbacks.onError(asRetryable(error));
+    // The next connection has a fresh ticket, or is refused with a reason.
+    if (code === "ticket_expired") return this.#finish({ kind: "lost", error: asRetryable(error) });
+    // Whether refused for good or for now, the previous subscription continues, over another connection: its frames
+    // since the `subscribe` were dropped.
+    const isAnswer = !retryable || this.#phase === "subscribing";
+    if ((isAnswer && this.#owner.refused(error)) || retryable) return this.#finish({ kind: "lost", error: asRetryable(error) });
+    this.#finish({ kind: "failed", error });
   }
 
-  #say(message: ClientMessage): void {
+  #send(message: ClientMessage): void {
     this.#connection.send(JSON.stringify(message));
   }
 
@@ -217,16 +234,18 @@ export class Session {
     this.#connection.close("ended by this side");
   }
 
-  #end({ opened, reason }: End): void {
-    this.#ended(opened, this.#outcome ?? { kind: "lost", error: new FeedError("connection", reason, { retryable: true }) });
+  #end({ lastedMs, code, reason }: End): void {
+    this.#acknowledgements.abandon();
+    const outcome = this.#outcome ?? { kind: "lost", error: new FeedError("connection", reason, { retryable: true }) };
+    this.#owner.ended({ outcome, course: lastedMs === undefined ? undefined : { lastedMs, broughtNews: this.#broughtNews, code } });
   }
 }
 
-/** What the server will not take again, the feed goes on without. */
+/** The same error for a feed that continues without what the server refused. */
 function asRetryable({ kind, message, code }: FeedError): FeedError {
   return new FeedError(kind, message, { retryable: true, code });
 }
 
 function unreachable(value: never): never {
-  throw new TypeError(`not of this protocol: ${JSON.stringify(value)}`);
+  throw new TypeError(`not part of this protocol: ${JSON.stringify(value)}`);
 }

@@ -6,7 +6,10 @@ import type { Position } from "./protocol.ts";
 export interface PositionStorage {
   /** The position that was set last; nothing where none was. */
   get(): Position | null | undefined | Promise<Position | null | undefined>;
-  /** Keeps a position. The feed goes on when it is done, and fails when this fails. */
+  /**
+   * Keeps a position. The feed waits for it. If it fails, `onError` is told, the feed goes on, and the next commit calls it again with
+   * its own, later position. A `set` that also stores what the changes led to must therefore store everything since it last succeeded.
+   */
   set(position: Position): void | Promise<void>;
 }
 

@@ -12,6 +12,6 @@ mod recent;
 mod write;
 
 pub use page::{MAX_PAGE_CHANGES, Page, PageRequest, oldest, read_page};
-pub use prune::{Extent, Pruned, prune, read_extent};
+pub use prune::{HistoryBounds, Pruned, prune, read_bounds};
 pub use recent::{Recent, StoredChange};
-pub use write::{Condition, VALUE_REFUSED, WriteBy, Writer};
+pub use write::{Condition, VALUE_REFUSED, WriteMethod, Writer};

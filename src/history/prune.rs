@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::config::HistoryRetention;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Param};
+use crate::postgres::{Connection, Param, Stream};
 
 /// What of the history is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct HistoryBounds {
     /// The id of the oldest change.
     pub oldest: i64,
     /// The id of the newest change.
@@ -34,19 +32,18 @@ pub struct Pruned {
 const BATCH: i64 = 5_000;
 
 /// Reads what is kept; `None` when the history is empty.
-pub async fn read_extent<S>(connection: &mut Connection<S>) -> Result<Option<Extent>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    const EXTENT: &str = "\
+pub async fn read_bounds<S: Stream>(
+    connection: &mut Connection<S>,
+) -> Result<Option<HistoryBounds>> {
+    const BOUNDS: &str = "\
 SELECT id, (SELECT max(id) FROM change_history), \
 GREATEST(extract(epoch FROM now() - created_at) * 1000, 0)::int8 \
 FROM change_history ORDER BY id LIMIT 1";
-    let Some(row) = connection.query_optional(EXTENT, &[]).await? else {
+    let Some(row) = connection.query_optional(BOUNDS, &[]).await? else {
         return Ok(None);
     };
     let age: Option<i64> = row.get(2)?;
-    Ok(Some(Extent {
+    Ok(Some(HistoryBounds {
         oldest: row.get(0)?,
         newest: row.get(1)?,
         oldest_age: Duration::from_millis(age.map_or(0, i64::unsigned_abs)),
@@ -58,15 +55,12 @@ FROM change_history ORDER BY id LIMIT 1";
 ///
 /// A change goes when it is older than `max_age`, or when `max_rows` newer ones are there. Only a
 /// whole stretch from the oldest on goes: what is left has no gaps.
-pub async fn prune<S>(
+pub async fn prune<S: Stream>(
     connection: &mut Connection<S>,
-    extent: Extent,
+    bounds: HistoryBounds,
     retention: HistoryRetention,
     floor: Option<i64>,
-) -> Result<Pruned>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<Pruned> {
     // Created by transactions that take turns, so in id order; a clock set back only delays.
     const PRUNE: &str = "\
 WITH kept AS (SELECT min(id) AS id FROM change_history WHERE id >= $1::int8 AND id < $2::int8 \
@@ -76,23 +70,23 @@ gone AS (DELETE FROM change_history WHERE id >= $1::int8 AND id < $2::int8 \
 SELECT count(*), max(id) FROM gone";
     let nothing = Pruned {
         rows: 0,
-        oldest: extent.oldest,
+        oldest: bounds.oldest,
         more: false,
     };
-    let surplus = retention.max_rows.map_or(extent.oldest, |rows| {
+    let surplus = retention.max_rows.map_or(bounds.oldest, |rows| {
         let rows = i64::try_from(rows).unwrap_or(i64::MAX);
-        extent.newest.saturating_sub(rows).saturating_add(1)
+        bounds.newest.saturating_sub(rows).saturating_add(1)
     });
-    let too_old = retention.max_age.is_some_and(|age| extent.oldest_age > age);
-    let end = extent.oldest.saturating_add(BATCH);
+    let too_old = retention.max_age.is_some_and(|age| bounds.oldest_age > age);
+    let end = bounds.oldest.saturating_add(BATCH);
     let end = floor.map_or(end, |floor| end.min(floor));
-    if end <= extent.oldest || !(too_old || surplus > extent.oldest) {
+    if end <= bounds.oldest || !(too_old || surplus > bounds.oldest) {
         return Ok(nothing);
     }
     let max_age = retention.max_age.map(|age| age.as_millis());
     let max_age = max_age.map(|age| i64::try_from(age).unwrap_or(i64::MAX));
     let params = [
-        Param::Int8(extent.oldest),
+        Param::Int8(bounds.oldest),
         Param::Int8(end),
         Param::Int8(surplus),
         max_age.map_or(Param::Null, Param::Int8),
@@ -106,7 +100,7 @@ SELECT count(*), max(id) FROM gone";
     Ok(newest.map_or(nothing, |newest| Pruned {
         rows: rows.unsigned_abs(),
         oldest: newest + 1,
-        more: newest + 1 == extent.oldest + BATCH,
+        more: newest + 1 == bounds.oldest + BATCH,
     }))
 }
 

@@ -2,12 +2,10 @@
 
 use std::rc::Rc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::copy::{COPY, CopyRows};
 use crate::changes::{Change, ChangeBatch};
 use crate::error::{Category, Error, Result};
-use crate::postgres::{ArrayParam, Connection, Element, Param};
+use crate::postgres::{ArrayParam, Connection, Element, Param, Stream};
 
 /// One statement for a whole batch: a binary array for each column, so that nothing is escaped and
 /// a batch costs one round trip. `ordinality` gives the ids, in the order of the batch.
@@ -46,7 +44,7 @@ pub const VALUE_REFUSED: &str = "value_refused";
 
 /// How batches are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteBy {
+pub enum WriteMethod {
     /// An `INSERT`, which every pooler knows.
     Insert,
     /// `COPY ... FROM STDIN`, over a connection to Postgres itself.
@@ -56,7 +54,7 @@ pub enum WriteBy {
 /// Writes batches; keeps its buffers from one to the next.
 #[derive(Debug)]
 pub struct Writer {
-    by: WriteBy,
+    by: WriteMethod,
     copy: CopyRows,
     lsn: ArrayParam,
     table_name: ArrayParam,
@@ -72,7 +70,7 @@ pub struct Writer {
 
 impl Writer {
     /// A writer with empty buffers.
-    pub fn new(by: WriteBy) -> Self {
+    pub fn new(by: WriteMethod) -> Self {
         Self {
             by,
             copy: CopyRows::default(),
@@ -91,17 +89,14 @@ impl Writer {
 
     /// Queues what stores the batch under the ids from `first_id` on, in the caller's transaction.
     /// [`Self::finish`] takes in the answer.
-    pub fn queue<S>(
+    pub fn queue<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         batch: &ChangeBatch,
         first_id: i64,
         epoch: i32,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        if self.by == WriteBy::Copy {
+    ) -> Result<()> {
+        if self.by == WriteMethod::Copy {
             connection.queue_copy(COPY)?;
             for piece in self.copy.encode(batch, first_id, epoch).chunks(COPY_PIECE) {
                 connection.queue_copy_data(piece)?;
@@ -114,17 +109,14 @@ impl Writer {
 
     /// As [`Self::queue`], by an `INSERT`, which takes place only if `condition` is met: else it
     /// inserts nothing.
-    pub fn queue_if<S>(
+    pub fn queue_if<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         batch: &ChangeBatch,
         first_id: i64,
         epoch: i32,
         condition: &Condition<'_>,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         self.fill(batch);
         let sql = format!(
             "WITH condition AS ({}) {INSERT} WHERE EXISTS (SELECT FROM condition)",
@@ -156,10 +148,7 @@ impl Writer {
     ///
     /// Fails with [`Category::Storage`] when Postgres refuses a value (SQLSTATE classes 22 and 54)
     /// or has no room (class 53).
-    pub async fn finish<S>(connection: &mut Connection<S>) -> Result<u64>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub async fn finish<S: Stream>(connection: &mut Connection<S>) -> Result<u64> {
         connection.finish().await.map_err(explain)
     }
 

@@ -8,46 +8,45 @@
 //! ```
 
 use futures_util::future::join;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::cycle::{Cycle, Feed};
-use super::fence;
-use super::opening::{BEGIN, COMMIT_TO_DISK, WORK_IN_MEMORY};
+use super::batch_writer::BatchWriter;
+use super::begin::{BEGIN, COMMIT_TO_DISK, WORK_IN_MEMORY};
+use super::checkpoint_update;
+use super::cycle::{CycleConfig, CycleState};
 use super::peek::Peek;
-use super::store::Store;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 use crate::state;
 
 /// Logs in once more to the database that a cycle reads.
-pub trait Connect {
+pub trait Connector {
     /// What its connections run on.
-    type Stream: AsyncRead + AsyncWrite + Unpin;
+    type Stream: Stream;
 
     /// A further connection, for the time of one cycle.
     fn connect(&self) -> impl Future<Output = Result<Connection<Self::Stream>>>;
 }
 
 /// The connections of a cycle with a backlog.
-pub(super) struct Lanes<'a, S> {
+pub(super) struct ReaderWriter<'a, S> {
     reader: &'a mut Connection<S>,
     /// `None`: the reader writes, too.
     writer: Option<Connection<S>>,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
+impl<'a, S: Stream> ReaderWriter<'a, S> {
     /// Opens the second lane, while what comes over the first one arrives. Where that fails, the
     /// first one does for both.
     pub(super) async fn open<C>(
         reader: &'a mut Connection<S>,
-        another: &C,
+        connector: &C,
         peek: &mut Peek,
     ) -> Result<(Self, Option<Error>)>
     where
-        C: Connect<Stream = S>,
+        C: Connector<Stream = S>,
     {
-        let (writer, received) = join(another.connect(), peek.receive(reader)).await;
+        let (writer, received) = join(connector.connect(), peek.receive(reader)).await;
         received?;
         let (writer, error) = match writer {
             Ok(writer) => (Some(writer), None),
@@ -92,28 +91,34 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
     /// has stored meanwhile: nothing of it counts then.
     pub(super) async fn store(
         &mut self,
-        feed: &Feed,
-        cycle: &mut Cycle,
+        config: &CycleConfig,
+        cycle: &mut CycleState,
         peek: &mut Peek,
-        store: &mut Store,
+        store: &mut BatchWriter,
     ) -> Result<bool> {
-        if self.begin(feed, cycle).await? {
+        if self.begin(config, cycle).await? {
             return Ok(false);
         }
         if store.has_unwritten() {
             store.write(self.writer()).await?;
         }
-        let shares = self.writer.is_none();
+        let single_connection = self.writer.is_none();
         loop {
             peek.receive(self.reader).await?;
             peek.queue_next(self.reader)?;
             self.reader.send_queued().await?;
             let Some(slice) = peek.take() else { break };
             store
-                .transform(self.reader, cycle, peek, slice, shares)
+                .transform(self.reader, cycle, peek, slice, single_connection)
                 .await?;
             store
-                .hold_at_most(feed.slice_bytes, self.reader, cycle, peek, shares)
+                .hold_at_most(
+                    config.slice_bytes,
+                    self.reader,
+                    cycle,
+                    peek,
+                    single_connection,
+                )
                 .await?;
             let writes = store.has_unwritten();
             if writes {
@@ -121,30 +126,30 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Lanes<'a, S> {
                 store.write(self.writer()).await?;
             }
             while store.writes_under_way() > usize::from(writes) {
-                store.settle(self.writer(), cycle).await?;
+                store.await_write(self.writer(), cycle).await?;
             }
         }
         while store.writes_under_way() > 0 {
-            store.settle(self.writer(), cycle).await?;
+            store.await_write(self.writer(), cycle).await?;
         }
         Ok(true)
     }
 
     /// Begins the writer's transaction and locks the checkpoint. True when another reader has moved
     /// it.
-    async fn begin(&mut self, feed: &Feed, cycle: &mut Cycle) -> Result<bool> {
+    async fn begin(&mut self, config: &CycleConfig, cycle: &mut CycleState) -> Result<bool> {
         let begins = self.writer.is_some();
         let writer = self.writer();
         if begins {
             writer.queue(BEGIN, &[])?;
             writer.queue(&format!("SELECT {COMMIT_TO_DISK}, {WORK_IN_MEMORY}"), &[])?;
         }
-        fence::queue_lock(writer, &feed.slot)?;
+        checkpoint_update::queue_lock(writer, &config.slot)?;
         writer.send().await?;
         if begins {
             writer.finish().await?;
             writer.finish().await?;
         }
-        fence::locked(writer, &feed.slot, &mut cycle.checkpoint).await
+        checkpoint_update::refresh_locked(writer, &config.slot, &mut cycle.checkpoint).await
     }
 }

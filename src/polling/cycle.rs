@@ -2,25 +2,23 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use super::backlog::{Connect, Lanes};
-use super::fence;
-use super::opening::{self, Opened};
+use super::backlog::{Connector, ReaderWriter};
+use super::batch_writer::{BatchWriter, Written};
+use super::begin::{self, BegunCycle};
+use super::checkpoint_update;
 use super::peek::Peek;
-use super::restart;
-use super::store::{Finished, Store};
+use super::standby_snapshot;
 use crate::changes::{DescribedRelation, TypeCatalog};
 use crate::clock;
 use crate::error::{Category, Error, Result};
-use crate::history::{Recent, WriteBy};
+use crate::history::{Recent, WriteMethod};
 use crate::lsn::Lsn;
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 use crate::state::{self, Checkpoint};
 
 /// What a cycle reads, and its bounds.
 #[derive(Clone, Debug)]
-pub struct Feed {
+pub struct CycleConfig {
     /// The replication slot.
     pub slot: String,
     /// The publication.
@@ -34,13 +32,13 @@ pub struct Feed {
     /// Bytes of messages held at a time.
     pub slice_bytes: usize,
     /// How changes are written.
-    pub write_by: WriteBy,
+    pub write_method: WriteMethod,
 }
 
 /// What the cycles of one feed remember from one to the next. Lost with the object, and then read
 /// again from the database.
 #[derive(Debug)]
-pub struct Cycle {
+pub struct CycleState {
     /// How far changes are stored, as last seen: also by another reader of the slot.
     pub checkpoint: Checkpoint,
     /// From this id on, `json` and `jsonb` documents are stored as strings of their text, until
@@ -123,7 +121,7 @@ const IDLE_ADVANCE_AFTER: Duration = Duration::from_mins(1);
 /// Another reader of the slot may store between our look at the checkpoint and its lock.
 const MAX_RACES: u32 = 5;
 
-impl Cycle {
+impl CycleState {
     /// Starts from a checkpoint that `state::resume` has found intact.
     pub fn resume_from(checkpoint: Checkpoint) -> Self {
         Self {
@@ -139,7 +137,7 @@ impl Cycle {
     }
 
     /// The checkpoint has moved, and the slot has not yet.
-    fn moved(&mut self, lsn: Lsn, last_id: i64) {
+    fn advance_checkpoint(&mut self, lsn: Lsn, last_id: i64) {
         self.checkpoint.lsn = lsn;
         self.checkpoint.last_id = last_id;
         self.unconsumed = true;
@@ -149,44 +147,37 @@ impl Cycle {
 /// Runs one cycle, up to its COMMIT. The slot's advance is then under way: the caller, who may tell
 /// clients meanwhile, takes it in with [`Report::settle`] before the connection serves anything else.
 ///
-/// `another` gives a second connection where there is a backlog.
+/// `connector` gives a second connection where there is a backlog.
 ///
 /// On an error the connection must be dropped, which ends its transaction: neither history nor
 /// checkpoint nor slot have moved then, or, when only the answer to COMMIT was lost, both of the
 /// first have, and the caller resumes from the database.
-pub async fn run<S, C>(
+pub async fn run<S: Stream, C: Connector<Stream = S>>(
     connection: &mut Connection<S>,
-    another: &C,
-    feed: &Feed,
-    cycle: &mut Cycle,
+    connector: &C,
+    config: &CycleConfig,
+    cycle: &mut CycleState,
     expect: Expect,
-) -> Result<Report>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    C: Connect<Stream = S>,
-{
+) -> Result<Report> {
     let mut report = Report::default();
-    if expect == Expect::Nothing && !has_moved(connection, cycle, &mut report).await? {
+    if expect == Expect::Nothing && !has_new_wal(connection, cycle, &mut report).await? {
         return Ok(report);
     }
     for _ in 0..=MAX_RACES {
-        if attempt(connection, another, feed, cycle, &mut report).await? {
+        if attempt(connection, connector, config, cycle, &mut report).await? {
             return Ok(report);
         }
     }
-    Err(slot_contended(&feed.slot))
+    Err(slot_contended(&config.slot))
 }
 
 /// Whether anything was written since the last complete peek. Else the cycle is idle: one round trip
 /// that reads no table.
-async fn has_moved<S>(
+async fn has_new_wal<S: Stream>(
     connection: &mut Connection<S>,
-    cycle: &Cycle,
+    cycle: &CycleState,
     report: &mut Report,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<bool> {
     let started = clock::now_ms();
     let flush = connection
         .query_one("SELECT pg_current_wal_flush_lsn()", &[])
@@ -201,38 +192,34 @@ where
 
 /// Stores one peek. False when another reader has stored meanwhile, who may have gone before it
 /// advanced the slot.
-async fn attempt<S, C>(
+async fn attempt<S: Stream, C: Connector<Stream = S>>(
     connection: &mut Connection<S>,
-    another: &C,
-    feed: &Feed,
-    cycle: &mut Cycle,
+    connector: &C,
+    config: &CycleConfig,
+    cycle: &mut CycleState,
     report: &mut Report,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    C: Connect<Stream = S>,
-{
+) -> Result<bool> {
     let started = clock::now_ms();
-    let mut opened = opening::open(connection, feed, cycle).await?;
-    let (flush, restart) = (opened.flush, opened.restart);
+    let mut begun = begin::begin(connection, config, cycle).await?;
+    let (flush, restart) = (begun.flush, begun.restart);
     report.phases.peek += since(started);
 
     let started = clock::now_ms();
-    let mut store = Store::new(feed, cycle);
-    let fits = gather(connection, feed, cycle, &mut opened.peek, &mut store).await?;
+    let mut store = BatchWriter::new(config, cycle);
+    let fits = gather(connection, config, cycle, &mut begun.peek, &mut store).await?;
     report.phases.store += since(started);
     let is_stored = if fits {
-        let reach = Reach::of(&opened, feed, &store);
-        store_at_once(connection, feed, cycle, store, reach, report).await?
+        let coverage = Coverage::of(&begun, config, &store);
+        store_at_once(connection, config, cycle, store, coverage, report).await?
     } else {
-        store_backlog(connection, another, feed, cycle, opened, store, report).await?
+        store_backlog(connection, connector, config, cycle, begun, store, report).await?
     };
     cycle.unconsumed |= !is_stored;
     if is_stored
         && cycle.may_log_snapshots
-        && restart::snapshot_is_due(flush, restart, cycle.snapshot_logged_at)
+        && standby_snapshot::snapshot_is_due(flush, restart, cycle.snapshot_logged_at)
     {
-        restart::queue_snapshot(connection)?;
+        standby_snapshot::queue_snapshot(connection)?;
         connection.send().await?;
         cycle.snapshot_logged_at = flush;
         report.is_logging_snapshot = true;
@@ -241,16 +228,13 @@ where
 }
 
 /// Transforms slices until all are, or until they are too much for one write: false then.
-async fn gather<S>(
+async fn gather<S: Stream>(
     connection: &mut Connection<S>,
-    feed: &Feed,
-    cycle: &mut Cycle,
+    config: &CycleConfig,
+    cycle: &mut CycleState,
     peek: &mut Peek,
-    store: &mut Store,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+    store: &mut BatchWriter,
+) -> Result<bool> {
     loop {
         peek.queue_next(connection)?;
         connection.send_queued().await?;
@@ -260,7 +244,7 @@ where
         store
             .transform(connection, cycle, peek, slice, false)
             .await?;
-        if peek.is_coming() && store.unwritten_bytes() >= feed.slice_bytes / 4 {
+        if peek.is_in_flight() && store.unwritten_bytes() >= config.slice_bytes / 4 {
             return Ok(false);
         }
         peek.receive(connection).await?;
@@ -269,7 +253,7 @@ where
 
 /// How far a peek went.
 #[derive(Clone, Copy, Debug)]
-struct Reach {
+struct Coverage {
     /// Everything that committed before the peek is in it, or was stored before.
     complete: bool,
     /// Before it everything that committed is in the peek, or was stored before.
@@ -278,22 +262,22 @@ struct Reach {
     flush: Lsn,
 }
 
-impl Reach {
-    fn of(opened: &Opened, feed: &Feed, store: &Store) -> Self {
+impl Coverage {
+    fn of(begun: &BegunCycle, config: &CycleConfig, store: &BatchWriter) -> Self {
         // A filtered peek shows fewer messages than it read, so it cannot tell that it was whole.
-        let is_whole = !opened.is_filtered && opened.peek.messages() < u64::from(feed.max_changes);
+        let is_whole = !begun.is_filtered && begun.peek.messages() < u64::from(config.max_changes);
         // One that stopped at its limit may have reached the end all the same. Else another one
         // would read all that storing this one has written.
-        let complete = is_whole || store.passed() >= opened.flush;
+        let complete = is_whole || store.last_commit_end() >= begun.flush;
         let covered = if complete {
-            store.passed().max(opened.flush)
+            store.last_commit_end().max(begun.flush)
         } else {
-            store.passed()
+            store.last_commit_end()
         };
         Self {
             complete,
             covered,
-            flush: opened.flush,
+            flush: begun.flush,
         }
     }
 }
@@ -301,39 +285,36 @@ impl Reach {
 /// Stores what fits one write, in one round trip: the write, which moves the checkpoint with it or
 /// does nothing; the end of the transaction; and the slot's advance, which does nothing when the
 /// transaction has not moved the checkpoint.
-async fn store_at_once<S>(
+async fn store_at_once<S: Stream>(
     connection: &mut Connection<S>,
-    feed: &Feed,
-    cycle: &mut Cycle,
-    mut store: Store,
-    reach: Reach,
+    config: &CycleConfig,
+    cycle: &mut CycleState,
+    mut store: BatchWriter,
+    coverage: Coverage,
     report: &mut Report,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<bool> {
     let started = clock::now_ms();
     let known = cycle.checkpoint.clone();
-    let step = store.move_to(&feed.slot, &known, reach.covered);
+    let update = store.checkpoint_update(&config.slot, &known, coverage.covered);
     let writes = store.has_unwritten();
     let moves = writes
-        || (!reach.complete && reach.covered > known.lsn)
-        || idle_advance_is_due(cycle, reach.covered);
+        || (!coverage.complete && coverage.covered > known.lsn)
+        || idle_advance_is_due(cycle, coverage.covered);
     let advances = moves || cycle.unconsumed;
     if writes {
-        store.queue_write_and_move(connection, &step)?;
+        store.queue_conditional_write(connection, &update)?;
     } else if moves {
-        fence::queue_move(connection, &step)?;
+        checkpoint_update::queue(connection, &update)?;
     }
     connection.queue(if moves { "COMMIT" } else { "ROLLBACK" }, &[])?;
     if advances {
-        let to = if moves { step.lsn } else { known.lsn };
-        state::queue_slot_advance(connection, &feed.slot, to)?;
+        let to = if moves { update.lsn } else { known.lsn };
+        state::queue_slot_advance(connection, &config.slot, to)?;
     }
     connection.send().await?;
 
     let is_stored = if writes {
-        store.settle(connection, cycle).await? > 0
+        store.await_write(connection, cycle).await? > 0
     } else {
         !moves || connection.finish().await? > 0
     };
@@ -346,55 +327,52 @@ where
         return Ok(false);
     }
     if moves {
-        cycle.moved(step.lsn, step.last_id);
+        cycle.advance_checkpoint(update.lsn, update.last_id);
     }
     report.advancing_since = advances.then(clock::now_ms);
-    report.take_in(cycle, store, reach);
+    report.add_written(cycle, store, coverage);
     Ok(true)
 }
 
 /// Stores what does not fit one write.
-async fn store_backlog<S, C>(
+async fn store_backlog<S: Stream, C: Connector<Stream = S>>(
     connection: &mut Connection<S>,
-    another: &C,
-    feed: &Feed,
-    cycle: &mut Cycle,
-    mut opened: Opened,
-    mut store: Store,
+    connector: &C,
+    config: &CycleConfig,
+    cycle: &mut CycleState,
+    mut begun: BegunCycle,
+    mut store: BatchWriter,
     report: &mut Report,
-) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    C: Connect<Stream = S>,
-{
+) -> Result<bool> {
     let started = clock::now_ms();
-    let (mut lanes, error) = Lanes::open(connection, another, &mut opened.peek).await?;
+    let (mut connections, error) =
+        ReaderWriter::open(connection, connector, &mut begun.peek).await?;
     report.second_connection_error = error;
-    let is_stored = lanes
-        .store(feed, cycle, &mut opened.peek, &mut store)
+    let is_stored = connections
+        .store(config, cycle, &mut begun.peek, &mut store)
         .await?;
     report.phases.store += since(started);
 
     let started = clock::now_ms();
-    let reach = Reach::of(&opened, feed, &store);
+    let coverage = Coverage::of(&begun, config, &store);
     let known = cycle.checkpoint.clone();
-    let step = store.move_to(&feed.slot, &known, reach.covered);
-    let is_stored = is_stored && fence::move_on(lanes.writer(), &step).await?;
+    let update = store.checkpoint_update(&config.slot, &known, coverage.covered);
+    let is_stored = is_stored && checkpoint_update::execute(connections.writer(), &update).await?;
     if !is_stored {
-        lanes.roll_back().await?;
+        connections.roll_back().await?;
         return Ok(false);
     }
-    lanes.commit(&feed.slot, step.lsn).await?;
+    connections.commit(&config.slot, update.lsn).await?;
     report.phases.commit += since(started);
     report.advancing_since = Some(clock::now_ms());
-    cycle.moved(step.lsn, step.last_id);
-    report.take_in(cycle, store, reach);
+    cycle.advance_checkpoint(update.lsn, update.last_id);
+    report.add_written(cycle, store, coverage);
     Ok(true)
 }
 
 /// Traffic outside the publication moves the WAL on, and a slot that stays behind keeps all of it.
 /// But moving the checkpoint writes WAL itself, so small steps are not worth it.
-fn idle_advance_is_due(cycle: &Cycle, covered: Lsn) -> bool {
+fn idle_advance_is_due(cycle: &CycleState, covered: Lsn) -> bool {
     let behind = covered.bytes_since(cycle.checkpoint.lsn);
     let waited = u128::from(since(cycle.advanced_at)) >= IDLE_ADVANCE_AFTER.as_millis();
     behind >= IDLE_ADVANCE_BYTES || (waited && behind >= IDLE_ADVANCE_SLOW_BYTES)
@@ -408,10 +386,11 @@ impl Report {
     /// Takes in the answers to what was asked for behind the COMMIT: the slot's advance, and a snapshot.
     /// A failure is harmless for what is stored, since the next peek leaves out what it finds again;
     /// but the connection is of no use any more.
-    pub async fn settle<S>(&mut self, connection: &mut Connection<S>, cycle: &mut Cycle)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub async fn settle<S: Stream>(
+        &mut self,
+        connection: &mut Connection<S>,
+        cycle: &mut CycleState,
+    ) {
         if let Some(asked_at) = self.advancing_since.take() {
             match connection.finish().await {
                 Ok(_) => {
@@ -431,8 +410,8 @@ impl Report {
         }
     }
 
-    fn take_in(&mut self, cycle: &mut Cycle, store: Store, reach: Reach) {
-        let Finished {
+    fn add_written(&mut self, cycle: &mut CycleState, store: BatchWriter, coverage: Coverage) {
+        let Written {
             after,
             stored,
             recent,
@@ -441,11 +420,11 @@ impl Report {
         if stored > 0 {
             cycle.documents_as_text_from = None;
         }
-        if reach.complete {
-            cycle.peeked_through = Some(reach.flush);
+        if coverage.complete {
+            cycle.peeked_through = Some(coverage.flush);
         }
         self.stored = stored;
-        self.complete = reach.complete;
+        self.complete = coverage.complete;
         self.recent = recent.filter(|_| stored > 0);
         self.after = after;
         self.relations = relations;

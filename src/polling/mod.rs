@@ -14,17 +14,17 @@
 //! anywhere leaves a slot at or behind the checkpoint, and what it gives again is skipped.
 
 mod backlog;
+mod batch_writer;
+mod begin;
+mod checkpoint_update;
 mod commit_search;
 mod cycle;
-mod fence;
-mod opening;
 mod peek;
 mod policy;
-mod restart;
 mod schedule;
-mod store;
+mod standby_snapshot;
 
-pub use backlog::Connect;
-pub use cycle::{Cycle, Expect, Feed, Phases, Report, run};
+pub use backlog::Connector;
+pub use cycle::{CycleConfig, CycleState, Expect, Phases, Report, run};
 pub use policy::{Policy, backoff, policy};
 pub use schedule::{Next, Outcome, Pace};

@@ -3,14 +3,13 @@
 
 use bytes::Bytes;
 use postgres_protocol::escape::escape_identifier;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::commit_search::CommitSearch;
 use crate::changes::AssembleError;
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
-use crate::postgres::{self, Connection, FIRST_FETCH_SIZE, Param, next_fetch_size};
+use crate::postgres::{self, Connection, FIRST_FETCH_SIZE, Param, Stream, next_fetch_size};
 
 /// One message of the output plugin, cut at the row limit.
 #[derive(Clone, Debug)]
@@ -41,20 +40,20 @@ pub(super) struct Peek {
     /// Rows that the next FETCH asks for.
     fetch_rows: u32,
     /// The slice that has arrived and is not yet given out.
-    ahead: Option<Slice>,
+    buffered: Option<Slice>,
     /// The row of the cursor up to which slices have arrived, counted from 1.
     row: u64,
     /// The row behind which a slice was given out last.
-    given_out: u64,
+    returned_row: u64,
     /// The cursor stands elsewhere than on `row`.
-    strayed: bool,
+    needs_reposition: bool,
     /// What was sent and not yet answered.
-    coming: Option<Coming>,
+    in_flight: Option<InFlightFetch>,
 }
 
 /// Statements under way that read the cursor on.
 #[derive(Clone, Copy, Debug)]
-struct Coming {
+struct InFlightFetch {
     /// A MOVE goes before the FETCH.
     has_move: bool,
 }
@@ -110,10 +109,10 @@ fn declare(filtered: bool) -> String {
 impl Peek {
     /// Queues the cursor, in a transaction that is open by then. The caller sends, takes in what it
     /// has queued before, and calls [`Self::open`].
-    pub(super) fn queue<S>(connection: &mut Connection<S>, request: PeekRequest<'_>) -> Result<Self>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(super) fn queue<S: Stream>(
+        connection: &mut Connection<S>,
+        request: PeekRequest<'_>,
+    ) -> Result<Self> {
         let publication = escape_identifier(request.publication);
         let max_changes = i32::try_from(request.max_changes).unwrap_or(i32::MAX);
         let max_row_bytes = i32::try_from(request.max_row_bytes).unwrap_or(i32::MAX);
@@ -130,26 +129,23 @@ impl Peek {
             slice_bytes: request.slice_bytes,
             // Enough for the few transactions of a live feed, which are then one round trip.
             fetch_rows: FIRST_FETCH_SIZE,
-            ahead: None,
+            buffered: None,
             row: 0,
-            given_out: 0,
-            strayed: false,
-            coming: None,
+            returned_row: 0,
+            needs_reposition: false,
+            in_flight: None,
         };
         peek.queue_fetch(connection)?;
         Ok(peek)
     }
 
     /// Takes in the first slice. This is when Postgres decodes. `missing` explains a failure.
-    pub(super) async fn open<S>(
+    pub(super) async fn open<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         request: PeekRequest<'_>,
         missing: Missing,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         let first = async {
             connection.finish().await?;
             self.receive(connection).await
@@ -170,64 +166,55 @@ impl Peek {
 
     /// Messages given out so far.
     pub(super) fn messages(&self) -> u64 {
-        self.given_out
+        self.returned_row
     }
 
     /// More was asked for and has not been taken in.
-    pub(super) fn is_coming(&self) -> bool {
-        self.coming.is_some()
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
     }
 
     /// The slice that has arrived is the last.
-    pub(super) fn is_at_last(&self) -> bool {
-        self.ahead.as_ref().is_none_or(|slice| slice.is_last)
+    pub(super) fn is_at_end(&self) -> bool {
+        self.buffered.as_ref().is_none_or(|slice| slice.is_last)
     }
 
     /// The slice that has arrived; `None` after the last. What comes after it is to be asked for
     /// with [`Self::queue_next`] and taken in with [`Self::receive`] before this is called again.
     pub(super) fn take(&mut self) -> Option<Slice> {
-        self.given_out = self.row;
-        self.ahead.take()
+        self.returned_row = self.row;
+        self.buffered.take()
     }
 
     /// Queues what reads the slice behind the one that has arrived, unless that is the last.
-    pub(super) fn queue_next<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        if !self.is_at_last() {
+    pub(super) fn queue_next<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<()> {
+        if !self.is_at_end() {
             self.queue_fetch(connection)?;
         }
         Ok(())
     }
 
-    fn queue_fetch<S>(&mut self, connection: &mut Connection<S>) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let has_move = std::mem::take(&mut self.strayed);
+    fn queue_fetch<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<()> {
+        let has_move = std::mem::take(&mut self.needs_reposition);
         if has_move {
             connection.queue(&format!("MOVE ABSOLUTE {} FROM peek_cursor", self.row), &[])?;
         }
         let fetch = format!("FETCH FORWARD {} FROM peek_cursor", self.fetch_rows);
         connection.queue(&fetch, &[])?;
-        self.coming = Some(Coming { has_move });
+        self.in_flight = Some(InFlightFetch { has_move });
         Ok(())
     }
 
     /// Receives the slice that was asked for, if one was. Rows beyond its bytes are not kept but
     /// given back to the cursor, so that memory is bounded whatever the rows' sizes are.
-    pub(super) async fn receive<S>(
+    pub(super) async fn receive<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
-    ) -> std::result::Result<(), postgres::Error>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let Some(coming) = self.coming.take() else {
+    ) -> std::result::Result<(), postgres::Error> {
+        let Some(in_flight) = self.in_flight.take() else {
             return Ok(());
         };
-        if coming.has_move {
+        if in_flight.has_move {
             connection.finish().await?;
         }
         let mut slice = Slice::default();
@@ -250,9 +237,9 @@ impl Peek {
         let kept = slice.messages.len();
         slice.is_last = given_back == 0 && kept < self.fetch_rows as usize;
         self.row += kept as u64;
-        self.strayed = given_back > 0;
+        self.needs_reposition = given_back > 0;
         self.fetch_rows = next_fetch_size(kept, bytes, self.slice_bytes / 2, MAX_FETCH_ROWS);
-        self.ahead = Some(slice);
+        self.buffered = Some(slice);
         Ok(())
     }
 
@@ -260,17 +247,14 @@ impl Peek {
     /// last is, and tells where its record ends. Nothing may be coming.
     ///
     /// Fails with [`Category::Decode`] when the peek ends within it.
-    pub(super) async fn find_commit<S>(
+    pub(super) async fn find_commit<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         xid: u32,
-    ) -> Result<Lsn>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let mut search = CommitSearch::behind(self.given_out);
+    ) -> Result<Lsn> {
+        let mut search = CommitSearch::behind(self.returned_row);
         let mut last = Bytes::new();
-        self.strayed = true;
+        self.needs_reposition = true;
         loop {
             let probes = search.probes();
             if probes.is_empty() {

@@ -63,3 +63,8 @@ pub use session::TransactionStatus;
 pub use tls::{Negotiated, negotiate_tls};
 pub use transport::Limits;
 pub use url::{DatabaseUrl, DatabaseUrlError, SslMode};
+
+/// A byte stream that a connection runs on: a socket of Workers, or of Tokio.
+pub trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream for S {}

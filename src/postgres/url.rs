@@ -70,7 +70,7 @@ impl From<DatabaseUrlError> for FeedError {
     fn from(error: DatabaseUrlError) -> Self {
         Self::new(
             Category::Configuration,
-            "database_url_invalid",
+            "invalid_database_url",
             error.to_string(),
         )
         .with_remedy(

@@ -8,15 +8,14 @@ use serde_json::json;
 use worker::{Response, ResponseBuilder};
 
 use super::hub::Hub;
-use super::routes::failure;
 use super::runtime::{Runtime, not_initialized};
-use crate::answer;
 use crate::clients::{
     ChangesRequest, Columns, FrameError, MAX_CHANGES_BYTES, Passing, Position, ResetReason, Start,
     View,
 };
 use crate::error::Result;
 use crate::history::{self, PageRequest};
+use crate::response::ErrorResponse;
 use crate::state::Checkpoint;
 use crate::workers::database::{self, Database};
 
@@ -65,13 +64,12 @@ pub(super) async fn respond(
     view: View,
 ) -> worker::Result<Response> {
     let Some(config) = runtime.with(|memory| memory.config.clone()) else {
-        return failure(&not_initialized());
+        return ErrorResponse::from(&not_initialized()).into_response();
     };
     let Some(_reader) = runtime.readers.admit() else {
         let message = "too many pages are being read: try again";
-        let response = answer::error(503, "busy", message, true, None)?;
-        response.headers().set("Retry-After", "1")?;
-        return Ok(response);
+        let error = ErrorResponse::new(503, "busy", message).retry_after(1);
+        return error.into_response();
     };
     let found = async {
         let mut connection = database::connect(&runtime.env).await?;
@@ -92,10 +90,10 @@ pub(super) async fn respond(
                  or later"
             );
             let code = code.as_str().unwrap_or_default();
-            answer::error(410, code, &message, false, None)
+            ErrorResponse::new(410, code, message).into_response()
         }
-        Ok(Found::Refused(error)) => super::client_routes::refuse(&error),
-        Err(error) => failure(&error),
+        Ok(Found::Refused(error)) => ErrorResponse::from(&error).into_response(),
+        Err(error) => ErrorResponse::from(&error).into_response(),
     }
 }
 

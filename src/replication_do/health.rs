@@ -1,4 +1,4 @@
-//! What the object remembers of itself beyond its life: how it fares, and how far it got.
+//! The feed's health and position, which the object's storage keeps across evictions.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::error::{Category, Error};
-use crate::history::Extent;
+use crate::history::HistoryBounds;
 use crate::lsn::Lsn;
 use crate::polling::{Policy, Report, policy};
 use crate::state::{Checkpoint, Slot};
 
-/// How far changes are stored, as last seen. Ids are strings in JSON, since storage holds
-/// JavaScript numbers.
+/// The position of the newest stored change that the object knows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
     pub(super) epoch: i32,
@@ -29,7 +28,7 @@ impl Position {
         }
     }
 
-    /// As clients have it.
+    /// Without the LSN, as clients know it.
     pub(super) fn of_clients(&self) -> crate::clients::Position {
         crate::clients::Position {
             epoch: self.epoch,
@@ -50,7 +49,7 @@ pub(super) struct ErrorCount {
     pub(super) remedy: Option<String>,
 }
 
-/// Why the feed stands still until somebody acts.
+/// Why the feed makes no progress until an operator acts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Halted {
@@ -62,34 +61,34 @@ pub(super) struct Halted {
     pub(super) since: u64,
 }
 
-/// Counters and failures, kept in the object's storage. Times are milliseconds since the epoch.
+/// Counters and failures. Times are milliseconds since 1970.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Health {
     pub(super) cycles: u64,
     pub(super) changes: u64,
-    /// Changes that were removed from the history.
+    /// Changes removed from the history.
     pub(super) pruned: u64,
     pub(super) last_poll_at: Option<u64>,
     pub(super) consecutive_failures: u32,
     pub(super) halted: Option<Halted>,
     pub(super) errors: BTreeMap<String, ErrorCount>,
-    /// A peek failed for the publication. It may be back by now, but what was written without it
-    /// can never be decoded, so this outlives the object.
+    /// A peek failed because the publication was missing. Even if it exists again, what was written
+    /// without it can never be decoded, so this must survive an eviction.
     pub(super) publication_was_missing: bool,
     pub(super) times: CycleTimes,
 }
 
 impl Health {
-    /// A cycle has stored what there was, so nothing is wrong any more. True when something was.
+    /// Clears failures after a cycle has stored everything. True when there was one.
     pub(super) fn recover(&mut self) -> bool {
         let was_wrong = self.consecutive_failures > 0 || self.halted.is_some();
         self.resume();
         was_wrong
     }
 
-    /// Notes a cycle that has ended, and whether it was a recovery. True when the storage must hear
-    /// of it; an idle poll writes nothing.
+    /// Counts a successful cycle. `recovered`: it was the first after a failure. True when the
+    /// caller must persist the health; an idle poll writes nothing.
     pub(super) fn cycle_succeeded(&mut self, report: &Report, recovered: bool) -> bool {
         self.cycles += 1;
         self.changes += report.stored;
@@ -101,7 +100,7 @@ impl Health {
         recovered || report.stored > 0 || report.advance_error.is_some()
     }
 
-    /// Notes a failed cycle.
+    /// Counts a failed cycle, and halts where the policy says so.
     pub(super) fn cycle_failed(&mut self, error: &Error) {
         self.count(error);
         self.note_publication(error);
@@ -112,7 +111,7 @@ impl Health {
         }
     }
 
-    /// Notes that the feed stands still for `error`, and since when.
+    /// Halts the feed. A repeated halt with the same code keeps its original time.
     pub(super) fn halt(&mut self, error: &Error) {
         let since = match &self.halted {
             Some(halted) if halted.code == error.code() => halted.since,
@@ -127,7 +126,7 @@ impl Health {
         });
     }
 
-    /// Nothing is wrong any more.
+    /// Clears all failures.
     pub(super) fn resume(&mut self) {
         self.consecutive_failures = 0;
         self.halted = None;
@@ -137,7 +136,7 @@ impl Health {
         self.publication_was_missing |= error.category() == Category::PublicationMissing;
     }
 
-    /// Counts an error that did not fail a cycle.
+    /// Counts an error in its category.
     pub(super) fn count(&mut self, error: &Error) {
         let entry = self
             .errors
@@ -151,7 +150,7 @@ impl Health {
     }
 }
 
-/// The category as JSON, logs and metrics have it.
+/// The name of a category in JSON, logs and metrics.
 pub(super) fn category_name(category: Category) -> String {
     match serde_json::to_value(category) {
         Ok(serde_json::Value::String(name)) => name,
@@ -159,22 +158,22 @@ pub(super) fn category_name(category: Category) -> String {
     }
 }
 
-/// What was last seen of slot and history. Kept in the object's storage, so that an object that was
-/// evicted still tells it.
+/// Slot and history at the last check. Stored, so that `/status` still shows them after an
+/// eviction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Vitals {
+pub(super) struct SlotHealth {
     pub(super) checked_at: u64,
-    /// `None` when the slot was not there.
-    pub(super) slot: Option<SlotVitals>,
+    /// `None` when the slot did not exist.
+    pub(super) slot: Option<SlotStatus>,
     /// `None` when the history was empty.
-    pub(super) history: Option<HistoryVitals>,
+    pub(super) history: Option<HistoryStatus>,
 }
 
-/// The slot, as `/status` has it.
+/// The slot, as in `/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SlotVitals {
+pub(super) struct SlotStatus {
     pub(super) confirmed_flush_lsn: Option<Lsn>,
     pub(super) restart_lsn: Option<Lsn>,
     pub(super) retained_bytes: Option<i64>,
@@ -183,19 +182,19 @@ pub(super) struct SlotVitals {
     pub(super) is_lost: bool,
 }
 
-/// The history's ends, as `/status` has them.
+/// The oldest and newest ids in the history, as in `/status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct HistoryVitals {
+pub(super) struct HistoryStatus {
     pub(super) oldest_id: i64,
     pub(super) newest_id: i64,
 }
 
-impl Vitals {
-    pub(super) fn new(slot: Option<&Slot>, extent: Option<Extent>) -> Self {
+impl SlotHealth {
+    pub(super) fn new(slot: Option<&Slot>, extent: Option<HistoryBounds>) -> Self {
         Self {
             checked_at: clock::now_ms(),
-            slot: slot.map(|slot| SlotVitals {
+            slot: slot.map(|slot| SlotStatus {
                 confirmed_flush_lsn: slot.confirmed_flush_lsn,
                 restart_lsn: slot.restart_lsn,
                 retained_bytes: slot.retained_bytes,
@@ -203,17 +202,17 @@ impl Vitals {
                 safe_wal_size: slot.safe_wal_size,
                 is_lost: slot.is_lost(),
             }),
-            history: extent.map(|extent| HistoryVitals {
+            history: extent.map(|extent| HistoryStatus {
                 oldest_id: extent.oldest,
                 newest_id: extent.newest,
             }),
         }
     }
 
-    /// The history now begins at `oldest`, or is empty.
+    /// Records that everything below `oldest` was pruned, which may have emptied the history.
     pub(super) fn prune_to(&mut self, oldest: i64) {
         self.history = self.history.and_then(|history| {
-            (oldest <= history.newest_id).then_some(HistoryVitals {
+            (oldest <= history.newest_id).then_some(HistoryStatus {
                 oldest_id: oldest,
                 ..history
             })
@@ -221,7 +220,7 @@ impl Vitals {
     }
 }
 
-/// Upper bounds of the histograms' buckets in milliseconds; the last bucket has none.
+/// Upper bounds of the histograms' buckets in milliseconds. One more bucket has no bound.
 pub(super) const BUCKETS_MS: [u64; 14] = [
     1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 15_000, 60_000,
 ];
@@ -241,7 +240,7 @@ pub(super) struct CycleTimes {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Histogram {
-    /// How many fell into each bucket and no lower one.
+    /// Observations in each bucket; not cumulative.
     pub(super) counts: [u64; BUCKETS_MS.len() + 1],
     pub(super) sum_ms: u64,
 }
@@ -284,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_counts_in_the_lowest_bucket_that_holds_it() {
+    fn a_duration_counts_in_the_lowest_bucket_that_fits() {
         let mut histogram = Histogram::default();
         for millis in [0, 1, 2, 3, 60_000, 60_001] {
             histogram.observe(millis);
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_halt_for_the_same_reason_keeps_its_time_and_one_for_another_does_not() {
+    fn a_halt_keeps_its_time_until_its_code_changes() {
         let mut health = Health::default();
         health.halt(&Error::new(Category::Permission, "one", "no"));
         health.halted.as_mut().unwrap().since = 7;

@@ -1,8 +1,8 @@
-//! `GET /wait-for-initial-poll`: answered when everything that had committed before the question
-//! is stored.
+//! `GET /wait-for-initial-poll`: answers when everything that committed before the request is
+//! stored.
 //!
-//! Nothing of a wait is kept but its own request: who waits while the object is evicted asks again,
-//! and is answered by the same rule.
+//! Nothing of a wait is stored. A client whose object is evicted sends its request again, and the
+//! same rule applies.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,69 +10,73 @@ use std::time::Duration;
 use serde_json::json;
 use worker::{Request, Response, ResponseBuilder};
 
-use super::routes::{failure, query};
 use super::runtime::Runtime;
-use super::status;
-use crate::answer;
+use super::{request, status};
 use crate::clock;
 use crate::error::Error;
 use crate::polling::{Outcome, backoff};
+use crate::response::{ErrorResponse, Result};
 
-const DEFAULT_WAIT: Duration = Duration::from_secs(30);
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
-/// While the database fails, who waits asks it again at most so rarely.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_TIMEOUT: Duration = Duration::from_mins(5);
+/// The longest pause between attempts while the database fails.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Answers the request.
-pub(super) async fn wait(runtime: &Rc<Runtime>, request: &Request) -> worker::Result<Response> {
-    let wait = match query(request)
-        .get("timeoutMs")
-        .map(|text| text.parse().map(Duration::from_millis))
-    {
-        None => DEFAULT_WAIT,
-        Some(Ok(wait)) => wait.min(LONGEST_WAIT),
-        Some(Err(_)) => {
-            let message = "timeoutMs must be a whole number of milliseconds";
-            return answer::error(400, "invalid_request", message, false, None);
-        }
-    };
-    let mut reason = None;
-    match clock::timeout(wait, drained(runtime, &mut reason)).await {
-        Ok(Ok(())) => ResponseBuilder::new()
-            .from_json(&json!({"complete": true, "position": status::position(runtime)})),
-        Ok(Err(error)) => failure(&error),
-        Err(_) => pending(runtime, reason.as_deref()),
+/// Waits until the poll is complete, or answers 503 at the timeout.
+pub(super) async fn wait(runtime: &Rc<Runtime>, request: &Request) -> Result<Response> {
+    let timeout = timeout(request)?;
+    let mut last_error = None;
+    let drained = clock::timeout(timeout, drain(runtime, &mut last_error)).await;
+    match drained {
+        Ok(drained) => drained?,
+        Err(_) => return Err(pending(runtime, last_error.as_deref()).into()),
     }
+    let position = status::position(runtime);
+    Ok(ResponseBuilder::new().from_json(&json!({"complete": true, "position": position}))?)
 }
 
-/// Polls until a series of cycles that began after this call has stored all there was. Leaves the
-/// last failure in `reason`, and fails only where waiting is of no use.
-async fn drained(runtime: &Rc<Runtime>, reason: &mut Option<Rc<Error>>) -> Result<(), Rc<Error>> {
+/// The parameter `timeoutMs`, up to [`MAX_TIMEOUT`].
+fn timeout(request: &Request) -> Result<Duration> {
+    let parameters = request::parameters(request)?;
+    let Some(text) = parameters.get("timeoutMs") else {
+        return Ok(DEFAULT_TIMEOUT);
+    };
+    let millis = text.parse().map_err(|_| {
+        let message = "timeoutMs must be a whole number of milliseconds";
+        ErrorResponse::new(400, "invalid_request", message)
+    })?;
+    Ok(Duration::from_millis(millis).min(MAX_TIMEOUT))
+}
+
+/// Polls until cycles that began after this call have stored everything. Keeps the last failure in
+/// `last_error`, and returns only one that waiting cannot fix.
+async fn drain(
+    runtime: &Rc<Runtime>,
+    last_error: &mut Option<Rc<Error>>,
+) -> std::result::Result<(), Rc<Error>> {
     let mut failures = 0;
     loop {
         match runtime.poll().await {
-            Ok(Outcome::Unfinished) => *reason = None,
+            Ok(Outcome::Unfinished) => *last_error = None,
             Ok(_) => return Ok(()),
             Err(error) if error.code() == "not_initialized" => return Err(error),
             Err(error) => {
-                *reason = Some(error);
+                *last_error = Some(error);
                 failures += 1;
-                clock::sleep(backoff(failures, 1.0).min(LONGEST_PAUSE)).await;
+                clock::sleep(backoff(failures, 1.0).min(MAX_PAUSE)).await;
             }
         }
     }
 }
 
-fn pending(runtime: &Runtime, reason: Option<&Error>) -> worker::Result<Response> {
-    let message = reason.map_or_else(
-        || "the initial poll is still going on".to_owned(),
+fn pending(runtime: &Runtime, last_error: Option<&Error>) -> ErrorResponse {
+    let message = last_error.map_or_else(
+        || "the initial poll is still running".to_owned(),
         |error| format!("the initial poll cannot complete: {error}"),
     );
-    let remedy = reason.and_then(Error::remedy);
-    let response = answer::error(503, "initial_poll_pending", &message, true, remedy)?;
     let next = runtime.with(|memory| memory.next_alarm_at);
     let seconds = next.map_or(2, |at| at.saturating_sub(clock::now_ms()).div_ceil(1_000));
-    let seconds = seconds.clamp(1, 60).to_string();
-    response.headers().set("Retry-After", &seconds)?;
-    Ok(response)
+    ErrorResponse::new(503, "initial_poll_pending", message)
+        .retry_after(seconds.clamp(1, 60))
+        .with_remedy(last_error.and_then(Error::remedy))
 }

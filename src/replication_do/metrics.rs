@@ -1,8 +1,8 @@
-//! `GET /metrics`: what `/status` tells, as OpenMetrics text for Prometheus and its like
-//! (OpenMetrics specification 1.0, "Text format"). Pure: memory in, text out.
+//! `GET /metrics`: the figures of `/status` as OpenMetrics text, for Prometheus and compatible
+//! scrapers (OpenMetrics specification 1.0, "Text format"). Pure: memory in, text out.
 //!
-//! Counters and histograms outlive the object in its storage, as of the last poll that changed
-//! anything; a scraper takes a step back for a restart.
+//! The object's storage keeps counters and histograms as of the last poll that changed anything. A
+//! counter may therefore step back after an eviction, which scrapers treat as a restart.
 
 use std::fmt::{Display, Write as _};
 
@@ -10,7 +10,7 @@ use super::health::{BUCKETS_MS, Histogram};
 use super::runtime::Memory;
 use super::status;
 
-/// The Content-Type that OpenMetrics asks for.
+/// The Content-Type that OpenMetrics requires.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const PHASES: &str = "cycle_phase_duration_seconds";
@@ -23,14 +23,14 @@ const STATES: [&str; 5] = [
     "halted",
 ];
 
-/// How many clients there are.
+/// The number of clients of each kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ClientCounts {
     pub(super) web_sockets: usize,
     pub(super) sync_dos: usize,
 }
 
-/// All metrics. Times are milliseconds since the epoch inside, seconds in the text.
+/// All metrics. Times in memory are milliseconds since 1970, in the text seconds.
 pub(super) fn render(memory: &Memory, clients: ClientCounts) -> String {
     let mut text = Text::default();
     feed(&mut text, memory);
@@ -48,26 +48,26 @@ pub(super) fn render(memory: &Memory, clients: ClientCounts) -> String {
 }
 
 fn feed(text: &mut Text, memory: &Memory) {
-    text.family("build", "info", "", "The version that runs.");
+    text.family("build", "info", "", "The running version.");
     text.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     text.family("state", "stateset", "", "What the feed is doing.");
     let state = status::state(memory);
     for name in STATES {
-        let is_it = u8::from(name == state);
-        text.sample("state", &[("pg_change_feed_state", name)], is_it);
+        let is_current = u8::from(name == state);
+        text.sample("state", &[("pg_change_feed_state", name)], is_current);
     }
     let complete = u8::from(memory.initial_poll_at.is_some());
     text.gauge(
         "initial_poll_complete",
         "",
-        "Whether all that waited in the slot at first is stored.",
+        "Whether everything that waited in the slot at the start is stored.",
         Some(complete),
     );
     let position = memory.position;
     text.gauge(
         "epoch",
         "",
-        "Counts the times that changes may have been missed.",
+        "Rises whenever changes may have been missed.",
         position.map(|position| position.epoch),
     );
     text.gauge(
@@ -80,12 +80,12 @@ fn feed(text: &mut Text, memory: &Memory) {
 
 fn cycles(text: &mut Text, memory: &Memory) {
     let health = &memory.health;
-    text.counter("cycles", "", "Poll cycles that succeeded.", health.cycles);
+    text.counter("cycles", "", "Successful poll cycles.", health.cycles);
     text.counter("changes", "", "Changes stored.", health.changes);
     text.counter(
         "pruned_changes",
         "",
-        "Changes removed from the history by age or number.",
+        "Changes removed from the history by age or count.",
         health.pruned,
     );
     if !health.errors.is_empty() {
@@ -97,27 +97,27 @@ fn cycles(text: &mut Text, memory: &Memory) {
     text.gauge(
         "consecutive_failures",
         "",
-        "Polls that have failed in a row.",
+        "Failed polls in a row.",
         Some(health.consecutive_failures),
     );
     text.gauge(
         "last_poll_timestamp_seconds",
         "seconds",
-        "When a poll last succeeded.",
+        "Time of the last successful poll.",
         health.last_poll_at.map(Seconds),
     );
     text.gauge(
         "next_alarm_timestamp_seconds",
         "seconds",
-        "When the feed wakes up next.",
+        "Time of the next alarm.",
         memory.next_alarm_at.map(Seconds),
     );
     text.family(
         PHASES,
         "histogram",
-        // Optional; and the parser that the tests use takes no unit for a histogram.
+        // Optional, and the parser in the tests rejects a unit of a histogram.
         "",
-        "How long each phase of a poll cycle took.",
+        "Duration of each phase of a poll cycle.",
     );
     for (phase, histogram) in health.times.by_phase() {
         text.histogram(PHASES, phase, histogram);
@@ -125,48 +125,48 @@ fn cycles(text: &mut Text, memory: &Memory) {
 }
 
 fn slot_and_history(text: &mut Text, memory: &Memory) {
-    let vitals = memory.vitals.as_ref();
-    let slot = vitals.and_then(|vitals| vitals.slot.as_ref());
+    let slot_health = memory.slot_health.as_ref();
+    let slot = slot_health.and_then(|slot_health| slot_health.slot.as_ref());
     text.gauge(
         "slot_retained_bytes",
         "bytes",
-        "WAL that the slot holds back.",
+        "WAL that the slot retains.",
         slot.and_then(|slot| slot.retained_bytes),
     );
     text.gauge(
         "slot_safe_wal_bytes",
         "bytes",
-        "WAL that may be written before the slot is in danger; absent without a limit.",
+        "WAL that can still be written before the slot may be lost; absent without a limit.",
         slot.and_then(|slot| slot.safe_wal_size),
     );
     text.gauge(
         "slot_lost",
         "",
         "Whether the slot is missing or invalidated.",
-        vitals.map(|_| u8::from(slot.is_none_or(|slot| slot.is_lost))),
+        slot_health.map(|_| u8::from(slot.is_none_or(|slot| slot.is_lost))),
     );
     text.gauge(
         "slot_checked_timestamp_seconds",
         "seconds",
-        "When slot and history were last looked at.",
-        vitals.map(|vitals| Seconds(vitals.checked_at)),
+        "Time of the last check of slot and history.",
+        slot_health.map(|slot_health| Seconds(slot_health.checked_at)),
     );
-    let history = vitals.and_then(|vitals| vitals.history);
+    let history = slot_health.and_then(|slot_health| slot_health.history);
     text.gauge(
         "history_oldest_id",
         "",
-        "The oldest change that is kept.",
+        "The id of the oldest change in the history.",
         history.map(|history| history.oldest_id),
     );
     text.gauge(
         "history_newest_id",
         "",
-        "The newest change that is kept.",
+        "The id of the newest change in the history.",
         history.map(|history| history.newest_id),
     );
 }
 
-/// Milliseconds, written as seconds.
+/// Milliseconds, printed as seconds.
 struct Seconds(u64);
 
 impl Display for Seconds {
@@ -175,7 +175,7 @@ impl Display for Seconds {
     }
 }
 
-/// The text so far. Every family's name begins with `pg_change_feed_`.
+/// The text so far. Every metric family has a name that begins with `pg_change_feed_`.
 #[derive(Default)]
 struct Text {
     out: String,
@@ -206,7 +206,7 @@ impl Text {
         self.sample(&format!("{name}_total"), &[], value);
     }
 
-    /// A gauge whose value is not known is left out.
+    /// Leaves out a gauge whose value is unknown.
     fn gauge(&mut self, name: &str, unit: &str, help: &str, value: Option<impl Display>) {
         if let Some(value) = value {
             self.family(name, "gauge", unit, help);
@@ -234,7 +234,7 @@ mod tests {
     use openmetrics_parser::openmetrics::parse_openmetrics;
     use openmetrics_parser::{MetricNumber, OpenMetricsType, OpenMetricsValue};
 
-    use super::super::health::{HistoryVitals, SlotVitals, Vitals};
+    use super::super::health::{HistoryStatus, SlotHealth, SlotStatus};
     use super::*;
     use crate::error::{Category, Error};
 
@@ -250,9 +250,9 @@ mod tests {
         }
         memory.health.times.peek.counts = [1; BUCKETS_MS.len() + 1];
         memory.health.times.peek.sum_ms = 90_001;
-        memory.vitals = Some(Vitals {
+        memory.slot_health = Some(SlotHealth {
             checked_at: 5,
-            slot: Some(SlotVitals {
+            slot: Some(SlotStatus {
                 confirmed_flush_lsn: None,
                 restart_lsn: None,
                 retained_bytes: Some(16_777_216),
@@ -260,7 +260,7 @@ mod tests {
                 safe_wal_size: None,
                 is_lost: false,
             }),
-            history: Some(HistoryVitals {
+            history: Some(HistoryStatus {
                 oldest_id: 3,
                 newest_id: 9,
             }),
@@ -268,8 +268,7 @@ mod tests {
         memory
     }
 
-    /// The families of one text, by name, as another's parser reads them: it refuses what is not
-    /// of the format.
+    /// The families of the text, as an independent and strict parser reads them.
     fn families(memory: &Memory) -> Vec<(String, OpenMetricsType, Vec<OpenMetricsValue>)> {
         let text = render(memory, ClientCounts::default());
         let exposition = parse_openmetrics(&text).unwrap_or_else(|cause| panic!("{cause}: {text}"));
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn another_parser_reads_the_text_of_an_object_that_knows_nothing_yet() {
+    fn an_independent_parser_reads_the_metrics_of_a_fresh_object() {
         let families = families(&Memory::default());
         assert!(
             families
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn another_parser_reads_what_was_meant() {
+    fn an_independent_parser_reads_the_values_that_were_written() {
         let families = families(&busy());
         let find = |name: &str| {
             let name = format!("pg_change_feed_{name}");

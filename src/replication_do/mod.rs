@@ -1,21 +1,21 @@
-//! The Durable Object: its event handlers, and what they share.
+//! The Durable Object: its event handlers, and the state that they share.
 //!
 //! ```text
-//! fetch -> routes ----+
-//! alarm --------------+--> Flights: one errand at a time --> cycles --> Hub (WebSockets)
-//! websocket_message --+                  ^                                  |
-//!                                        +---------- the one alarm <--------+
+//! fetch -> endpoints -+
+//! alarm --------------+--> JobQueue: one job at a time --> cycles --> Hub: the clients
+//! websocket_message --+        ^                              |
+//!                              +------- the one alarm <-------+
 //! ```
 
-mod body;
 mod catch_up;
-mod client_routes;
-mod flights;
+mod client_endpoints;
+mod endpoints;
 mod health;
 mod hub;
 mod initial_poll;
+mod job_queue;
 mod metrics;
-mod routes;
+mod request;
 mod runtime;
 mod status;
 
@@ -28,7 +28,7 @@ use worker::{
 
 use self::runtime::Runtime;
 
-/// One feed: polls the slot, stores changes, tells clients.
+/// One feed: polls the slot, stores the changes, and sends them to clients.
 #[durable_object]
 #[derive(Debug)]
 pub struct ReplicationDO {
@@ -44,10 +44,10 @@ impl DurableObject for ReplicationDO {
 
     async fn fetch(&self, request: Request) -> worker::Result<Response> {
         self.runtime.watch().await;
-        routes::respond(&self.runtime, request).await
+        endpoints::respond(&self.runtime, request).await
     }
 
-    /// Never fails: the platform deletes an alarm whose handler has failed six times.
+    /// Always succeeds: the platform deletes an alarm after its handler has failed six times.
     async fn alarm(&self) -> worker::Result<Response> {
         self.runtime.on_alarm().await;
         Response::empty()

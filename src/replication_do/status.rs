@@ -1,8 +1,8 @@
-//! `/status`: what is known, without asking the database.
+//! `/status`: everything the object knows, without a query to the database.
 
 use serde_json::{Value, json};
 
-use super::health::Vitals;
+use super::health::SlotHealth;
 use super::runtime::{Memory, Runtime};
 use crate::clock;
 use crate::workers::memory::wasm_bytes;
@@ -19,8 +19,8 @@ pub(super) fn status(runtime: &Runtime) -> Value {
             "position": memory.position.map(|position| json!({
                 "id": position.id, "lsn": position.lsn,
             })),
-            "slot": memory.vitals.as_ref().map(|vitals| slot(vitals, now)),
-            "history": memory.vitals.as_ref().and_then(|vitals| vitals.history),
+            "slot": memory.slot_health.as_ref().map(|slot_health| slot(slot_health, now)),
+            "history": memory.slot_health.as_ref().and_then(|slot_health| slot_health.history),
             "initialPoll": {
                 "complete": memory.initial_poll_at.is_some(),
                 "completedAt": memory.initial_poll_at,
@@ -49,17 +49,17 @@ pub(super) fn status(runtime: &Runtime) -> Value {
     })
 }
 
-/// The slot as last seen, and how long ago that was.
-fn slot(vitals: &Vitals, now: u64) -> Value {
+/// The slot at the last check, and the age of that check.
+fn slot(slot_health: &SlotHealth, now: u64) -> Value {
     json!({
-        "exists": vitals.slot.is_some(),
-        "confirmedFlushLsn": vitals.slot.as_ref().map(|slot| slot.confirmed_flush_lsn),
-        "restartLsn": vitals.slot.as_ref().map(|slot| slot.restart_lsn),
-        "retainedBytes": vitals.slot.as_ref().map(|slot| slot.retained_bytes),
-        "walStatus": vitals.slot.as_ref().map(|slot| &slot.wal_status),
-        "safeWalSize": vitals.slot.as_ref().map(|slot| slot.safe_wal_size),
-        "checkedAt": vitals.checked_at,
-        "ageMs": now.saturating_sub(vitals.checked_at),
+        "exists": slot_health.slot.is_some(),
+        "confirmedFlushLsn": slot_health.slot.as_ref().map(|slot| slot.confirmed_flush_lsn),
+        "restartLsn": slot_health.slot.as_ref().map(|slot| slot.restart_lsn),
+        "retainedBytes": slot_health.slot.as_ref().map(|slot| slot.retained_bytes),
+        "walStatus": slot_health.slot.as_ref().map(|slot| &slot.wal_status),
+        "safeWalSize": slot_health.slot.as_ref().map(|slot| slot.safe_wal_size),
+        "checkedAt": slot_health.checked_at,
+        "ageMs": now.saturating_sub(slot_health.checked_at),
     })
 }
 
@@ -78,7 +78,7 @@ pub(super) fn state(memory: &Memory) -> &'static str {
     }
 }
 
-/// The position that is stored, as clients name it.
+/// The stored position, in the form that clients use.
 pub(super) fn position(runtime: &Runtime) -> Option<String> {
     runtime.with(|memory| {
         memory

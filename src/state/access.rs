@@ -1,17 +1,12 @@
 //! Whether the role may use the system's tables where others have made them.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::error::{Category, Error, Result};
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 
 /// Checks, of the tables that are there, that the role may read and write what a cycle does.
 ///
 /// Fails with [`Category::Permission`] and the grants that are missing.
-pub(super) async fn check<S>(connection: &mut Connection<S>) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) async fn check<S: Stream>(connection: &mut Connection<S>) -> Result<()> {
     // FOR UPDATE, the fence between two readers, needs the right to update.
     const MISSING: &str = "\
 SELECT string_agg(format('GRANT %s ON %s TO %I;', privileges, object, current_user), ' ') FROM (\

@@ -1,12 +1,10 @@
 //! The checkpoint row: how far a slot's changes are stored. Its lock is the fence that makes two
 //! readers of one slot take turns.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::server::Server;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, Param, Row};
+use crate::postgres::{Connection, Param, Row, Stream};
 
 /// The row of `replication_checkpoint` for one slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +33,10 @@ impl Checkpoint {
     }
 
     /// Reads the checkpoint without a lock.
-    pub async fn read<S>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Self>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub async fn read<S: Stream>(
+        connection: &mut Connection<S>,
+        slot: &str,
+    ) -> Result<Option<Self>> {
         const READ: &str = "SELECT epoch, lsn, last_id, system_identifier, timeline \
                             FROM replication_checkpoint WHERE slot = $1::text";
         let row = connection
@@ -49,13 +47,10 @@ impl Checkpoint {
 
     /// Another slot whose changes are in the same history, when there is one. Two feeds in one
     /// history would give out the same ids.
-    pub(super) async fn other_slot<S>(
+    pub(super) async fn other_slot<S: Stream>(
         connection: &mut Connection<S>,
         slot: &str,
-    ) -> Result<Option<String>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<Option<String>> {
         const OTHER: &str =
             "SELECT slot FROM replication_checkpoint WHERE slot <> $1::text LIMIT 1";
         let row = connection
@@ -66,16 +61,13 @@ impl Checkpoint {
 
     /// Writes the first checkpoint of a slot. History that is already there, from a slot before
     /// it, ends its epoch, and so does `known_epoch`, which the object remembers (0: none).
-    pub(super) async fn insert<S>(
+    pub(super) async fn insert<S: Stream>(
         connection: &mut Connection<S>,
         slot: &str,
         lsn: Lsn,
         server: &Server,
         known_epoch: i32,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         const INSERT: &str = "\
 INSERT INTO replication_checkpoint (slot, epoch, lsn, last_id, system_identifier, timeline) \
 SELECT $1::text, GREATEST(max(epoch), $5::int4) + 1, $2::pg_lsn, COALESCE(max(id), 0), $3::text, $4::int8 \
@@ -93,16 +85,13 @@ FROM (SELECT id, epoch FROM change_history ORDER BY id DESC LIMIT 1) newest";
 
     /// Ends the epoch: the next one starts at `lsn` on this server. The epoch is above `known`,
     /// which the object remembers, since a restored database may have forgotten some.
-    pub(super) async fn begin_epoch<S>(
+    pub(super) async fn begin_epoch<S: Stream>(
         connection: &mut Connection<S>,
         slot: &str,
         lsn: Lsn,
         server: &Server,
         known_epoch: i32,
-    ) -> Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<()> {
         const UPDATE: &str = "\
 UPDATE replication_checkpoint SET epoch = GREATEST(epoch, $5::int4) + 1, lsn = $2::pg_lsn, \
 system_identifier = $3::text, timeline = $4::int8, updated_at = now() WHERE slot = $1::text";

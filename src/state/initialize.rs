@@ -1,13 +1,11 @@
 //! `POST /init`: from any database to one that captures. Idempotent; what is there stays.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::checkpoint::Checkpoint;
 use super::server::Server;
 use super::{access, migrations, publication, slot};
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 
 /// Keeps two initialisations apart: held to the end of the transaction, so that it also works
 /// behind a transaction-mode pooler. The number is arbitrary, and this system's own.
@@ -17,23 +15,20 @@ pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8316547412953021)";
 ///
 /// Each failure names what is missing and the SQL that mends it, and leaves what was there as it
 /// was. On an error the connection must be dropped: its transaction is still open.
-pub async fn initialize<S>(connection: &mut Connection<S>, config: &ReplicationConfig) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn initialize<S: Stream>(
+    connection: &mut Connection<S>,
+    config: &ReplicationConfig,
+) -> Result<()> {
     initialize_after(connection, config, 0).await
 }
 
 /// As [`initialize`], for a feed that has been in `known_epoch`: where its checkpoint has to be made
 /// anew, as for another slot, changes may be missing in between, and an epoch above it begins.
-pub async fn initialize_after<S>(
+pub async fn initialize_after<S: Stream>(
     connection: &mut Connection<S>,
     config: &ReplicationConfig,
     known_epoch: i32,
-) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<()> {
     let server = Server::read(connection).await?;
     server.check_fit()?;
 
@@ -56,15 +51,12 @@ where
 ///
 /// With a checkpoint already there, a missing slot is not made here: changes may have been missed,
 /// which is for `resume` to judge and to tell.
-async fn ensure_slot<S>(
+async fn ensure_slot<S: Stream>(
     connection: &mut Connection<S>,
     name: &str,
     server: &Server,
     known_epoch: i32,
-) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<()> {
     let existing = slot::read(connection, name).await?;
     if let Some(slot) = &existing {
         slot.check_usable(name)?;
@@ -81,10 +73,7 @@ where
     Checkpoint::insert(connection, name, start, server, known_epoch).await
 }
 
-async fn refuse_second_feed<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn refuse_second_feed<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<()> {
     let Some(other) = Checkpoint::other_slot(connection, slot).await? else {
         return Ok(());
     };

@@ -1,11 +1,9 @@
 //! The schema of the system's own tables: `migrations/*.sql`, embedded, each applied once and in
 //! order, all in the transaction of the caller.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::OWN_TABLES;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Param};
+use crate::postgres::{Connection, Param, Stream};
 
 /// One file, and the table that it makes or alters.
 struct Migration {
@@ -37,10 +35,7 @@ applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW())";
 /// since. The caller holds the transaction and the lock that keeps two initialisations apart.
 ///
 /// Fails with `schema_too_new` when the database has migrations that this build does not know.
-pub(super) async fn apply<S>(connection: &mut Connection<S>) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) async fn apply<S: Stream>(connection: &mut Connection<S>) -> Result<()> {
     // Without the right to create, CREATE TABLE IF NOT EXISTS fails also where the table exists.
     if !exists(connection, "replication_migration").await? {
         connection
@@ -67,14 +62,11 @@ where
     Ok(())
 }
 
-async fn apply_one<S>(
+async fn apply_one<S: Stream>(
     connection: &mut Connection<S>,
     version: i32,
     migration: &Migration,
-) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<()> {
     const RECORD: &str = "\
 INSERT INTO replication_migration (version, name) VALUES ($1, $2) \
 ON CONFLICT (version) DO UPDATE SET applied_at = now()";
@@ -89,10 +81,7 @@ ON CONFLICT (version) DO UPDATE SET applied_at = now()";
     Ok(())
 }
 
-async fn exists<S>(connection: &mut Connection<S>, table: &str) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn exists<S: Stream>(connection: &mut Connection<S>, table: &str) -> Result<bool> {
     const EXISTS: &str = "SELECT to_regclass($1::text) IS NOT NULL";
     let row = connection.query_one(EXISTS, &[Param::Text(table)]).await?;
     Ok(row.get(0)?)

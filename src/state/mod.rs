@@ -21,8 +21,8 @@ mod slot;
 pub use checkpoint::Checkpoint;
 pub use initialize::{initialize, initialize_after};
 pub use recovery::{
-    Break, Continuity, Remembered, Resumption, Standing, assess, begin_new_epoch, read_standing,
-    resume,
+    Continuity, DatabaseState, Discontinuity, LastKnown, Resumption, assess, begin_new_epoch,
+    read_database_state, resume,
 };
 pub use server::Server;
 pub use slot::{Slot, queue_advance as queue_slot_advance, read as read_slot};

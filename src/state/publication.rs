@@ -1,23 +1,19 @@
 //! The publication: which tables are captured.
 
 use postgres_protocol::escape::escape_identifier;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::TableName;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Param};
+use crate::postgres::{Connection, Param, Stream};
 
 /// Checks that the publication is there; makes it when it is not and `tables` are given.
 ///
 /// An existing publication is never altered: it may serve others too.
-pub(super) async fn ensure<S>(
+pub(super) async fn ensure<S: Stream>(
     connection: &mut Connection<S>,
     publication: &str,
     tables: &[TableName],
-) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<()> {
     if exists(connection, publication).await? {
         return Ok(());
     }
@@ -45,10 +41,10 @@ where
 }
 
 /// Whether a publication of that name is in this database.
-pub(super) async fn exists<S>(connection: &mut Connection<S>, publication: &str) -> Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) async fn exists<S: Stream>(
+    connection: &mut Connection<S>,
+    publication: &str,
+) -> Result<bool> {
     const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1::text)";
     Ok(connection
         .query_one(EXISTS, &[Param::Text(publication)])

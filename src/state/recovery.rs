@@ -1,8 +1,6 @@
 //! Whether the slot can still give every change since the checkpoint, and what happens when not:
 //! a gap is never hidden, it begins a new epoch.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::checkpoint::Checkpoint;
 use super::initialize::LOCK;
 use super::publication;
@@ -10,11 +8,11 @@ use super::server::Server;
 use super::slot::{self, Slot};
 use crate::config::OnSlotLost;
 use crate::error::{Category, Error, Result};
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 
 /// What one look at the database tells about a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct DatabaseState {
     /// The server's own facts.
     pub server: Server,
     /// How far changes are stored.
@@ -31,13 +29,13 @@ pub enum Continuity {
     /// They can; but what was stored last is not consumed yet, after a crash between the two.
     Unconsumed,
     /// They may not: something was, or may have been, missed.
-    Broken(Break),
+    Broken(Discontinuity),
 }
 
 /// Why changes may have been missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Break {
+pub enum Discontinuity {
     /// Another cluster than the one the checkpoint was written on.
     OtherCluster,
     /// The cluster was restored or promoted: another timeline than the checkpoint's.
@@ -56,7 +54,7 @@ pub enum Break {
 
 /// A position that the object remembers from before, to notice a database that went back in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remembered {
+pub struct LastKnown {
     /// The epoch.
     pub epoch: i32,
     /// The id of the newest change.
@@ -64,31 +62,31 @@ pub struct Remembered {
 }
 
 /// Judges continuity. Pure.
-pub fn assess(standing: &Standing, remembered: Option<Remembered>) -> Continuity {
-    let Standing {
+pub fn assess(database: &DatabaseState, last_known: Option<LastKnown>) -> Continuity {
+    let DatabaseState {
         server,
         checkpoint,
         slot,
-    } = standing;
+    } = database;
     if server.system_identifier != checkpoint.system_identifier {
-        return Continuity::Broken(Break::OtherCluster);
+        return Continuity::Broken(Discontinuity::OtherCluster);
     }
-    let went_back = remembered
+    let went_back = last_known
         .is_some_and(|known| (known.epoch, known.id) > (checkpoint.epoch, checkpoint.last_id));
     if went_back || checkpoint.lsn > server.flush_lsn {
-        return Continuity::Broken(Break::WentBack);
+        return Continuity::Broken(Discontinuity::WentBack);
     }
     if server.timeline != checkpoint.timeline {
-        return Continuity::Broken(Break::OtherTimeline);
+        return Continuity::Broken(Discontinuity::OtherTimeline);
     }
     let Some(slot) = slot else {
-        return Continuity::Broken(Break::SlotMissing);
+        return Continuity::Broken(Discontinuity::SlotMissing);
     };
     match slot.confirmed_flush_lsn {
-        None => Continuity::Broken(Break::SlotLost),
-        Some(_) if slot.is_lost() => Continuity::Broken(Break::SlotLost),
+        None => Continuity::Broken(Discontinuity::SlotLost),
+        Some(_) if slot.is_lost() => Continuity::Broken(Discontinuity::SlotLost),
         Some(confirmed) if confirmed > checkpoint.lsn => {
-            Continuity::Broken(Break::ConsumedElsewhere)
+            Continuity::Broken(Discontinuity::ConsumedElsewhere)
         }
         Some(confirmed) if confirmed < checkpoint.lsn => Continuity::Unconsumed,
         Some(_) => Continuity::Intact,
@@ -98,10 +96,10 @@ pub fn assess(standing: &Standing, remembered: Option<Remembered>) -> Continuity
 /// Reads what [`assess`] needs.
 ///
 /// Fails with `not_initialized` when this slot has no checkpoint.
-pub async fn read_standing<S>(connection: &mut Connection<S>, slot: &str) -> Result<Standing>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn read_database_state<S: Stream>(
+    connection: &mut Connection<S>,
+    slot: &str,
+) -> Result<DatabaseState> {
     // The slot is read before the checkpoint: a reader that stores and advances in between makes
     // the checkpoint look ahead, which is harmless, never the slot.
     let slot_state = slot::read(connection, slot).await?;
@@ -118,7 +116,7 @@ where
     if let Some(slot_state) = &slot_state {
         slot_state.check_usable(slot)?;
     }
-    Ok(Standing {
+    Ok(DatabaseState {
         server,
         checkpoint,
         slot: slot_state,
@@ -151,7 +149,7 @@ pub struct Resumption<'a> {
     /// The publication.
     pub publication: &'a str,
     /// What the object remembers from before.
-    pub remembered: Option<Remembered>,
+    pub last_known: Option<LastKnown>,
     /// The last peek failed for a missing publication. It may be back by now, but what was written
     /// without it can never be decoded.
     pub publication_was_missing: bool,
@@ -164,49 +162,46 @@ pub struct Resumption<'a> {
 ///
 /// Gives the standing to go on from, and the break when there was one. Fails with
 /// [`Category::PublicationMissing`] while the publication is not there.
-pub async fn resume<S>(
+pub async fn resume<S: Stream>(
     connection: &mut Connection<S>,
     feed: Resumption<'_>,
-) -> Result<(Standing, Option<Break>)>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let standing = read_standing(connection, feed.slot).await?;
+) -> Result<(DatabaseState, Option<Discontinuity>)> {
+    let database = read_database_state(connection, feed.slot).await?;
     if !publication::exists(connection, feed.publication).await? {
         return Err(publication::missing(feed.publication, &[]));
     }
-    let cause = match assess(&standing, feed.remembered) {
+    let cause = match assess(&database, feed.last_known) {
         Continuity::Intact | Continuity::Unconsumed if feed.publication_was_missing => {
-            Break::PublicationGap
+            Discontinuity::PublicationGap
         }
-        Continuity::Intact => return Ok((standing, None)),
+        Continuity::Intact => return Ok((database, None)),
         Continuity::Unconsumed => {
-            slot::advance(connection, feed.slot, standing.checkpoint.lsn).await?;
-            return Ok((standing, None));
+            slot::advance(connection, feed.slot, database.checkpoint.lsn).await?;
+            return Ok((database, None));
         }
         Continuity::Broken(cause) => cause,
     };
     if feed.on_slot_lost == OnSlotLost::Halt {
         return Err(cause.halt(feed.slot));
     }
-    let known_epoch = feed.remembered.map_or(0, |known| known.epoch);
-    begin_new_epoch(connection, feed.slot, &standing.server, known_epoch).await?;
-    Ok((read_standing(connection, feed.slot).await?, Some(cause)))
+    let known_epoch = feed.last_known.map_or(0, |known| known.epoch);
+    begin_new_epoch(connection, feed.slot, &database.server, known_epoch).await?;
+    Ok((
+        read_database_state(connection, feed.slot).await?,
+        Some(cause),
+    ))
 }
 
 /// Replaces the slot and ends the epoch.
 ///
 /// A crash on the way is harmless: the next look finds the new slot ahead of the checkpoint, and
 /// begins the epoch again.
-pub async fn begin_new_epoch<S>(
+pub async fn begin_new_epoch<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,
     server: &Server,
     known_epoch: i32,
-) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<()> {
     connection.execute("BEGIN", &[]).await?;
     connection.query_one(LOCK, &[]).await?;
     if slot::read(connection, slot).await?.is_some() {
@@ -220,7 +215,7 @@ where
     Ok(())
 }
 
-impl Break {
+impl Discontinuity {
     /// Stable and machine-readable.
     pub fn code(self) -> &'static str {
         match self {

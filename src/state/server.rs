@@ -1,10 +1,8 @@
 //! The facts of the server that replication rests on.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
-use crate::postgres::Connection;
+use crate::postgres::{Connection, Stream};
 
 /// One reading of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,10 +56,7 @@ impl Server {
     ///
     /// Fails with [`Category::Configuration`] on a standby, or when no schema is there to make
     /// tables in.
-    pub async fn read<S>(connection: &mut Connection<S>) -> Result<Self>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub async fn read<S: Stream>(connection: &mut Connection<S>) -> Result<Self> {
         let row = connection.query_one(READ, &[]).await?;
         if row.get(0)? {
             return Err(Error::new(

@@ -1,10 +1,8 @@
 //! The logical replication slot: Postgres's own memory of how far the feed has read.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, Param};
+use crate::postgres::{Connection, Param, Stream};
 
 /// One reading of `pg_replication_slots`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +32,7 @@ SELECT plugin::text, COALESCE(database = current_database(), false), active, \
 FROM pg_replication_slots WHERE slot_name = $1::text";
 
 /// Reads the slot; `None` when there is none of that name.
-pub async fn read<S>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Slot>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn read<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Slot>> {
     let Some(row) = connection
         .query_optional(READ, &[Param::Text(slot)])
         .await?
@@ -83,10 +78,7 @@ impl Slot {
 /// Makes the slot; gives the position from which it delivers.
 ///
 /// Waits for the transactions that are running, so a session left open in a transaction delays it.
-pub(super) async fn create<S>(connection: &mut Connection<S>, slot: &str) -> Result<Lsn>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Lsn> {
     const CREATE: &str = "SELECT lsn FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
     let row = connection
         .query_one(CREATE, &[Param::Text(slot)])
@@ -107,10 +99,7 @@ where
 }
 
 /// Drops the slot.
-pub(super) async fn drop<S>(connection: &mut Connection<S>, slot: &str) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) async fn drop<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<()> {
     connection
         .query_one(
             "SELECT pg_drop_replication_slot($1::text)",
@@ -124,10 +113,7 @@ where
 ///
 /// Same effect as `pg_logical_slot_get_changes` up to there, without running the output plugin
 /// again (PostgreSQL documentation, "Replication Management Functions").
-pub async fn advance<S>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn advance<S: Stream>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()> {
     queue_advance(connection, slot, to)?;
     connection.send().await?;
     connection.finish().await?;
@@ -139,10 +125,7 @@ where
 /// It may follow a COMMIT whose outcome is not known yet: unless the checkpoint has come to `to`, the
 /// slot stays where it is. It goes to where the checkpoint is, which is never behind where any reader
 /// of the slot has advanced it: that would be an error to Postgres.
-pub fn queue_advance<S>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub fn queue_advance<S: Stream>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()> {
     const ADVANCE: &str = "SELECT pg_replication_slot_advance(slot::name, lsn) \
                            FROM replication_checkpoint WHERE slot = $1::text AND lsn >= $2::pg_lsn";
     Ok(connection.queue(ADVANCE, &[Param::Text(slot), Param::Lsn(to)])?)

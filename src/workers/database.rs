@@ -11,8 +11,8 @@ use worker::{Env, worker_sys};
 use super::socket::{Socket, failed};
 use crate::clock;
 use crate::error::{Category, Error, Result};
-use crate::history::WriteBy;
-use crate::polling::Connect;
+use crate::history::WriteMethod;
+use crate::polling::Connector;
 use crate::postgres::{
     Connection, DatabaseUrl, DatabaseUrlError, Limits, Login, Negotiated, ProtocolError, SslMode,
     negotiate_tls,
@@ -61,9 +61,9 @@ pub(crate) async fn connect(env: &Env) -> Result<Database> {
 
 /// Further connections, for a cycle with a backlog.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Further<'a>(pub(crate) &'a Env);
+pub(crate) struct DatabaseConnector<'a>(pub(crate) &'a Env);
 
-impl Connect for Further<'_> {
+impl Connector for DatabaseConnector<'_> {
     type Stream = Socket;
 
     async fn connect(&self) -> Result<Database> {
@@ -72,11 +72,11 @@ impl Connect for Further<'_> {
 }
 
 /// How changes are written over such a connection: Hyperdrive does not say that it knows COPY.
-pub(crate) fn write_by(env: &Env) -> WriteBy {
+pub(crate) fn write_method(env: &Env) -> WriteMethod {
     if binding(env, "HYPERDRIVE").is_some() {
-        WriteBy::Insert
+        WriteMethod::Insert
     } else {
-        WriteBy::Copy
+        WriteMethod::Copy
     }
 }
 
@@ -171,17 +171,12 @@ fn tls_failed(cause: io::Error) -> Error {
         )
 }
 
+/// As for any URL, with the command that sets the secret.
 fn invalid_url(cause: DatabaseUrlError) -> Error {
-    Error::new(
-        Category::Configuration,
-        "invalid_database_url",
-        cause.to_string(),
-    )
-    .with_source(cause)
-    .with_remedy(
+    Error::from(cause).with_remedy(
         "set DATABASE_URL with wrangler secret put DATABASE_URL, as \
-             postgres://user:password@host:5432/database?sslmode=require, reserved characters \
-             percent-encoded",
+         postgres://user:password@host:5432/database?sslmode=require, reserved characters \
+         percent-encoded",
     )
 }
 

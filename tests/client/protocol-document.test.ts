@@ -8,7 +8,15 @@ const document = readFileSync("docs/protocol.md", "utf8");
 const blocks = [...document.matchAll(/^```json\n(.*?)\n```$/gms)].map((match) => JSON.parse(match[1] ?? "") as { type: string });
 
 const fromClients = { subscribe: true, ack: true } satisfies Record<ClientMessage["type"], true>;
-const fromServers = { welcome: true, warnings: true, changes: true, caught_up: true, progress: true, reset: true, error: true } satisfies Record<ServerMessage["type"], true>;
+const fromServers = {
+  welcome: true,
+  warnings: true,
+  changes: true,
+  caught_up: true,
+  progress: true,
+  reset: true,
+  error: true,
+} satisfies Record<ServerMessage["type"], true>;
 
 test("each frame that the document shows is one that the library takes", () => {
   for (const frame of blocks.filter(({ type }) => !(type in fromClients))) checkServerMessage(frame);
@@ -19,7 +27,10 @@ test("the document shows every frame that there is", () => {
 });
 
 test("each limit in the document is the server's", () => {
-  const source = readdirSync("src/clients").filter((name) => name.endsWith(".rs")).map((name) => readFileSync(`src/clients/${name}`, "utf8")).join("\n");
+  const source = readdirSync("src/clients")
+    .filter((name) => name.endsWith(".rs"))
+    .map((name) => readFileSync(`src/clients/${name}`, "utf8"))
+    .join("\n");
   const limits = [...document.matchAll(/^\| .* \| (?:about )?(\d+)\D* \| `([A-Z_]+)` \|$/gm)];
   assert.ok(limits.length >= 16, `${limits.length} limits`);
   for (const [, limit, constant] of limits) {

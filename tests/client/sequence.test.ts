@@ -4,7 +4,20 @@ import { test } from "node:test";
 import { Sequence, type Step, type TableChange } from "../../client/src/index.ts";
 
 function change(id: number, epoch = 1): TableChange {
-  return { id, lsn: "0/1", epoch, xid: 7, schema: "public", table: "items", operation: "insert", data: { id }, old: null, unchanged: [], omitted: [], committedAt: null };
+  return {
+    id,
+    lsn: "0/1",
+    epoch,
+    xid: 7,
+    schema: "public",
+    table: "items",
+    operation: "insert",
+    data: { id },
+    old: null,
+    unchanged: [],
+    omitted: [],
+    committedAt: null,
+  };
 }
 
 function frame(from: string, to: string, ...ids: number[]) {
@@ -97,6 +110,9 @@ test("whatever is repeated, cut or dropped in between, each change is taken once
       if (step.kind === "changes") taken.push(...step.changes.map(({ id }) => id));
       at = Number(sequence.position.slice(2));
     }
-    assert.deepEqual(taken, Array.from({ length: 200 }, (_, index) => index + 1));
+    assert.deepEqual(
+      taken,
+      Array.from({ length: 200 }, (_, index) => index + 1),
+    );
   }
 });

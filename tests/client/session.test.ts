@@ -1,73 +1,24 @@
 // How the library takes what the real server never does on purpose: frames that are no frames, gaps,
 // refusals. The server here is a WebSocket that says exactly what a test tells it to.
 import assert from "node:assert/strict";
-import type { IncomingMessage } from "node:http";
-import type { AddressInfo } from "node:net";
-import { test, type TestContext } from "node:test";
-import { WebSocketServer, type WebSocket } from "ws";
-import { connect, FeedError, memoryStorage, type Batch, type Feed, type FeedOptions, type Position, type TableChange } from "../../client/src/index.ts";
-import { afterwards } from "../e2e/support/afterwards.ts";
+import { test } from "node:test";
+import { FeedError, memoryStorage } from "../../client/src/index.ts";
 import { waitFor } from "../e2e/support/wait-for.ts";
-
-/** One connection of the library. */
-interface Visit {
-  path: string;
-  query: URLSearchParams;
-  protocols: string;
-  heard: string[];
-  socket: WebSocket;
-}
-
-/** A server that plays one script for each connection; the last script again for those that follow. */
-async function server(t: TestContext, ...scripts: ((visit: Visit) => void)[]): Promise<{ url: string; visits: Visit[] }> {
-  const visits: Visit[] = [];
-  const listening = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "replication.v1" });
-  listening.on("connection", (socket: WebSocket, request: IncomingMessage) => {
-    const { pathname: path, searchParams: query } = new URL(request.url ?? "", "ws://any");
-    const visit: Visit = { path, query, protocols: request.headers["sec-websocket-protocol"] ?? "", heard: [], socket };
-    socket.on("message", (data) => visit.heard.push(String(data)));
-    const script = scripts[Math.min(visits.length, scripts.length - 1)];
-    visits.push(visit);
-    script?.(visit);
-  });
-  await new Promise<void>((resolve) => listening.on("listening", resolve));
-  afterwards(t, () => {
-    for (const socket of listening.clients) socket.terminate();
-    listening.close();
-  });
-  return { url: `http://127.0.0.1:${(listening.address() as AddressInfo).port}`, visits };
-}
-
-function follow(t: TestContext, options: FeedOptions): { feed: Feed; batches: Batch[]; errors: FeedError[]; ids(): number[] } {
-  const batches: Batch[] = [];
-  const errors: FeedError[] = [];
-  const feed = connect({
-    retry: { firstMs: 10, maxMs: 50 },
-    watch: { openMs: 1_000, heartbeatMs: 5_000 },
-    onChanges: (batch) => void batches.push(batch),
-    onError: (error) => void errors.push(error),
-    ...options,
-  });
-  afterwards(t, () => feed.close());
-  return { feed, batches, errors, ids: () => batches.flatMap(({ changes }) => changes.map(({ id }) => id)) };
-}
-
-function change(id: number, epoch = 1): TableChange {
-  return { id, lsn: "0/1A", epoch, xid: 7, schema: "public", table: "items", operation: "insert", data: { id }, old: null, unchanged: [], omitted: [], committedAt: "2026-01-01T00:00:00.000000Z" };
-}
-
-const say = (...frames: (object | string)[]) => ({ socket }: Visit) => frames.forEach((frame) => socket.send(typeof frame === "string" ? frame : JSON.stringify(frame)));
-const welcome = (head: Position, oldest: Position = "1-0") => ({ type: "welcome", clientId: "c", epoch: 1, oldest, head });
-const changes = (from: number, to: number, ids: number[], epoch = 1) => ({ type: "changes", changes: ids.map((id) => change(id, epoch)), from: `${epoch}-${from}`, to: `${epoch}-${to}`, catchUp: false });
-const caughtUp = (id: number) => ({ type: "caught_up", position: `1-${id}` });
-
+import { caughtUp, change, changes, follow, say, server, welcome, type Visit } from "./support/fake-server.ts";
 
 test("after a gap the feed connects anew, and asks for what is missing", async (t) => {
-  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(2, 3, [3])), say(welcome("1-3"), changes(1, 3, [2, 3])));
+  const { url, visits } = await server(
+    t,
+    say(welcome("1-0"), changes(0, 1, [1]), changes(2, 3, [3])),
+    say(welcome("1-3"), changes(1, 3, [2, 3])),
+  );
   const { ids, errors } = follow(t, { url });
   await waitFor("all changes", () => ids().length === 3);
   assert.deepEqual(ids(), [1, 2, 3]);
-  assert.deepEqual(errors.map(({ kind }) => kind), ["gap"]);
+  assert.deepEqual(
+    errors.map(({ kind }) => kind),
+    ["gap"],
+  );
   assert.equal(visits[1]?.query.get("after"), "1-1");
 });
 
@@ -92,7 +43,10 @@ for (const [what, frame] of [
     const { ids, errors } = follow(t, { url });
     await waitFor("all changes", () => ids().length === 2);
     assert.deepEqual(ids(), [1, 2]);
-    assert.deepEqual(errors.map(({ kind }) => kind), ["protocol"]);
+    assert.deepEqual(
+      errors.map(({ kind }) => kind),
+      ["protocol"],
+    );
     assert.equal(visits[1]?.query.get("after"), "1-1");
   });
 }
@@ -101,7 +55,10 @@ test("a binary frame is not of this protocol", async (t) => {
   const { url } = await server(t, ({ socket }) => socket.send(Buffer.from([1, 2, 3])), say(welcome("1-0"), changes(0, 1, [1])));
   const { ids, errors } = follow(t, { url });
   await waitFor("a change", () => ids().length === 1);
-  assert.deepEqual(errors.map(({ kind }) => kind), ["protocol"]);
+  assert.deepEqual(
+    errors.map(({ kind }) => kind),
+    ["protocol"],
+  );
 });
 
 test("a frame of a type that is not known is told, and passed over", async (t) => {
@@ -119,7 +76,10 @@ test("a server that only ever sends nonsense is asked less and less often, never
   await waitFor("ten tries", () => visits.length >= 10);
   for (const [index, pause] of pauses.entries()) assert.ok(pause <= Math.min(100, 4 * 2 ** index), `pause ${index}: ${pause} ms`);
   // Each is anywhere up to its bound: none of nine above 4 ms comes once in ten thousand million runs.
-  assert.ok(pauses.some((pause) => pause > 4), pauses.join(", "));
+  assert.ok(
+    pauses.some((pause) => pause > 4),
+    pauses.join(", "),
+  );
   assert.equal(new Set(pauses).size, pauses.length);
 });
 
@@ -158,7 +118,10 @@ test("with filters the feed subscribes from where it stands, and drops what come
   await waitFor("changes", () => ids().length > 0);
   assert.deepEqual(ids(), [8, 11]);
   assert.equal(visits[0]?.query.get("after"), null);
-  assert.deepEqual(visits[0]?.heard.map((text) => JSON.parse(text) as unknown), [{ type: "subscribe", subscriptions, after: "1-7" }]);
+  assert.deepEqual(
+    visits[0]?.heard.map((text) => JSON.parse(text) as unknown),
+    [{ type: "subscribe", subscriptions, after: "1-7" }],
+  );
 });
 
 test("with filters and no position the feed begins where it was when it came", async (t) => {
@@ -176,17 +139,26 @@ test("with filters and no position the feed begins where it was when it came", a
 test("a filter that the server refuses ends the feed with its answer", async (t) => {
   const script = (visit: Visit) => {
     say(welcome("1-0"))(visit);
-    visit.socket.on("message", () => say({ type: "error", code: "bad_field", message: "subscriptions[0].filter[0].column: the table has no column", retryable: false })(visit));
+    visit.socket.on("message", () =>
+      say({ type: "error", code: "bad_field", message: "subscriptions[0].filter[0].column: the table has no column", retryable: false })(
+        visit,
+      ),
+    );
   };
   const { url } = await server(t, script);
   const { feed } = follow(t, { url, subscriptions: [{ table: "items", filter: [{ column: "x", op: "eq", value: 1 }] }] });
-  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "server" && error.code === "bad_field" && !error.retryable);
+  await assert.rejects(
+    feed.done,
+    (error) => error instanceof FeedError && error.kind === "server" && error.code === "bad_field" && !error.retryable,
+  );
 });
 
 test("a refused change of the subscription rejects, and the feed goes on with the one before", async (t) => {
   const refusing = (visit: Visit) => {
     say(welcome("1-0"), caughtUp(0), changes(0, 1, [1]))(visit);
-    visit.socket.on("message", () => say({ type: "error", code: "not_allowed", message: "subscriptions[0].table: not allowed by the ticket", retryable: false })(visit));
+    visit.socket.on("message", () =>
+      say({ type: "error", code: "not_allowed", message: "subscriptions[0].table: not allowed by the ticket", retryable: false })(visit),
+    );
   };
   const { url, visits } = await server(t, refusing, say(welcome("1-1"), changes(1, 2, [2])));
   const { feed, ids } = follow(t, { url, tables: ["items"] });
@@ -200,7 +172,10 @@ test("a subscription that is changed before the first welcome is asked for after
   const script = (visit: Visit) => {
     visit.socket.on("message", () => say(welcome("1-4"), changes(4, 5, [5]))(visit));
     // The upgrade's own answer comes only once the change was asked for.
-    changed.then(() => say(welcome("1-4"), changes(4, 5, [5]))(visit), () => undefined);
+    changed.then(
+      () => say(welcome("1-4"), changes(4, 5, [5]))(visit),
+      () => undefined,
+    );
   };
   const { url, visits } = await server(t, script);
   const { promise: changed, resolve: change } = Promise.withResolvers<void>();
@@ -226,7 +201,10 @@ test("subscriptions that are changed one after the other are answered one after 
   const { feed } = follow(t, { url, tables: ["items"] });
   await feed.ready;
   const answers = await Promise.allSettled([feed.subscribe(["a"]), feed.subscribe(["bad"]), feed.subscribe(["b"])]);
-  assert.deepEqual(answers.map(({ status }) => status), ["fulfilled", "rejected", "fulfilled"]);
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    ["fulfilled", "rejected", "fulfilled"],
+  );
   assert.equal(visits.length, 2);
 });
 
@@ -243,40 +221,6 @@ test("a changed subscription survives a lost connection", async (t) => {
   assert.equal(visits[1]?.query.get("tables"), "notes");
 });
 
-test("a batch is acknowledged once it has been dealt with, and only over the connection that brought it", async (t) => {
-  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(1, 2, [2])), say(welcome("1-2"), changes(2, 3, [3])));
-  const { batches } = follow(t, { url, ack: true, commit: "manual" });
-  await waitFor("two batches", () => batches.length === 2);
-  await batches[0]?.commit();
-  await waitFor("the acknowledgement", () => visits[0]?.heard.includes('{"type":"ack","position":"1-1"}'));
-  visits[0]?.socket.terminate();
-  await waitFor("the third batch", () => batches.length === 3);
-  await batches[1]?.commit();
-  await batches[2]?.commit();
-  await waitFor("the acknowledgement", () => visits[1]?.heard.includes('{"type":"ack","position":"1-3"}'));
-  assert.deepEqual(visits[1]?.heard, ['{"type":"ack","position":"1-3"}']);
-});
-
-test("left to itself the library acknowledges now and then, and not where the application commits", async (t) => {
-  const large = (id: number) => {
-    const frame = changes(id - 1, id, [id]);
-    return { ...frame, changes: frame.changes.map((it) => ({ ...it, data: { text: "x".repeat(200_000) } })) };
-  };
-  const script = say(welcome("1-0"), ...Array.from({ length: 7 }, (_, index) => large(index + 1)), changes(7, 8, [8]));
-  const { url, visits } = await server(t, script);
-  const { ids } = follow(t, { url });
-  await waitFor("all changes", () => ids().length === 8);
-  const acks = () => visits[0]?.heard.filter((text) => text.includes("ack"));
-  await waitFor("two acknowledgements", () => acks()?.length === 2);
-  assert.deepEqual(acks(), ['{"type":"ack","position":"1-3"}', '{"type":"ack","position":"1-6"}']);
-  assert.equal(visits[0]?.query.get("ack"), "1");
-  const manual = follow(t, { url, commit: "manual" });
-  await waitFor("all changes", () => manual.ids().length === 8);
-  for (const batch of manual.batches) await batch.commit();
-  assert.equal(visits[1]?.query.get("ack"), null);
-  assert.deepEqual(visits[1]?.heard, []);
-});
-
 test("warnings are told with the welcome, and when a table was altered", async (t) => {
   const warning = { table: "orders", columns: ["customer"], message: "m", sql: "ALTER" };
   const { url } = await server(t, say({ ...welcome("1-0"), warnings: [warning] }, { type: "warnings", warnings: [] }, changes(0, 1, [1])));
@@ -287,52 +231,19 @@ test("warnings are told with the welcome, and when a table was altered", async (
   assert.deepEqual(errors, []);
 });
 
-test("what brings no changes is stored and not acknowledged: the server counts only what it sent", async (t) => {
-  const storage = memoryStorage();
-  const { url, visits } = await server(t, say(welcome("1-0"), caughtUp(0), { type: "progress", position: "1-5" }, changes(5, 6, [6])));
-  follow(t, { url, ack: true, storage });
-  await waitFor("the position", async () => (await storage.get()) === "1-6");
-  await waitFor("the acknowledgement", () => visits[0]?.heard.length === 1);
-  assert.deepEqual(visits[0]?.heard, ['{"type":"ack","position":"1-6"}']);
-});
-
-test("what came before a changed subscription is not acknowledged after it", async (t) => {
-  const script = (visit: Visit) => {
-    say(welcome("1-0"), changes(0, 1, [1]))(visit);
-    visit.socket.on("message", (text) => String(text).includes("subscribe") && say(welcome("1-1"), changes(1, 2, [2]))(visit));
-  };
-  const { url, visits } = await server(t, script);
-  const { feed, batches } = follow(t, { url, ack: true, commit: "manual" });
-  await waitFor("the first batch", () => batches.length === 1);
-  await feed.subscribe(["items"]);
-  await waitFor("the second batch", () => batches.length === 2);
-  await batches[0]?.commit();
-  await batches[1]?.commit();
-  await waitFor("the acknowledgement", () => visits[0]?.heard.length === 2);
-  assert.deepEqual(visits[0]?.heard, ['{"type":"subscribe","subscriptions":[{"table":"items"}],"after":"1-1"}', '{"type":"ack","position":"1-2"}']);
-});
-
-test("a position that cannot be stored ends the feed, and is not acknowledged", async (t) => {
-  const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1])));
-  const storage = {
-    get: () => "1-0",
-    set: () => {
-      throw new Error("disk full");
-    },
-  };
-  const { feed } = follow(t, { url, ack: true, storage });
-  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "storage" && /disk full/.test(error.message));
-  assert.deepEqual(visits[0]?.heard, []);
-});
-
 test("what is stored and is no position is refused, not taken for a beginning", async (t) => {
   const { url } = await server(t, say(welcome("1-0")));
-  await assert.rejects(follow(t, { url, storage: memoryStorage("yesterday") }).feed.done, (error) => error instanceof FeedError && error.kind === "storage");
+  await assert.rejects(
+    follow(t, { url, storage: memoryStorage("yesterday") }).feed.done,
+    (error) => error instanceof FeedError && error.kind === "storage",
+  );
 });
 
 test("an expired ticket is followed by a new one", async (t) => {
   const expiring = (visit: Visit) => {
-    say(welcome("1-0"), changes(0, 1, [1]), { type: "error", code: "ticket_expired", message: "the ticket has expired", retryable: false })(visit);
+    say(welcome("1-0"), changes(0, 1, [1]), { type: "error", code: "ticket_expired", message: "the ticket has expired", retryable: false })(
+      visit,
+    );
     visit.socket.close(4001, "the ticket has expired");
   };
   // The next one is worth nothing any more before it is welcome.
@@ -341,7 +252,10 @@ test("an expired ticket is followed by a new one", async (t) => {
   let fetched = 0;
   const { ids } = follow(t, { url, ticket: async () => `ticket ${++fetched}` });
   await waitFor("both changes", () => ids().length === 2);
-  assert.deepEqual(visits.map(({ protocols }) => Buffer.from(protocols.split("bearer.")[1] ?? "", "base64url").toString()), ["ticket 1", "ticket 2", "ticket 3"]);
+  assert.deepEqual(
+    visits.map(({ protocols }) => Buffer.from(protocols.split("bearer.")[1] ?? "", "base64url").toString()),
+    ["ticket 1", "ticket 2", "ticket 3"],
+  );
 });
 
 test("a callback that fails ends the feed, and is not taken for the network's failure", async (t) => {
@@ -352,5 +266,41 @@ test("a callback that fails ends the feed, and is not taken for the network's fa
       if (status === "catching_up") throw new Error("oops");
     },
   });
-  await assert.rejects(feed.done, (error) => error instanceof FeedError && error.kind === "consumer" && /onState failed: Error: oops/.test(error.message));
+  await assert.rejects(
+    feed.done,
+    (error) => error instanceof FeedError && error.kind === "consumer" && /onState failed: Error: oops/.test(error.message),
+  );
+});
+
+test("a change of the subscription that comes too soon rejects for now, and the feed goes on with the one before", async (t) => {
+  const limited = { type: "error", code: "rate_limited", message: "too many subscriptions in a minute", retryable: true };
+  const refusing = (visit: Visit) => {
+    say(welcome("1-0"), caughtUp(0), changes(0, 1, [1]))(visit);
+    visit.socket.on("message", (text) => String(text).includes("subscribe") && say(limited)(visit));
+  };
+  const { url, visits } = await server(t, refusing, say(welcome("1-1"), changes(1, 2, [2])));
+  const { feed, ids } = follow(t, { url, tables: ["items"] });
+  await waitFor("the first change", () => ids().length === 1);
+  await assert.rejects(
+    feed.subscribe(["notes"]),
+    (error) => error instanceof FeedError && error.code === "rate_limited" && error.retryable,
+  );
+  await waitFor("the second change", () => ids().length === 2);
+  assert.equal(visits[1]?.query.get("tables"), "items");
+  assert.equal(visits[1]?.query.get("after"), "1-1");
+});
+
+test("a first subscription that comes too soon is asked for again", async (t) => {
+  const limited = { type: "error", code: "rate_limited", message: "too many subscriptions in a minute", retryable: true };
+  const once = (visit: Visit) => {
+    say(welcome("1-0"))(visit);
+    visit.socket.on("message", () => say(visits.length === 1 ? limited : welcome("1-0"))(visit));
+  };
+  const { url, visits } = await server(t, once);
+  const { feed, errors } = follow(t, { url, subscriptions: [{ table: "items", filter: [{ column: "id", op: "eq", value: 1 }] }] });
+  await feed.ready;
+  assert.deepEqual(
+    errors.map(({ code, retryable }) => ({ code, retryable })),
+    [{ code: "rate_limited", retryable: true }],
+  );
 });

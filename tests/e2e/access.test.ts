@@ -62,7 +62,12 @@ test("hostile requests get their status, and learn nothing", async (t) => {
     ["a body of 10 MB", "/init", { method: "POST", body: big, ...bearer(worker.token) }, 413],
     ["a registration of 10 MB", "/clients", { method: "POST", body: big, ...bearer(worker.token) }, 413],
     ["a body that is no text", "/init", { method: "POST", body: new Uint8Array([0xff, 0xfe]), ...bearer(worker.token) }, 400],
-    ["a slot with quotes", "/init", { method: "POST", body: JSON.stringify({ slot: "x'; DROP TABLE items" }), ...bearer(worker.token) }, 400],
+    [
+      "a slot with quotes",
+      "/init",
+      { method: "POST", body: JSON.stringify({ slot: "x'; DROP TABLE items" }), ...bearer(worker.token) },
+      400,
+    ],
     ["an upgrade without its header", "/ws?v=1", bearer(worker.token), 426],
   ];
   for (const [what, path, init, status] of attacks) {
@@ -83,7 +88,13 @@ test("hostile requests get their status, and learn nothing", async (t) => {
 /** An upgrade request by hand, since fetch sends none. */
 function upgrade(base: URL, path: string, token: string): Promise<{ status: number; body: string }> {
   return new Promise((resolve, reject) => {
-    const headers = { authorization: `Bearer ${token}`, connection: "upgrade", upgrade: "websocket", "sec-websocket-version": "13", "sec-websocket-key": btoa("0123456789abcdef") };
+    const headers = {
+      authorization: `Bearer ${token}`,
+      connection: "upgrade",
+      upgrade: "websocket",
+      "sec-websocket-version": "13",
+      "sec-websocket-key": btoa("0123456789abcdef"),
+    };
     const request = httpRequest(new URL(path, base), { headers }, (response) => {
       let body = "";
       response.setEncoding("utf8").on("data", (text: string) => (body += text));
@@ -131,7 +142,10 @@ test("a ticket shows its rows alone: live, on replay, and by pages, also when a 
     ["update", { id: 2, name: "come", owner: 42 }, null],
   ];
   for (const changes of [live.changes, replay.changes, pages.changes]) {
-    assert.deepEqual(changes.map((change) => [change.operation, change.data, change.old]), expected);
+    assert.deepEqual(
+      changes.map((change) => [change.operation, change.data, change.old]),
+      expected,
+    );
   }
   // Whatever it asks for, it gets no more.
   live.send({ type: "subscribe", after: "earliest", subscriptions: [{ table: "secrets" }] });
@@ -163,7 +177,13 @@ test("a ticket hides what it hid while its table is altered and the object is ev
   const { worker, database } = scenario;
   await database.query("ALTER TABLE items ADD owner int, ADD code text");
   const filters: TicketTable[] = [
-    { table: "items", filter: [{ column: "owner", op: "eq", value: 42 }, { column: "code", op: "lt", value: "95" }] },
+    {
+      table: "items",
+      filter: [
+        { column: "owner", op: "eq", value: 42 },
+        { column: "code", op: "lt", value: "95" },
+      ],
+    },
   ];
   const token = mintTicket({ secret, tables: filters });
   const feed = await worker.connect({ token });
@@ -188,16 +208,29 @@ test("a ticket hides what it hid while its table is altered and the object is ev
   const mine = (await replay.message("caught_up")) && replay;
   await waitFor("the newest", () => mine.changes.some((change) => change.data["id"] === 6));
   for (const frame of [...feed.frames, ...replay.frames]) assert.ok(!frame.includes("hidden"), frame);
-  assert.deepEqual(feed.changes.slice(0, 3).map((change) => [change.operation, change.data["id"]]), [["insert", 1], ["insert", 4], ["delete", 4]]);
+  assert.deepEqual(
+    feed.changes.slice(0, 3).map((change) => [change.operation, change.data["id"]]),
+    [
+      ["insert", 1],
+      ["insert", 4],
+      ["delete", 4],
+    ],
+  );
   // From before the last alteration only what is certain under either type.
   assert.ok(replay.changes.some((change) => change.data["id"] === 4));
-  assert.ok(replay.changes.some((change) => change.data["id"] === 5), "described so since");
+  assert.ok(
+    replay.changes.some((change) => change.data["id"] === 5),
+    "described so since",
+  );
 });
 
 test("other sites' pages get in only where CORS_ORIGINS names them", async (t) => {
   const origin = "https://app.example";
   const { worker } = await start(t, { CORS_ORIGINS: `https://other.example, ${origin}` });
-  const preflight = { method: "OPTIONS", headers: { origin, "access-control-request-method": "GET", "access-control-request-headers": "authorization" } };
+  const preflight = {
+    method: "OPTIONS",
+    headers: { origin, "access-control-request-method": "GET", "access-control-request-headers": "authorization" },
+  };
   const allowed = await worker.fetch("/changes", preflight);
   assert.equal(allowed.status, 204);
   assert.equal(allowed.headers.get("access-control-allow-origin"), origin);

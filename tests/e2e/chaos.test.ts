@@ -37,13 +37,17 @@ async function underLoad(t: TestContext, database: TestDatabase, break_: Break, 
   for (let round = 0; round < rounds; round += 1) {
     const broken = performance.now();
     // Only a feed that stores again is worth breaking again.
-    stored = await waitFor("changes are stored", async () => {
-      // As an application does that writes. A poll may fail while the session before it is not gone.
-      const said = audience === "nobody listens" && gated !== undefined ? await nudge(gated) : "nothing";
-      const [checkpoint] = await database.query<{ id: number }>("SELECT last_id::int AS id FROM replication_checkpoint");
-      if (checkpoint !== undefined && checkpoint.id > stored) return checkpoint.id;
-      throw new Error(`${checkpoint?.id} in round ${round}, the feed says ${said}`);
-    }, recoveryMs);
+    stored = await waitFor(
+      "changes are stored",
+      async () => {
+        // As an application does that writes. A poll may fail while the session before it is not gone.
+        const said = audience === "nobody listens" && gated !== undefined ? await nudge(gated) : "nothing";
+        const [checkpoint] = await database.query<{ id: number }>("SELECT last_id::int AS id FROM replication_checkpoint");
+        if (checkpoint !== undefined && checkpoint.id > stored) return checkpoint.id;
+        throw new Error(`${checkpoint?.id} in round ${round}, the feed says ${said}`);
+      },
+      recoveryMs,
+    );
     const recovered = performance.now() - broken;
     if (recovered > 5_000) t.diagnostic(`stored nothing for ${Math.round(recovered)} ms before round ${round}`);
     const place = places[round % places.length];
@@ -97,7 +101,10 @@ async function gather(random: Random, worker: Workerd): Promise<Audience> {
 /** Waits until a client has been sent all of the history. */
 async function assertHasAll(feed: FeedSocket, count: number): Promise<void> {
   const changes = await feed.receivedChanges(count);
-  assert.deepEqual(changes.map((change) => change.id), Array.from({ length: count }, (_, index) => index + 1));
+  assert.deepEqual(
+    changes.map((change) => change.id),
+    Array.from({ length: count }, (_, index) => index + 1),
+  );
 }
 
 async function proven(t: TestContext, database: TestDatabase, worker: Workerd): Promise<void> {
@@ -115,12 +122,17 @@ for (const version of [15, 18] as const) {
     await worker.initialise({ pollInterval: 20 });
     await putGates(database);
     await listen(worker);
-    await underLoad(t, database, async (random, held) => {
-      await worker.kill();
-      await leaveToItsFate(random, held);
-      await worker.run();
-      return gather(random, worker);
-    }, worker);
+    await underLoad(
+      t,
+      database,
+      async (random, held) => {
+        await worker.kill();
+        await leaveToItsFate(random, held);
+        await worker.run();
+        return gather(random, worker);
+      },
+      worker,
+    );
     await proven(t, database, worker);
   });
 
@@ -131,11 +143,16 @@ for (const version of [15, 18] as const) {
     await worker.initialise({ pollInterval: 20 });
     await putGates(database);
     await listen(worker);
-    await underLoad(t, database, async (random, held) => {
-      await worker.abort();
-      await leaveToItsFate(random, held);
-      return gather(random, worker);
-    }, worker);
+    await underLoad(
+      t,
+      database,
+      async (random, held) => {
+        await worker.abort();
+        await leaveToItsFate(random, held);
+        return gather(random, worker);
+      },
+      worker,
+    );
     await proven(t, database, worker);
   });
 
@@ -147,15 +164,20 @@ for (const version of [15, 18] as const) {
     await worker.initialise({ pollInterval: 20 });
     await putGates(database);
     await listen(worker);
-    await underLoad(t, database, async (_, held) => {
-      // A checkpoint saves the slot where it stands, which else a crash may set back.
-      if (held !== undefined) await database.query("CHECKPOINT");
-      await server.restart("immediate");
-      await held?.open();
-      // Which need not wait for the pause after a failure.
-      worker.request("POST", "/poll").catch(() => undefined);
-      return "a client listens";
-    }, worker);
+    await underLoad(
+      t,
+      database,
+      async (_, held) => {
+        // A checkpoint saves the slot where it stands, which else a crash may set back.
+        if (held !== undefined) await database.query("CHECKPOINT");
+        await server.restart("immediate");
+        await held?.open();
+        // Which need not wait for the pause after a failure.
+        worker.request("POST", "/poll").catch(() => undefined);
+        return "a client listens";
+      },
+      worker,
+    );
     await proven(t, database, worker);
   });
 
@@ -185,7 +207,13 @@ for (const version of [15, 18] as const) {
       assert.deepEqual(others, {});
       t.diagnostic(`stored ${body.polling.changes} of ${count} changes, found the other in the way ${inTheWay?.count ?? 0} times`);
     }
-    assert.equal(stored.reduce((sum, changes) => sum + changes, 0), count);
-    assert.ok(stored.every((changes) => changes > 0), "only one of them read");
+    assert.equal(
+      stored.reduce((sum, changes) => sum + changes, 0),
+      count,
+    );
+    assert.ok(
+      stored.every((changes) => changes > 0),
+      "only one of them read",
+    );
   });
 }

@@ -79,8 +79,15 @@ test("programs that crash, over connections that break anywhere, each store what
   const programs = [
     new Program("true", access),
     new Program("true", { ...access, ack: true, maxBuffered: 2_000 }),
-    new Program("(data ->> 'id')::int > 50 OR (old_data ->> 'id')::int > 50", { ...access, subscriptions: [{ table: "items", filter: [{ column: "id", op: "gt", value: 50 }] }] }),
-    new Program("data ->> 'name' = 'even' OR old_data ->> 'name' = 'even'", { ...access, ack: true, subscriptions: [{ table: "items", filter: [{ column: "name", op: "eq", value: "even" }] }] }),
+    new Program("(data ->> 'id')::int > 50 OR (old_data ->> 'id')::int > 50", {
+      ...access,
+      subscriptions: [{ table: "items", filter: [{ column: "id", op: "gt", value: 50 }] }],
+    }),
+    new Program("data ->> 'name' = 'even' OR old_data ->> 'name' = 'even'", {
+      ...access,
+      ack: true,
+      subscriptions: [{ table: "items", filter: [{ column: "name", op: "eq", value: "even" }] }],
+    }),
     new Program("false", { ...access, tables: ["nothing"] }),
   ];
   afterwards(t, () => programs.forEach((program) => program.crash()));
@@ -91,7 +98,11 @@ test("programs that crash, over connections that break anywhere, each store what
   let next = 1;
   const any = () => programs[random.below(programs.length)] as Program;
   const actions = [
-    () => database.query("INSERT INTO items SELECT id, CASE WHEN id % 2 = 0 THEN 'even' ELSE 'odd' END FROM generate_series($1::int, $2::int) AS id", [next, (next += 1 + random.below(9)) - 1]),
+    () =>
+      database.query(
+        "INSERT INTO items SELECT id, CASE WHEN id % 2 = 0 THEN 'even' ELSE 'odd' END FROM generate_series($1::int, $2::int) AS id",
+        [next, (next += 1 + random.below(9)) - 1],
+      ),
     () => database.query("UPDATE items SET name = CASE name WHEN 'even' THEN 'odd' ELSE 'even' END WHERE id % 7 = $1", [random.below(7)]),
     () => database.query("DELETE FROM items WHERE id % 11 = $1", [random.below(11)]),
     () => proxy.cutNow(),
@@ -114,7 +125,11 @@ test("programs that crash, over connections that break anywhere, each store what
   });
   for (const { where, stored, problems } of programs) {
     const due = await database.query<{ id: number }>(`SELECT id::int FROM change_history WHERE ${where} ORDER BY id`);
-    assert.deepEqual(stored.ids, due.map(({ id }) => id), where);
+    assert.deepEqual(
+      stored.ids,
+      due.map(({ id }) => id),
+      where,
+    );
     assert.deepEqual(problems, [], where);
   }
 });

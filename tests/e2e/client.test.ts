@@ -1,7 +1,18 @@
 // The client library against the real Worker: what is lost on the way comes again, and nothing twice.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
-import { connect, FeedError, memoryStorage, ResetError, type Batch, type Feed, type FeedOptions, type FeedState, type Reset, type TableChange } from "../../client/src/index.ts";
+import {
+  connect,
+  FeedError,
+  memoryStorage,
+  ResetError,
+  type Batch,
+  type Feed,
+  type FeedOptions,
+  type FeedState,
+  type Reset,
+  type TableChange,
+} from "../../client/src/index.ts";
 import { afterwards } from "./support/afterwards.ts";
 import { signTicket } from "../../examples/tickets/sign-ticket.ts";
 import { startFeedReader } from "./support/applications.ts";
@@ -117,7 +128,10 @@ test("a connection that is cut anywhere loses nothing and doubles nothing", asyn
     }
   }
   assert.deepEqual(reader.items, upTo(written));
-  assert.deepEqual(reader.changes.map(({ id }) => id), upTo(written));
+  assert.deepEqual(
+    reader.changes.map(({ id }) => id),
+    upTo(written),
+  );
   assert.deepEqual(await scenario.storedItems(), upTo(written));
   assert.ok(reader.errors.some(({ kind, retryable }) => kind === "connection" && retryable));
 });
@@ -132,7 +146,10 @@ test("a network that dies without a word is noticed, and the feed goes on over a
   await waitFor("the silence is noticed", () => reader.errors.some(({ message }) => message.includes("nothing heard")));
   proxy.cutNow();
   proxy.resume();
-  assert.deepEqual((await reader.received(2)).map(({ id }) => id), [1, 2]);
+  assert.deepEqual(
+    (await reader.received(2)).map(({ id }) => id),
+    [1, 2],
+  );
 });
 
 test("a program that starts again goes on where it had stored that it was, whatever happened meanwhile", async (t) => {
@@ -162,7 +179,10 @@ test("from now on means from the first welcome on, also for a program that ends 
   before.feed.close();
   await scenario.insert(1);
   const after = new Reader(t, { ...access, storage });
-  assert.deepEqual((await after.received(1)).map(({ id }) => id), [1]);
+  assert.deepEqual(
+    (await after.received(1)).map(({ id }) => id),
+    [1],
+  );
 });
 
 test("a batch that the consumer fails on comes again, and those before it do not", async (t) => {
@@ -200,10 +220,16 @@ test("a callback that fails ends the feed with its error, and its batch comes ag
   });
   await failing.state("live");
   await scenario.insert(1);
-  await assert.rejects(failing.feed.done, (error) => error instanceof FeedError && error.kind === "consumer" && /no room/.test(error.message));
+  await assert.rejects(
+    failing.feed.done,
+    (error) => error instanceof FeedError && error.kind === "consumer" && /no room/.test(error.message),
+  );
   assert.equal(await storage.get(), "1-0");
   const next = new Reader(t, { ...access, storage });
-  assert.deepEqual((await next.received(1)).map(({ id }) => id), [1]);
+  assert.deepEqual(
+    (await next.received(1)).map(({ id }) => id),
+    [1],
+  );
 });
 
 test("with manual commits only what was committed is stored", async (t) => {
@@ -240,7 +266,9 @@ test("a consumer that is too slow loses nothing: the feed disconnects, and goes 
   });
   await reader.state("live");
   for (let chunk = 0; chunk < 10; chunk += 1) {
-    await database.query("INSERT INTO items SELECT id, repeat('x', 1000) FROM generate_series($1::int, $1::int + 99) AS id", [chunk * 100 + 1]);
+    await database.query("INSERT INTO items SELECT id, repeat('x', 1000) FROM generate_series($1::int, $1::int + 99) AS id", [
+      chunk * 100 + 1,
+    ]);
     await scenario.worker.request("POST", "/poll");
   }
   await reader.state("paused");
@@ -269,7 +297,10 @@ test("a reset is told, what is written while the application reloads is not lost
   await waitFor("the reset", () => reader.resets.length > 0);
   await scenario.insert(3);
   await reader.received(2);
-  assert.deepEqual(reader.resets.map(({ reason }) => reason), ["epoch_changed"]);
+  assert.deepEqual(
+    reader.resets.map(({ reason }) => reason),
+    ["epoch_changed"],
+  );
   assert.deepEqual(reader.items, [2, 3]);
   await waitFor("the position is of the new epoch", async () => (await storage.get())?.startsWith("2-"));
 });
@@ -285,10 +316,13 @@ test("who begins with the earliest gets what is kept from before an epoch's end,
   });
   await scenario.insert(2);
   const reader = new Reader(t, { ...access, after: "earliest" });
-  assert.deepEqual((await reader.received(2)).map(({ id, epoch }) => ({ id, epoch })), [
-    { id: 1, epoch: 1 },
-    { id: 2, epoch: 2 },
-  ]);
+  assert.deepEqual(
+    (await reader.received(2)).map(({ id, epoch }) => ({ id, epoch })),
+    [
+      { id: 1, epoch: 1 },
+      { id: 2, epoch: 2 },
+    ],
+  );
   assert.deepEqual(reader.errors, []);
 });
 
@@ -309,7 +343,10 @@ test("a reset that nobody would be told of ends the feed, also the next time", a
 test("a wrong token ends the feed with the server's answer, unless a function can give another", async (t) => {
   const { scenario, access } = await start(t);
   const wrong = new Reader(t, { ...access, token: "wrong" });
-  await assert.rejects(wrong.feed.done, (error) => error instanceof FeedError && error.kind === "refused" && error.code === "unauthorized" && !error.retryable);
+  await assert.rejects(
+    wrong.feed.done,
+    (error) => error instanceof FeedError && error.kind === "refused" && error.code === "unauthorized" && !error.retryable,
+  );
   await assert.rejects(wrong.feed.ready, FeedError);
 
   let asked = 0;
@@ -352,7 +389,12 @@ test("a feed of some rows gets these alone, from where it stood, over a lost con
   const { proxy, url } = await FaultProxy.to(t, worker.url.href);
   await scenario.insert(1, 2, 3, 4);
   await worker.request("POST", "/poll");
-  const reader = new Reader(t, { ...access, url, after: "1-1", subscriptions: [{ table: "items", filter: [{ column: "id", op: "in", value: [1, 2, 4, 6] }] }] });
+  const reader = new Reader(t, {
+    ...access,
+    url,
+    after: "1-1",
+    subscriptions: [{ table: "items", filter: [{ column: "id", op: "in", value: [1, 2, 4, 6] }] }],
+  });
   await reader.received(2);
   proxy.cutNow();
   await scenario.insert(5, 6);
@@ -375,7 +417,10 @@ test("what is subscribed to changes while the feed runs, and a mistake changes n
   await scenario.insert(2, 3);
   await reader.received(3);
   assert.deepEqual(reader.items, [1, 101, 3]);
-  await assert.rejects(reader.feed.subscribe([{ table: "items", filter: [{ column: "colour", op: "eq", value: "red" }] }]), (error) => error instanceof FeedError && error.code === "bad_field" && /colour/.test(error.message));
+  await assert.rejects(
+    reader.feed.subscribe([{ table: "items", filter: [{ column: "colour", op: "eq", value: "red" }] }]),
+    (error) => error instanceof FeedError && error.code === "bad_field" && /colour/.test(error.message),
+  );
   await scenario.insert(4);
   await reader.received(4);
   await reader.feed.subscribe(["notes"], { after: "earliest" });

@@ -200,13 +200,19 @@ for (const way of ["a direct socket", "a direct socket with TLS", "Hyperdrive"] 
       const told = [...worker.log.matchAll(/READ (\{.*\})/g)].map((match) => JSON.parse(match[1] ?? "") as Read);
       // The body of POST /init is read by a default reader.
       const [others, byob] = [told.filter((read) => read.mode !== "byob"), told.filter((read) => read.mode === "byob")];
-      assert.ok(others.every((read) => read.bytes < 100), "the socket too is read by a default reader");
+      assert.ok(
+        others.every((read) => read.bytes < 100),
+        "the socket too is read by a default reader",
+      );
       return byob.length > 0 && byob;
     });
     const sum = reads.reduce((bytes, read) => bytes + read.bytes, 0);
     const large = reads.filter((read) => read.bytes > 4_096).length;
     t.diagnostic(`${sum} bytes in ${reads.length} reads, ${large} of them of more than 4 KiB`);
-    assert.ok(reads.every((read) => read.room === 256 * 1024), JSON.stringify(reads[0]));
+    assert.ok(
+      reads.every((read) => read.room === 256 * 1024),
+      JSON.stringify(reads[0]),
+    );
     assert.ok(sum > 10_000_000, `${sum} bytes`);
     assert.ok(reads.length < sum / 4_096 / 2, `${reads.length} reads`);
   });

@@ -34,6 +34,23 @@ test("before /init the status says so, and the database is untouched", async (t)
   assert.deepEqual(tables, []);
 });
 
+test("a method that an endpoint lacks is answered with those that it has", async (t) => {
+  const { worker } = await Scenario.start(t);
+  const authorization = `Bearer ${worker.token}`;
+  for (const [method, path, status, allow] of [
+    ["GET", "/init", 405, "POST"],
+    ["DELETE", "/clients", 405, "GET, POST"],
+    ["PATCH", "/clients/web-7", 405, "DELETE"],
+    // The Rust bindings take this one for GET.
+    ["PROPFIND", "/status", 405, "GET"],
+    ["GET", "/nothing", 404, null],
+  ] as const) {
+    const answer = await worker.fetch(path, { method, headers: { authorization } });
+    assert.equal(answer.status, status, `${method} ${path}`);
+    assert.equal(answer.headers.get("allow"), allow, `${method} ${path}`);
+  }
+});
+
 test("before /init the initial poll is not waited for in vain", async (t) => {
   const scenario = await Scenario.start(t);
   const answer = await scenario.worker.request<Refusal>("GET", "/wait-for-initial-poll");
@@ -87,7 +104,10 @@ test("/clients lists who is connected, where each stands, and nobody who has gon
   );
   leaving.close();
   await waitFor("the one that left is gone", async () => (await list()).every((client) => client.id !== "leaving"));
-  assert.deepEqual((await list()).map((client) => client.id), ["staying"]);
+  assert.deepEqual(
+    (await list()).map((client) => client.id),
+    ["staying"],
+  );
 });
 
 test("once the initial poll is answered for, what waited in the slot is in change_history", async (t) => {

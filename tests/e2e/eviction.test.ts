@@ -24,8 +24,14 @@ test("an evicted object goes on over the same WebSocket where it stood", async (
   await worker.request("POST", "/poll");
   const changes = await feed.receivedChanges(4);
 
-  assert.deepEqual(changes.map((change) => change.data["id"]), [1, 2, 3, 4]);
-  assert.deepEqual(changes.map((change) => change.id), [1, 2, 3, 4]);
+  assert.deepEqual(
+    changes.map((change) => change.data["id"]),
+    [1, 2, 3, 4],
+  );
+  assert.deepEqual(
+    changes.map((change) => change.id),
+    [1, 2, 3, 4],
+  );
   assert.equal(feed.closed, undefined);
   assert.deepEqual(await scenario.storedItems(), [1, 2, 3, 4]);
 });
@@ -48,7 +54,10 @@ test("changes made while every client is away arrive when one comes back with it
   await scenario.insert(4);
   await worker.request("POST", "/poll");
 
-  assert.deepEqual((await after.receivedChanges(2)).map((change) => change.data["id"]), [3, 4]);
+  assert.deepEqual(
+    (await after.receivedChanges(2)).map((change) => change.data["id"]),
+    [3, 4],
+  );
 });
 
 test("a runtime that is restarted in the middle of its polls stores every change exactly once", async (t) => {
@@ -66,8 +75,14 @@ test("a runtime that is restarted in the middle of its polls stores every change
   }
   const feed = await worker.connect({ after: "earliest" });
   const changes = await feed.receivedChanges(wanted.length);
-  assert.deepEqual(changes.map((change) => change.data["id"]), wanted);
-  assert.deepEqual(changes.map((change) => change.id), wanted);
+  assert.deepEqual(
+    changes.map((change) => change.data["id"]),
+    wanted,
+  );
+  assert.deepEqual(
+    changes.map((change) => change.id),
+    wanted,
+  );
   assert.deepEqual(await scenario.storedItems(), wanted);
 });
 
@@ -99,11 +114,18 @@ test("what an object could not write down of a table is not made up for by what 
   // As text the code is less than "95", as the number that it was it is not.
   await insertion(2, "9007199254740993");
   assert.match(worker.log, /storage_failed.*the disk is full/);
-  const subscribe = { type: "subscribe", after: "earliest", subscriptions: [{ table: "items", filter: [{ column: "code", op: "lt", value: "95" }] }] };
+  const subscribe = {
+    type: "subscribe",
+    after: "earliest",
+    subscriptions: [{ table: "items", filter: [{ column: "code", op: "lt", value: "95" }] }],
+  };
   for (const life of ["that life", "the next life"]) {
     const feed = await worker.connect();
     feed.send(subscribe);
-    assert.ok((await feed.receivedChanges(1)).some((change) => change.data["id"] === 2), life);
+    assert.ok(
+      (await feed.receivedChanges(1)).some((change) => change.data["id"] === 2),
+      life,
+    );
     await worker.kill();
     await worker.run();
   }

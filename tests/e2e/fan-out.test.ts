@@ -60,12 +60,19 @@ test("10,000 sockets get every change, each batch is one string, and who does no
   const sockets: FeedSocket[] = [];
   const connecting = performance.now();
   while (sockets.length < outside) {
-    const some = Array.from({ length: Math.min(100, outside - sockets.length) }, (_, index) => worker.connect({ tables: (sockets.length + index) % (crowd / filtered) === 0 ? "others" : "items" }));
+    const some = Array.from({ length: Math.min(100, outside - sockets.length) }, (_, index) =>
+      worker.connect({ tables: (sockets.length + index) % (crowd / filtered) === 0 ? "others" : "items" }),
+    );
     sockets.push(...(await Promise.all(some)));
   }
-  const others = async (method: string, body?: number) => (await worker.request<{ least: number; most: number; sockets: number }>(method, "/test/beside", body)).body;
+  const others = async (method: string, body?: number) =>
+    (await worker.request<{ least: number; most: number; sockets: number }>(method, "/test/beside", body)).body;
   assert.equal((await others("POST", inside)).sockets, inside);
-  await waitFor("everybody is live", () => sockets.every((socket) => socket.messages.some((message) => message.type === "caught_up")), 60_000);
+  await waitFor(
+    "everybody is live",
+    () => sockets.every((socket) => socket.messages.some((message) => message.type === "caught_up")),
+    60_000,
+  );
   t.diagnostic(`${crowd} sockets connected and caught up in ${Math.round(performance.now() - connecting)} ms`);
   const wantsItems = sockets.filter((_, index) => index % (crowd / filtered) !== 0);
   const paused = wantsItems.slice(0, dead);
@@ -82,7 +89,9 @@ test("10,000 sockets get every change, each batch is one string, and who does no
     const polled = performance.now() - started;
     await waitFor("the last socket has them", () => reading.every((socket) => socket.changes.length === (round + 1) * 10), 60_000);
     await waitFor("those beside it have them", async () => (await others("GET")).least === (round + 1) * 10);
-    t.diagnostic(`10 changes of 1 KB in all to ${reading.length} sockets: polled and handed out in ${Math.round(polled)} ms, the last has them after ${Math.round(performance.now() - started)} ms`);
+    t.diagnostic(
+      `10 changes of 1 KB in all to ${reading.length} sockets: polled and handed out in ${Math.round(polled)} ms, the last has them after ${Math.round(performance.now() - started)} ms`,
+    );
     assert.equal(made() - before, 1);
   }
   assert.deepEqual(await others("GET"), { least: rounds * 10, most: rounds * 10, sockets: inside });
@@ -94,6 +103,10 @@ test("10,000 sockets get every change, each batch is one string, and who does no
   for (const socket of paused) socket.resume();
   await waitFor("who reads again has missed nothing", () => paused.every((socket) => socket.changes.length === rounds * 10));
   const ids = Array.from({ length: rounds * 10 }, (_, index) => index + 1);
-  for (const socket of wantsItems) assert.deepEqual(socket.changes.map((change) => change.id), ids);
+  for (const socket of wantsItems)
+    assert.deepEqual(
+      socket.changes.map((change) => change.id),
+      ids,
+    );
   sockets.forEach((socket, index) => index % (crowd / filtered) === 0 && assert.deepEqual(socket.changes, []));
 });

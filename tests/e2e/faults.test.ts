@@ -42,7 +42,10 @@ test("a connection cut at any point of a cycle loses nothing and doubles nothing
     }
   }
   assert.deepEqual(await scenario.storedItems(), wanted);
-  assert.deepEqual(feed.changes.map((change) => change.id), wanted);
+  assert.deepEqual(
+    feed.changes.map((change) => change.id),
+    wanted,
+  );
 });
 
 test("while the database is down the status counts it, and everything arrives when it is back", async (t) => {
@@ -60,7 +63,10 @@ test("while the database is down the status counts it, and everything arrives wh
   });
   assert.ok((down.errors["connection"]?.count ?? 0) >= 1, JSON.stringify(down.errors));
   proxy.refuse(false);
-  assert.deepEqual((await feed.receivedChanges(2)).map((change) => change.id), [1, 2]);
+  assert.deepEqual(
+    (await feed.receivedChanges(2)).map((change) => change.id),
+    [1, 2],
+  );
   const { body: up } = await worker.request<Status>("GET", "/status");
   assert.equal(up.polling.consecutiveFailures, 0);
 });

@@ -29,7 +29,10 @@ for (const version of [18, 15] as const) {
     const next = await worker.connect();
     assert.equal((await next.message("welcome")).epoch, 2);
     await scenario.insert(2);
-    assert.deepEqual((await next.receivedChanges(1)).map((change) => change.data["id"]), [2]);
+    assert.deepEqual(
+      (await next.receivedChanges(1)).map((change) => change.data["id"]),
+      [2],
+    );
   });
 
   test(`changes written while the publication is missing on PostgreSQL ${version} are never passed over in silence`, async (t) => {

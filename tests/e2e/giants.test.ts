@@ -22,7 +22,9 @@ async function drain(t: TestContext, worker: Workerd, what: string): Promise<voi
   const after = (await worker.request<Status>("GET", "/status")).body;
   const stored = (after.position?.id ?? 0) - (before.position?.id ?? 0);
   const mib = (bytes: number) => (bytes / (1 << 20)).toFixed(1);
-  t.diagnostic(`${what}: ${stored} changes in ${seconds} s, WASM memory ${mib(before.memoryBytes)} MiB before and ${mib(after.memoryBytes)} MiB at its peak`);
+  t.diagnostic(
+    `${what}: ${stored} changes in ${seconds} s, WASM memory ${mib(before.memoryBytes)} MiB before and ${mib(after.memoryBytes)} MiB at its peak`,
+  );
   // It never shrinks, so this is its peak.
   assert.ok(after.memoryBytes > 0 && after.memoryBytes < mostBytes, `${after.memoryBytes} bytes`);
 }
@@ -65,5 +67,8 @@ test("a row of 200 MB passes through workerd in less than 64 MiB, its large colu
   // A client is told too, from the history.
   const feed = await worker.connect({ after: "earliest" });
   const changes = await feed.receivedChanges(3);
-  assert.deepEqual(changes.map((change) => change.omitted), [[], ["body", "other"], []]);
+  assert.deepEqual(
+    changes.map((change) => change.omitted),
+    [[], ["body", "other"], []],
+  );
 });

@@ -24,7 +24,10 @@ test("while the database answers nothing at all, the status answers within a sec
   const ages: number[] = [];
   for (let n = 0; n < 20; n += 1) {
     const started = performance.now();
-    const [status, metrics] = await Promise.all([statusOf(worker), worker.fetch("/metrics", { headers: { authorization: `Bearer ${worker.token}` } })]);
+    const [status, metrics] = await Promise.all([
+      statusOf(worker),
+      worker.fetch("/metrics", { headers: { authorization: `Bearer ${worker.token}` } }),
+    ]);
     const took = performance.now() - started;
     assert.ok(took < 1_000, `${took} ms`);
     assert.equal(metrics.status, 200);
@@ -112,7 +115,10 @@ test("the Worker logs lines of JSON with their context, and neither row values n
 
   const lines = worker.logs().flatMap((log) => log.split("\n"));
   const events = lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line) as Record<string, unknown>);
-  assert.ok(events.some(({ event, level }) => event === "initialized" && level === "info"), lines.join("\n"));
+  assert.ok(
+    events.some(({ event, level }) => event === "initialized" && level === "info"),
+    lines.join("\n"),
+  );
   const failed = events.filter(({ event }) => event === "cycle_failed");
   assert.ok(failed.length >= 2, lines.join("\n"));
   for (const { level, category, code, message, slot, consecutiveFailures } of failed) {

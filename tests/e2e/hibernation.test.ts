@@ -67,7 +67,8 @@ test("an alarm with nothing to do is one session of two statements, and between 
   await scenario.worker.evict();
   const asleepSince = sessions(cluster).flat().length;
   for (let n = 0; n < 100; n += 1) {
-    for (const path of ["/status", "/clients", "/metrics"]) assert.equal((await scenario.worker.fetch(path, authorised(scenario))).status, 200);
+    for (const path of ["/status", "/clients", "/metrics"])
+      assert.equal((await scenario.worker.fetch(path, authorised(scenario))).status, 200);
   }
   const status = await statusOf(scenario.worker);
   assert.equal(status.state, "hibernating");
@@ -109,7 +110,10 @@ test("history is pruned to historyRetention while nobody listens, and a client t
   const late = await worker.connect({ after: "1-14" });
   assert.equal((await late.message("reset")).reason, "too_old");
   const intime = await worker.connect({ after: "1-15" });
-  assert.deepEqual((await intime.receivedChanges(10)).map((change) => change.id), [16, 17, 18, 19, 20, 21, 22, 23, 24, 25]);
+  assert.deepEqual(
+    (await intime.receivedChanges(10)).map((change) => change.id),
+    [16, 17, 18, 19, 20, 21, 22, 23, 24, 25],
+  );
 });
 
 test("history is pruned by age, and a change that is too young stays", async (t) => {
@@ -146,7 +150,10 @@ test("history is pruned beside polling, too, and not what a registered Sync Dura
     return status.polling.pruned > 0 && status;
   });
   assert.equal(held.state, "polling");
-  assert.deepEqual(await example.scenario.storedItems(), Array.from({ length: 25 }, (_, n) => n + 6));
+  assert.deepEqual(
+    await example.scenario.storedItems(),
+    Array.from({ length: 25 }, (_, n) => n + 6),
+  );
 
   await object.fail(undefined);
   await hasRead("1-30");

@@ -20,7 +20,9 @@ test("calls with the same configuration share one run, and calls with others tak
   await holding.query("SELECT pg_current_xact_id()");
   const calls = Array.from({ length: 10 }, () => worker.request("POST", "/init", { hibernationDelay: 60_000 }));
   await waitFor("the first call runs", async () => {
-    const waiting = await database.query("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_create_logical_replication_slot%' AND application_name = 'pg-change-feed'");
+    const waiting = await database.query(
+      "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_create_logical_replication_slot%' AND application_name = 'pg-change-feed'",
+    );
     return waiting.length === 1;
   });
   assert.equal((await statusOf(worker)).state, "initializing");
@@ -37,10 +39,11 @@ test("a changed configuration is in force at once, and one that is wrong changes
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise({ hibernationDelay: 3_600_000 });
-  const asleep = async () => waitFor("the feed hibernates", async () => {
-    const status = await statusOf(worker);
-    return status.state === "hibernating" && status;
-  });
+  const asleep = async () =>
+    waitFor("the feed hibernates", async () => {
+      const status = await statusOf(worker);
+      return status.state === "hibernating" && status;
+    });
   assert.ok(((await asleep()).polling.nextPollAt ?? 0) > Date.now() + 3_000_000);
 
   await scenario.initialise({ hibernationDelay: 1_000 });

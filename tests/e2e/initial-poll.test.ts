@@ -43,7 +43,10 @@ test("many who wait are all answered, each for everything that had committed whe
   for (let n = 0; n < 3; n += 1) assert.equal((await worker.request("POST", "/init", { pollInterval: 1_000 + n })).status, 200);
   await Promise.all(waits);
   const items = await scenario.storedItems();
-  assert.deepEqual(items, Array.from({ length: last }, (_, n) => n + 1));
+  assert.deepEqual(
+    items,
+    Array.from({ length: last }, (_, n) => n + 1),
+  );
 });
 
 test("a database that fails is answered with 503, the reason and Retry-After, and when it is back the wait succeeds", async (t) => {

@@ -37,13 +37,16 @@ test("a server that is down for minutes is asked ever less often, the status ans
       assert.deepEqual([state, halted], ["polling", null]);
       const { consecutiveFailures: failures, nextPollAt } = polling;
       const failedAt = errors["connection"]?.lastAt;
-      if (failures > 0 && nextPollAt !== null && failedAt !== undefined && nextPollAt > Date.now()) pauses.set(failures, nextPollAt - failedAt);
+      if (failures > 0 && nextPollAt !== null && failedAt !== undefined && nextPollAt > Date.now())
+        pauses.set(failures, nextPollAt - failedAt);
       return failures >= 10 && performance.now() - downSince >= 120 * second;
     },
     300 * second,
     100,
   );
-  t.diagnostic(`down for ${((performance.now() - downSince) / second).toFixed(0)} s, pauses ${JSON.stringify([...pauses])} ms, slowest status ${slowest.toFixed(0)} ms`);
+  t.diagnostic(
+    `down for ${((performance.now() - downSince) / second).toFixed(0)} s, pauses ${JSON.stringify([...pauses])} ms, slowest status ${slowest.toFixed(0)} ms`,
+  );
   assert.ok(slowest < second, `a status took ${slowest} ms`);
   for (const failures of [5, 6, 7, 8, 9, 10]) assert.ok(pauses.has(failures), `failure ${failures} was not seen`);
   for (const [failures, pause] of pauses) {
@@ -57,7 +60,14 @@ test("a server that is down for minutes is asked ever less often, the status ans
   // Nobody nudges: the feed comes back by itself, within the longest pause.
   await waitFor("the feed polls again", async () => (await statusOf(worker)).polling.consecutiveFailures === 0, 60 * second + 20 * second);
   const changes = await feed.receivedChanges(3);
-  assert.deepEqual(changes.map((change) => [change.id, change.data["id"]]), [[1, 1], [2, 2], [3, 3]]);
+  assert.deepEqual(
+    changes.map((change) => [change.id, change.data["id"]]),
+    [
+      [1, 1],
+      [2, 2],
+      [3, 3],
+    ],
+  );
   assert.deepEqual(await scenario.storedItems(), [1, 2, 3]);
   const status = await statusOf(worker);
   assert.deepEqual([status.state, status.epoch, status.polling.consecutiveFailures], ["polling", 1, 0]);

@@ -86,7 +86,13 @@ test("initialisations, alarms, nudges, clients and evictions race, and every cha
       () => answered("status", worker.request("GET", "/status")),
       () => follower.toggle().catch((error: unknown) => assert.match(String(error), /upgrade refused: 50|socket hang up|ECONNRESET/)),
     ];
-    if (pick(3) === 0) actions.push(() => worker.evict(pick(2) === 0 ? "hibernate" : "close").then(() => (tally["evicted"] = (tally["evicted"] ?? 0) + 1), () => undefined));
+    if (pick(3) === 0)
+      actions.push(() =>
+        worker.evict(pick(2) === 0 ? "hibernate" : "close").then(
+          () => (tally["evicted"] = (tally["evicted"] ?? 0) + 1),
+          () => undefined,
+        ),
+      );
     for (let n = actions.length - 1; n > 0; n -= 1) {
       const other = pick(n + 1);
       [actions[n], actions[other]] = [actions[other]!, actions[n]!];
@@ -100,8 +106,14 @@ test("initialisations, alarms, nudges, clients and evictions race, and every cha
   follower.leave();
   const wanted = Array.from({ length: last }, (_, n) => n + 1);
   assert.deepEqual(await scenario.storedItems(), wanted);
-  assert.deepEqual(follower.changes.map((change) => change.data["id"]), wanted);
-  assert.deepEqual(follower.changes.map((change) => change.id), wanted);
+  assert.deepEqual(
+    follower.changes.map((change) => change.data["id"]),
+    wanted,
+  );
+  assert.deepEqual(
+    follower.changes.map((change) => change.id),
+    wanted,
+  );
   const status = await statusOf(worker);
   assert.deepEqual([status.epoch, status.position?.id, status.halted], [1, last, null]);
 

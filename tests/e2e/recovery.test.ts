@@ -50,8 +50,14 @@ async function nudge(scenario: Scenario): Promise<number> {
 async function healedWithoutLoss({ scenario, feed }: Ruin, items: number[]): Promise<void> {
   await waitFor("the feed polls again", async () => (await nudge(scenario)) === 200);
   const changes = await feed.receivedChanges(items.length);
-  assert.deepEqual(changes.map((change) => change.data["id"]), items);
-  assert.deepEqual(changes.map((change) => change.id), items.map((_, n) => n + 1));
+  assert.deepEqual(
+    changes.map((change) => change.data["id"]),
+    items,
+  );
+  assert.deepEqual(
+    changes.map((change) => change.id),
+    items.map((_, n) => n + 1),
+  );
   assert.deepEqual(await scenario.storedItems(), items);
   const status = await statusOf(scenario.worker);
   assert.deepEqual([status.state, status.epoch, status.halted, status.polling.consecutiveFailures], ["polling", 1, null, 0]);
@@ -65,7 +71,10 @@ async function toldOfTheGap({ scenario, feed }: Ruin, item: number): Promise<voi
   assert.equal((await again.message("welcome")).epoch, 2);
   await again.message("caught_up");
   await scenario.insert(item);
-  assert.deepEqual((await again.receivedChanges(1)).map((change) => change.data["id"]), [item]);
+  assert.deepEqual(
+    (await again.receivedChanges(1)).map((change) => change.data["id"]),
+    [item],
+  );
   const resumed = await scenario.worker.connect({ after: "1-1" });
   assert.equal((await resumed.message("reset")).reason, "epoch_changed");
 }
@@ -124,7 +133,10 @@ test("a changed password halts the feed with its reason, and when it is changed 
   await scenario.insert(1);
   await feed.receivedChanges(1);
 
-  await cluster.run("ALTER ROLE feeder PASSWORD 'another'", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'feeder'");
+  await cluster.run(
+    "ALTER ROLE feeder PASSWORD 'another'",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'feeder'",
+  );
   await scenario.insert(2);
   const halted = await statusWhere("the feed halts", scenario, (status) => status.state === "halted");
   assert.equal(halted.halted?.category, "authentication");
@@ -144,9 +156,13 @@ test("a slot that somebody else reads is waited for, and nothing is lost", async
   const reader = new pg.Client({ connectionString: database.url, replication: "database" } as pg.ClientConfig);
   reader.on("error", () => undefined);
   await reader.connect();
-  const ended = reader.query(`START_REPLICATION SLOT ${database.slot} LOGICAL 0/0 (proto_version '1', publication_names '${database.slot}')`).catch(() => undefined);
+  const ended = reader
+    .query(`START_REPLICATION SLOT ${database.slot} LOGICAL 0/0 (proto_version '1', publication_names '${database.slot}')`)
+    .catch(() => undefined);
   await waitFor("the slot is read", async () => {
-    const [slot] = await database.query<{ active: boolean }>("SELECT active FROM pg_replication_slots WHERE slot_name = $1", [database.slot]);
+    const [slot] = await database.query<{ active: boolean }>("SELECT active FROM pg_replication_slots WHERE slot_name = $1", [
+      database.slot,
+    ]);
     return slot?.active;
   });
   await scenario.insert(2);
@@ -215,7 +231,13 @@ test("a dropped change_history halts the feed, and POST /init goes on without lo
   assert.equal(halted.halted?.code, "tables_missing");
   assert.match(halted.halted.remedy ?? "", /POST \/init/);
   await scenario.initialise();
-  assert.deepEqual((await feed.receivedChanges(2)).map((change) => [change.id, change.data["id"]]), [[1, 1], [2, 2]]);
+  assert.deepEqual(
+    (await feed.receivedChanges(2)).map((change) => [change.id, change.data["id"]]),
+    [
+      [1, 1],
+      [2, 2],
+    ],
+  );
   assert.equal((await statusOf(scenario.worker)).state, "polling");
   // What was kept is gone: a client that has not read it is told, never passed over.
   const late = await scenario.worker.connect({ after: "1-0" });
@@ -271,5 +293,8 @@ test("a full disk stops the feed where it stands, and with room again nothing is
   assert.equal(full.position?.id, 1);
   execFileSync("mount", ["-o", "remount,size=64m", disk]);
   await scenario.insert(5_001);
-  await healedWithoutLoss(ruin, Array.from({ length: 5_001 }, (_, n) => n + 1));
+  await healedWithoutLoss(
+    ruin,
+    Array.from({ length: 5_001 }, (_, n) => n + 1),
+  );
 });

@@ -45,8 +45,12 @@ test("who does not read is sent no more than a limit, whatever there is, and oth
   const plain: number[] = [];
   let position = "earliest";
   let closes = 0;
-  for (let socket = await worker.connect({ after: position }); plain.length < rows; ) {
-    await waitFor("the end of the history, or a close", () => socket.closed !== undefined || plain.length + socket.changes.length >= rows, 120_000);
+  for (let socket = await worker.connect({ after: position }); plain.length < rows;) {
+    await waitFor(
+      "the end of the history, or a close",
+      () => socket.closed !== undefined || plain.length + socket.changes.length >= rows,
+      120_000,
+    );
     plain.push(...socket.changes.map((change) => change.id));
     position = socket.messages.filter((message) => message.type === "changes").at(-1)?.to ?? position;
     if (plain.length >= rows) break;
@@ -54,7 +58,10 @@ test("who does not read is sent no more than a limit, whatever there is, and oth
     closes += 1;
     socket = await worker.connect({ after: position });
   }
-  assert.deepEqual(plain, Array.from({ length: rows }, (_, index) => index + 1));
+  assert.deepEqual(
+    plain,
+    Array.from({ length: rows }, (_, index) => index + 1),
+  );
   assert.ok(closes >= Math.floor(history / (18 << 20)), `${closes} closes`);
 
   // The library acknowledges by itself, over one connection.
@@ -76,7 +83,9 @@ test("who does not read is sent no more than a limit, whatever there is, and oth
   await worker.request("POST", "/poll");
   await waitFor("the library has what came then", () => ids.length === rows + 100, 120_000);
   const grown = resident() - before;
-  t.diagnostic(`${mebibytes(history)} of history, ${stuck} that do not read and do not acknowledge, ${waiting} that do not read: workerd has grown from ${mebibytes(before)} by ${mebibytes(grown)}; ${mebibytes(history * (stuck + waiting))} without a limit`);
+  t.diagnostic(
+    `${mebibytes(history)} of history, ${stuck} that do not read and do not acknowledge, ${waiting} that do not read: workerd has grown from ${mebibytes(before)} by ${mebibytes(grown)}; ${mebibytes(history * (stuck + waiting))} without a limit`,
+  );
   t.diagnostic(worker.log.match(/bufferedAmount: \w+/)?.[0] ?? "nothing is known of bufferedAmount");
   assert.ok(grown < held + (200 << 20), mebibytes(grown));
 
@@ -85,7 +94,10 @@ test("who does not read is sent no more than a limit, whatever there is, and oth
   await waitFor("they are closed", () => asleep.slice(waiting).every((socket) => socket.closed?.code === 4002), 60_000);
   for (const socket of asleep) {
     const seen = socket.changes.map((change) => change.id);
-    assert.deepEqual(seen, Array.from({ length: seen.length }, (_, index) => index + 1));
+    assert.deepEqual(
+      seen,
+      Array.from({ length: seen.length }, (_, index) => index + 1),
+    );
     assert.ok(seen.length > 50 && seen.length * rowBytes < 20 << 20, `${seen.length} changes`);
   }
 });

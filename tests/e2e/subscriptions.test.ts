@@ -28,7 +28,11 @@ test("a mistake of a client is answered, and neither it nor anybody else suffers
     ["[]", "unknown_type", /type/],
     ['{"type":"dance"}', "unknown_type", /dance/],
     ['{"type":"subscribe"}', "bad_field", /subscriptions/],
-    ['{"type":"subscribe","subscriptions":[{"table":"items","filter":[{"column":"id","op":"like","value":1}]}]}', "bad_field", /subscriptions\[0\]\.filter\[0\]\.op/],
+    [
+      '{"type":"subscribe","subscriptions":[{"table":"items","filter":[{"column":"id","op":"like","value":1}]}]}',
+      "bad_field",
+      /subscriptions\[0\]\.filter\[0\]\.op/,
+    ],
     ['{"type":"subscribe","subscriptions":[],"extra":1}', "bad_field", /extra/],
     ['{"type":"ack","position":"9-9"}', "bad_position", /epoch/],
     ['{"type":"ack","position":"1-999"}', "bad_position", /ahead/],
@@ -60,7 +64,11 @@ test("a subscription changes at run time, and begins where it says", async (t) =
   await database.query("INSERT INTO others VALUES (100)");
   await scenario.insert(1, 2, 3);
   await feed.receivedChanges(3);
-  feed.send({ type: "subscribe", after: "earliest", subscriptions: [{ table: "others" }, { table: "items", filter: [{ column: "id", op: "gt", value: "1" }] }] });
+  feed.send({
+    type: "subscribe",
+    after: "earliest",
+    subscriptions: [{ table: "others" }, { table: "items", filter: [{ column: "id", op: "gt", value: "1" }] }],
+  });
   const again = (await feed.receivedChanges(6)).slice(3);
   assert.deepEqual(ids(again), [100, 2, 3]);
   // From where it stands.
@@ -124,7 +132,10 @@ test("a page of changes goes on where the last one ended, to the head", async (t
       break;
     }
   }
-  assert.deepEqual(seen, Array.from({ length: 25 }, (_, index) => index + 1));
+  assert.deepEqual(
+    seen,
+    Array.from({ length: 25 }, (_, index) => index + 1),
+  );
   // The pages hold what the WebSocket sends, to the byte.
   const feed = await worker.connect({ after: "earliest" });
   await feed.receivedChanges(25);

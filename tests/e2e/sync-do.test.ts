@@ -28,7 +28,8 @@ async function agrees(example: Example): Promise<void> {
   });
 }
 
-const registered = async (example: Example) => (await example.scenario.worker.request<Clients>("GET", "/clients")).body.clients.filter(({ kind }) => kind === "sync_do");
+const registered = async (example: Example) =>
+  (await example.scenario.worker.request<Clients>("GET", "/clients")).body.clients.filter(({ kind }) => kind === "sync_do");
 
 const upTo = (count: number) => Array.from({ length: count }, (_, index) => index + 1);
 
@@ -75,7 +76,10 @@ test("the clients of a Sync Durable Object get every change in order, over evict
   await arrived(5);
   example.connect(t, { after: "earliest", onChanges: ({ changes }) => void late.push(...changes) });
   await waitFor("who comes late has them all", () => late.length >= 5);
-  assert.deepEqual(seen.map(({ data }) => data["id"]), upTo(5));
+  assert.deepEqual(
+    seen.map(({ data }) => data["id"]),
+    upTo(5),
+  );
   assert.deepEqual(late, seen);
 });
 
@@ -93,7 +97,11 @@ for (const failure of ["refuses", "throws", "forgets to answer", "stores, then f
     for (const id of upTo(5)) await scenario.insert(id);
     await other.receivedChanges(5);
     // An object that does not answer has failed after 15 seconds.
-    await waitFor("failures are counted", async () => (await registered(example)).some(({ consecutiveFailures }) => consecutiveFailures >= 1), 40_000);
+    await waitFor(
+      "failures are counted",
+      async () => (await registered(example)).some(({ consecutiveFailures }) => consecutiveFailures >= 1),
+      40_000,
+    );
     await object.fail(undefined);
     await agrees(example);
     await waitFor("its client has them", () => seen.length >= 5);
@@ -125,7 +133,10 @@ test("a registration is of one object, renewed under the same name, and can be t
   const [first] = await registered(example);
   await example.scenario.worker.other("sync-do-example").evictDurableObject("SyncDO", { name: "items" });
   await agrees(example);
-  assert.deepEqual((await registered(example)).map(({ id }) => id), [first?.id]);
+  assert.deepEqual(
+    (await registered(example)).map(({ id }) => id),
+    [first?.id],
+  );
   assert.ok((first?.expiresAt ?? 0) > Date.now() + 300_000);
   assert.equal((await scenario.worker.request("DELETE", `/clients/${first?.id}`)).status, 204);
   assert.deepEqual(await registered(example), []);

@@ -33,12 +33,16 @@ export class Replica {
 
   /** The rows as JSON. */
   rows(): unknown[] {
-    return this.#storage.sql.exec<{ data: string }>("SELECT data FROM rows ORDER BY key").toArray().map(({ data }) => JSON.parse(data) as unknown);
+    return this.#storage.sql
+      .exec<{ data: string }>("SELECT data FROM rows ORDER BY key")
+      .toArray()
+      .map(({ data }) => JSON.parse(data) as unknown);
   }
 
   /** The kept changes after an id, oldest first, as JSON. */
   *changesAfter(id: number): Generator<string> {
-    for (const { change } of this.#storage.sql.exec<{ change: string }>("SELECT change FROM changes WHERE id > ? ORDER BY id", id)) yield change;
+    for (const { change } of this.#storage.sql.exec<{ change: string }>("SELECT change FROM changes WHERE id > ? ORDER BY id", id))
+      yield change;
   }
 
   /** Applies changes and moves the cursor, both or neither. */
@@ -50,7 +54,11 @@ export class Replica {
       if (step.kind === "gap") return "gap";
       if (step.kind === "known" && this.cursor !== undefined) return "known";
       for (const change of step.kind === "changes" ? step.changes : []) this.#apply(change);
-      this.#storage.sql.exec("INSERT INTO place VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE SET cursor = excluded.cursor", sequence.position, start);
+      this.#storage.sql.exec(
+        "INSERT INTO place VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE SET cursor = excluded.cursor",
+        sequence.position,
+        start,
+      );
       this.#prune();
       return "new";
     });
@@ -92,7 +100,11 @@ export class Replica {
   }
 
   #put(row: Record<string, unknown>): void {
-    this.#storage.sql.exec("INSERT INTO rows VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET data = excluded.data", keyOf(row), JSON.stringify(row));
+    this.#storage.sql.exec(
+      "INSERT INTO rows VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET data = excluded.data",
+      keyOf(row),
+      JSON.stringify(row),
+    );
   }
 
   #prune(): void {

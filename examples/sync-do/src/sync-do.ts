@@ -9,7 +9,14 @@
 // The cursor here is the truth: it moves in one transaction with the rows, and the feed only goes on
 // when it has been answered with 2xx. What comes twice is left out, what is missing is asked for again.
 import { DurableObject } from "cloudflare:workers";
-import { checkServerMessage, isPosition, MalformedFrame, type Position, type ServerMessage, type TableChange } from "../../../client/src/index.ts";
+import {
+  checkServerMessage,
+  isPosition,
+  MalformedFrame,
+  type Position,
+  type ServerMessage,
+  type TableChange,
+} from "../../../client/src/index.ts";
 import { Replica } from "./replica.ts";
 
 /** What wrangler.toml binds. */
@@ -111,7 +118,11 @@ export class SyncDO extends DurableObject<Env> {
     const page = (await this.#ask("GET", `/changes?${query.toString()}`)) as { changes: TableChange[]; next: Position };
     const epoch = page.next.split("-")[0];
     // The page begins with the oldest change that is kept.
-    this.#replica.take({ changes: page.changes, from: `${epoch}-${(page.changes[0]?.id ?? Number(page.next.split("-")[1]) + 1) - 1}`, to: page.next });
+    this.#replica.take({
+      changes: page.changes,
+      from: `${epoch}-${(page.changes[0]?.id ?? Number(page.next.split("-")[1]) + 1) - 1}`,
+      to: page.next,
+    });
   }
 
   /** Asks the feed. The binding is the credential: who holds it is trusted. */
@@ -164,7 +175,8 @@ export class SyncDO extends DurableObject<Env> {
 
   /** Takes in a client. It speaks the protocol of the feed, so the same library connects to both. */
   #connect(request: Request, query: URLSearchParams): Response {
-    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") return problem(426, "upgrade_required", "this endpoint is a WebSocket: send Upgrade: websocket");
+    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket")
+      return problem(426, "upgrade_required", "this endpoint is a WebSocket: send Upgrade: websocket");
     const after = query.get("after");
     if (query.get("v") !== "1") return problem(400, "bad_field", "v: this server speaks version 1 only");
     if (after !== null && after !== "earliest" && !isPosition(after)) return problem(400, "bad_field", "after: not a position");
@@ -187,7 +199,13 @@ export class SyncDO extends DurableObject<Env> {
       yield JSON.stringify({ type: "reset", reason: isOther ? "epoch_changed" : "too_old" } satisfies ServerMessage);
       return;
     }
-    yield JSON.stringify({ type: "welcome", clientId: name ?? crypto.randomUUID(), epoch: Number(epoch), oldest, head: cursor } satisfies ServerMessage);
+    yield JSON.stringify({
+      type: "welcome",
+      clientId: name ?? crypto.randomUUID(),
+      epoch: Number(epoch),
+      oldest,
+      head: cursor,
+    } satisfies ServerMessage);
     let from = start;
     const frame = (changes: string[], to: Position) => {
       const text = `{"type":"changes","changes":[${changes.join(",")}],"from":"${from}","to":"${to}","catchUp":true}`;

@@ -7,22 +7,22 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Runtime;
-use super::recall::HIBERNATING;
+use super::persisted::HIBERNATING;
 use crate::clock;
 use crate::error::{Category, Error};
 use crate::polling::{Next, Outcome};
-use crate::replication_do::flights::{Errand, arrival};
+use crate::replication_do::job_queue::{Job, wait_for};
 use crate::workers::log;
 
 /// The platform fires an alarm late now and then. One that is later than this is lost: an alarm is
 /// deleted after six failures, and a crash between two steps may leave none.
 const LOST_AFTER_MS: u64 = 30_000;
-/// A configuration that cannot be is looked at again this often.
+/// An invalid configuration is checked again this often.
 const INVALID_CONFIG_DELAY: Duration = Duration::from_mins(1);
 
 impl Runtime {
-    /// The alarm: polls, or, while nobody listens, looks after the slot. A flight under way does
-    /// for it.
+    /// The alarm: polls, or, while nobody listens, maintains the slot. A running job
+    /// serves instead.
     pub(in crate::replication_do) async fn on_alarm(self: &Rc<Self>) {
         self.memory.borrow_mut().next_alarm_at = None;
         if let Err(error) = self.config() {
@@ -32,12 +32,12 @@ impl Runtime {
             return;
         }
         // Failures are counted, and the next alarm set, where they happen.
-        if let Some(underway) = self.flights.join() {
-            let _ = arrival(underway).await;
+        if let Some(running) = self.jobs.join() {
+            let _ = wait_for(running).await;
         } else if self.with(|memory| memory.hibernating) && !self.hub.has_clients() {
-            let _ = self.ask(Errand::Look).await;
+            let _ = self.run(Job::Maintain).await;
         } else {
-            let _ = self.ask(Errand::Poll).await;
+            let _ = self.run(Job::Poll).await;
         }
         self.watch().await;
     }
@@ -45,7 +45,7 @@ impl Runtime {
     /// Sets the alarm again when it is lost. Called with every event; asks the platform only after
     /// an eviction and when an alarm is overdue.
     pub(in crate::replication_do) async fn watch(&self) {
-        if self.with(|memory| memory.config.is_none()) || self.flights.is_flying() {
+        if self.with(|memory| memory.config.is_none()) || self.jobs.is_running() {
             return;
         }
         let is_lost = |due: u64| clock::now_ms() > due.saturating_add(LOST_AFTER_MS);
@@ -55,7 +55,7 @@ impl Runtime {
         let due = self.state.storage().get_alarm().await.ok().flatten();
         let due = due.and_then(|due| u64::try_from(due).ok());
         // Both may have changed over the await.
-        if self.flights.is_flying() {
+        if self.jobs.is_running() {
             return;
         }
         match due {
@@ -67,7 +67,7 @@ impl Runtime {
         }
     }
 
-    /// When the next alarm is due after a flight; `None` before the feed is initialised.
+    /// When the next alarm is due after a job; `None` before the feed is initialised.
     pub(super) fn schedule(&self, outcome: Outcome) -> Option<Duration> {
         let has_clients = self.hub.has_clients();
         let mut memory = self.memory.borrow_mut();
@@ -89,7 +89,7 @@ impl Runtime {
         };
         if memory.hibernating != hibernating {
             memory.hibernating = hibernating;
-            self.keep(HIBERNATING, &hibernating);
+            self.persist(HIBERNATING, &hibernating);
         }
         memory.interval_ms = u64::try_from(delay.as_millis()).ok();
         Some(delay)

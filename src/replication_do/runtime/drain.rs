@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::recall::{HEALTH, INITIAL_POLL_AT, POSITION};
+use super::persisted::{HEALTH, INITIAL_POLL_AT, POSITION};
 use super::{Memory, Runtime};
 use crate::clients::{Described, Stretch};
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
-use crate::history::WriteBy;
-use crate::polling::{self, Cycle, Expect, Feed, Outcome, Policy, policy};
+use crate::history::WriteMethod;
+use crate::polling::{self, CycleConfig, CycleState, Expect, Outcome, Policy, policy};
 use crate::replication_do::health::Position;
 use crate::replication_do::hub::Callback;
-use crate::state::{self, Remembered, Resumption};
-use crate::workers::database::{self, Database, Further};
+use crate::state::{self, LastKnown, Resumption};
+use crate::workers::database::{self, Database, DatabaseConnector};
 use crate::workers::log;
 
 /// Cycles go on in one event for at most so long; then an alarm takes over. The platform ends an
 /// alarm after 15 minutes.
-const FLIGHT_LIMIT: Duration = Duration::from_mins(5);
+const RUN_LIMIT: Duration = Duration::from_mins(5);
 /// A connection is kept from poll to poll where they follow each other at least this closely. It
 /// keeps the object in memory, which polls more often than about once in 10 seconds do anyway.
 const KEEP_CONNECTION: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ const SLICE_BYTES: usize = 2 << 20;
 /// Why an attempt stopped.
 pub(super) struct Stop {
     error: Error,
-    /// It went on from what an earlier flight left, so that a look at the database may tell more.
+    /// It went on from what an earlier job left, so that a new look at the database may tell more.
     kept: bool,
 }
 
@@ -43,16 +43,16 @@ impl Runtime {
     pub(super) async fn drain(self: &Rc<Self>) -> Result<Outcome> {
         let mut attempt = self.attempt().await;
         if let Err(stop) = &attempt
-            && self.deserves_another_look(stop)
+            && self.deserves_another_attempt(stop)
         {
             attempt = self.attempt().await;
         }
-        self.end_flight(attempt.map_err(|stop| stop.error)).await
+        self.finish_job(attempt.map_err(|stop| stop.error)).await
     }
 
-    /// Notes how a flight ended, and sets the next alarm.
-    pub(super) async fn end_flight(self: &Rc<Self>, flown: Result<Outcome>) -> Result<Outcome> {
-        let outcome = match &flown {
+    /// Notes how a job ended, and sets the next alarm.
+    pub(super) async fn finish_job(self: &Rc<Self>, result: Result<Outcome>) -> Result<Outcome> {
+        let outcome = match &result {
             Ok(outcome) => *outcome,
             Err(error) => self.note_failure(error),
         };
@@ -70,17 +70,17 @@ impl Runtime {
             _ => self.close_connection().await,
         }
         self.set_alarm(delay).await;
-        flown
+        result
     }
 
-    /// Closes the connection unless another flight lands meanwhile, which then says when.
+    /// Closes the connection unless another job finishes meanwhile, which then says when.
     fn close_connection_soon(self: &Rc<Self>) {
         let runtime = Rc::clone(self);
-        let landing = clock::now_ms();
-        self.memory.borrow_mut().landed_at = landing;
+        let finished_at = clock::now_ms();
+        self.memory.borrow_mut().finished_at = finished_at;
         self.state.wait_until(async move {
             clock::sleep(LINGER).await;
-            if runtime.with(|memory| memory.landed_at == landing) {
+            if runtime.with(|memory| memory.finished_at == finished_at) {
                 runtime.close_connection().await;
             }
         });
@@ -95,7 +95,7 @@ impl Runtime {
 
     /// The server may close a kept connection at any time, which is no failure of this poll; and
     /// what is wrong with a slot that was fine the last time is for [`state::resume`] to judge.
-    fn deserves_another_look(&self, stop: &Stop) -> bool {
+    fn deserves_another_attempt(&self, stop: &Stop) -> bool {
         if !stop.kept {
             return false;
         }
@@ -109,7 +109,7 @@ impl Runtime {
         memory.health.count(&stop.error);
         log_failure(&memory, &stop.error);
         memory.health.note_publication(&stop.error);
-        self.keep(HEALTH, &memory.health);
+        self.persist(HEALTH, &memory.health);
         true
     }
 
@@ -120,7 +120,7 @@ impl Runtime {
         // What the database holds is not known any more: it is read again.
         memory.cycle = None;
         memory.connection = None;
-        self.keep(HEALTH, &memory.health);
+        self.persist(HEALTH, &memory.health);
         Outcome::Failed(memory.health.consecutive_failures)
     }
 
@@ -130,18 +130,18 @@ impl Runtime {
             (memory.connection.take(), memory.cycle.take())
         };
         let kept = connection.is_some();
-        let flown = match self.config() {
+        let result = match self.config() {
             Ok(config) => self.run_cycles(&config, connection, cycle).await,
             Err(_) => Err(super::not_initialized()),
         };
-        flown.map_err(|error| Stop { error, kept })
+        result.map_err(|error| Stop { error, kept })
     }
 
     async fn run_cycles(
         self: &Rc<Self>,
         config: &ReplicationConfig,
         kept: Option<Database>,
-        cycle: Option<(Cycle, String)>,
+        cycle: Option<(CycleState, String)>,
     ) -> Result<Outcome> {
         let (mut connection, cycle) = match (kept, cycle) {
             (Some(connection), Some(cycle)) => (connection, cycle),
@@ -152,8 +152,8 @@ impl Runtime {
             }
         };
         let outcome = self.cycle_on(config, &mut connection, cycle).await?;
-        self.note_landing(outcome);
-        self.keep_up(config, &mut connection).await;
+        self.note_initial_poll(outcome);
+        self.maintain_beside_polling(config, &mut connection).await;
         let mut memory = self.memory.borrow_mut();
         memory.connection = connection.is_idle().then_some(connection);
         Ok(outcome)
@@ -164,14 +164,14 @@ impl Runtime {
         self: &Rc<Self>,
         config: &ReplicationConfig,
         connection: &mut Database,
-        (mut cycle, schema): (Cycle, String),
+        (mut cycle, schema): (CycleState, String),
     ) -> Result<Outcome> {
         let started = clock::now_ms();
-        let feed = feed(config, schema.clone(), database::write_by(&self.env));
+        let feed = feed(config, schema.clone(), database::write_method(&self.env));
         let mut changed = false;
         let mut expect = std::mem::take(&mut self.memory.borrow_mut().expect);
         let outcome = loop {
-            let further = Further(&self.env);
+            let further = DatabaseConnector(&self.env);
             let report = polling::run(connection, &further, &feed, &mut cycle, expect).await;
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
             let mut report = report?;
@@ -202,7 +202,7 @@ impl Runtime {
             for callback in delivered.callbacks {
                 self.call(callback);
             }
-            let flown = clock::now_ms().saturating_sub(started);
+            let elapsed = clock::now_ms().saturating_sub(started);
             if report.complete {
                 break match (delivered.complete, changed) {
                     (false, _) => Outcome::Undelivered,
@@ -210,7 +210,7 @@ impl Runtime {
                     (true, false) => Outcome::Idle,
                 };
             }
-            if u128::from(flown) > FLIGHT_LIMIT.as_millis() || self.flights.must_give_way() {
+            if u128::from(elapsed) > RUN_LIMIT.as_millis() || self.jobs.must_yield() {
                 break Outcome::Unfinished;
             }
             expect = Expect::Changes;
@@ -242,10 +242,10 @@ impl Runtime {
         &self,
         connection: &mut Database,
         config: &ReplicationConfig,
-        before: Option<(Cycle, String)>,
-    ) -> Result<(Cycle, String)> {
+        before: Option<(CycleState, String)>,
+    ) -> Result<(CycleState, String)> {
         let remembered = self.with(|memory| {
-            memory.position.map(|known| Remembered {
+            memory.position.map(|known| LastKnown {
                 epoch: known.epoch,
                 id: known.id,
             })
@@ -253,7 +253,7 @@ impl Runtime {
         let resumption = Resumption {
             slot: &config.slot,
             publication: &config.publication,
-            remembered,
+            last_known: remembered,
             publication_was_missing: self.with(|memory| memory.health.publication_was_missing),
             on_slot_lost: config.on_slot_lost,
         };
@@ -262,7 +262,7 @@ impl Runtime {
             let mut memory = self.memory.borrow_mut();
             if std::mem::take(&mut memory.health.publication_was_missing) {
                 // Else the next life would begin another epoch for the same gap.
-                self.keep(HEALTH, &memory.health);
+                self.persist(HEALTH, &memory.health);
             }
         }
         if let Some(broken) = broken {
@@ -282,7 +282,7 @@ impl Runtime {
             cycle.may_log_snapshots = may_log_snapshots;
             return Ok((cycle, schema));
         }
-        let mut cycle = Cycle::resume_from(standing.checkpoint);
+        let mut cycle = CycleState::resume_from(standing.checkpoint);
         cycle.may_log_snapshots = may_log_snapshots;
         cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
         Ok((cycle, standing.server.schema))
@@ -290,7 +290,7 @@ impl Runtime {
 
     /// Takes in what the cycle described. It belongs to what was stored: until the position is
     /// written down, too, nothing may be awaited. False when it could not be written down.
-    fn learn(&self, report: &polling::Report, cycle: &Cycle) -> bool {
+    fn learn(&self, report: &polling::Report, cycle: &CycleState) -> bool {
         let described = Described {
             after: crate::clients::Position {
                 epoch: cycle.checkpoint.epoch,
@@ -308,13 +308,13 @@ impl Runtime {
 
     /// `may_keep`: what was described up to here is written down. Else the next life would take
     /// what it finds for all there was.
-    fn note_position(&self, cycle: &Cycle, may_keep: bool) {
+    fn note_position(&self, cycle: &CycleState, may_keep: bool) {
         let position = Position::of(&cycle.checkpoint);
         let mut memory = self.memory.borrow_mut();
         if memory.position != Some(position) {
             memory.position = Some(position);
             if may_keep {
-                self.keep(POSITION, &position);
+                self.persist(POSITION, &position);
             }
         }
     }
@@ -331,17 +331,17 @@ impl Runtime {
             log::error("second_connection_failed", error);
         }
         if memory.health.cycle_succeeded(report, recovered) {
-            self.keep(HEALTH, &memory.health);
+            self.persist(HEALTH, &memory.health);
         }
         memory.last_phases = report.phases;
     }
 
-    pub(super) fn note_landing(&self, outcome: Outcome) {
+    pub(super) fn note_initial_poll(&self, outcome: Outcome) {
         let mut memory = self.memory.borrow_mut();
         if outcome != Outcome::Unfinished && memory.initial_poll_at.is_none() {
             let now = clock::now_ms();
             memory.initial_poll_at = Some(now);
-            self.keep(INITIAL_POLL_AT, &now);
+            self.persist(INITIAL_POLL_AT, &now);
         }
     }
 }
@@ -357,14 +357,14 @@ fn log_failure(memory: &Memory, error: &Error) {
     log::failure("cycle_failed", error, context);
 }
 
-fn feed(config: &ReplicationConfig, own_schema: String, write_by: WriteBy) -> Feed {
-    Feed {
+fn feed(config: &ReplicationConfig, own_schema: String, write_method: WriteMethod) -> CycleConfig {
+    CycleConfig {
         slot: config.slot.clone(),
         publication: config.publication.clone(),
         own_schema,
         max_changes: config.max_changes_per_poll,
         max_row_bytes: config.max_row_bytes,
         slice_bytes: SLICE_BYTES,
-        write_by,
+        write_method,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Runtime;
-use super::recall::{CONFIG, HEALTH, HIBERNATING};
+use super::persisted::{CONFIG, HEALTH, HIBERNATING};
 use crate::config::{Fields, ReplicationConfig};
 use crate::error::Result;
 use crate::polling::Outcome;
@@ -22,7 +22,7 @@ impl Runtime {
             log::error("initialize_failed", error);
             let mut memory = self.memory.borrow_mut();
             memory.health.count(error);
-            self.keep(HEALTH, &memory.health);
+            self.persist(HEALTH, &memory.health);
             return ready;
         }
         // The first poll is the alarm's, which also comes when the object is evicted before it.
@@ -40,11 +40,11 @@ impl Runtime {
         memory.config = Some(config);
         memory.config_error = None;
         memory.cycle = None;
-        memory.upkeep_is_due = true;
+        memory.maintenance_is_due = true;
         memory.hibernating = false;
         memory.health.resume();
-        self.keep(HEALTH, &memory.health);
-        self.keep(HIBERNATING, &false);
+        self.persist(HEALTH, &memory.health);
+        self.persist(HIBERNATING, &false);
         Ok(Outcome::Unfinished)
     }
 

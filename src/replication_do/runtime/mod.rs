@@ -1,20 +1,20 @@
 //! What the handlers share: configuration, connection, cycle, clients, and the one alarm.
 //!
 //! ```text
-//! recall      what the object knew before it was evicted
-//! flying      takes the errands of the one lane, one after the other
-//!   initialize  makes the database ready
+//! persisted   what the object knew before it was evicted
+//! jobs        runs the jobs of the queue, one after the other
+//!   initialize  prepares the database
 //!   drain       cycles until nothing is left
-//!   upkeep      slot health, WAL guard, pruning: while nobody listens, and beside polling
-//! alarm       when the next errand is due, and the watchdog over it
+//!   maintenance slot health, WAL guard, pruning: while nobody listens, and beside polling
+//! alarm       when the next job is due, and the watchdog that restores a lost alarm
 //! ```
 
 mod alarm;
 mod drain;
-mod flying;
 mod initialize;
-mod recall;
-mod upkeep;
+mod jobs;
+mod maintenance;
+mod persisted;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,12 +22,12 @@ use std::rc::Rc;
 use worker::{Env, State};
 
 use super::catch_up::Readers;
-use super::flights::Flights;
-use super::health::{Health, Position, Vitals};
+use super::health::{Health, Position, SlotHealth};
 use super::hub::Hub;
+use super::job_queue::JobQueue;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error};
-use crate::polling::{Cycle, Expect, Pace, Phases};
+use crate::polling::{CycleState, Expect, Pace, Phases};
 use crate::workers::database::Database;
 use crate::workers::log;
 use crate::workers::storage::Storage;
@@ -40,7 +40,7 @@ pub(super) struct Runtime {
     pub(super) readers: Readers,
     state: Rc<State>,
     storage: Storage,
-    flights: Flights,
+    jobs: JobQueue,
     memory: RefCell<Memory>,
 }
 
@@ -54,24 +54,24 @@ pub(super) struct Memory {
     pub(super) initializing: bool,
     pub(super) hibernating: bool,
     pub(super) next_alarm_at: Option<u64>,
-    /// The pause that the last flight ended with.
+    /// The pause that the last job ended with.
     pub(super) interval_ms: Option<u64>,
     pub(super) last_phases: Phases,
-    pub(super) vitals: Option<Vitals>,
+    pub(super) slot_health: Option<SlotHealth>,
     /// What the next cycle finds, as far as is known: a writer has asked for it, or the last one has
     /// found something.
     expect: Expect,
-    /// The next drain is followed by upkeep, whenever the last was.
-    upkeep_is_due: bool,
+    /// The next drain is followed by maintenance, whenever the last was.
+    maintenance_is_due: bool,
     /// What is stored does not read as a configuration, with the variables of this deployment.
     config_error: Option<Rc<Error>>,
     /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].
     documents_as_text_from: Option<i64>,
     /// With the schema of the system's own tables.
-    cycle: Option<(Cycle, String)>,
+    cycle: Option<(CycleState, String)>,
     connection: Option<Database>,
-    /// When the last flight landed that left its connection open for a while.
-    landed_at: u64,
+    /// When the last job finished that left its connection open for a while.
+    finished_at: u64,
     pace: Pace,
 }
 
@@ -83,13 +83,13 @@ impl Runtime {
             hub: Hub::new(Rc::clone(&state), &env, storage.clone()),
             readers: Readers::default(),
             memory: RefCell::default(),
-            flights: Flights::default(),
+            jobs: JobQueue::default(),
             storage,
             state,
             env,
         };
-        if let Err(error) = runtime.recall() {
-            log::error("recall_failed", &error);
+        if let Err(error) = runtime.load() {
+            log::error("load_failed", &error);
         }
         runtime
     }

@@ -50,20 +50,30 @@ export class Example {
       vars: { TABLES: "items", TTL_SECONDS: String(ttlSeconds), SYNC_TOKEN: exampleToken },
       routes: ["*/items/*"],
     };
-    const scenario = await Scenario.start(t, { others: [{ config }], calls: [{ name: "SYNC", class_name: "SyncDO", script_name: exampleName }] });
+    const scenario = await Scenario.start(t, {
+      others: [{ config }],
+      calls: [{ name: "SYNC", class_name: "SyncDO", script_name: exampleName }],
+    });
     return new Example(scenario);
   }
 
   /** The rows and the position that the Sync Durable Object has, by the application's public route. */
   async rows(): Promise<{ position: string | null; rows: { id: number; name: string }[] }> {
-    const response = await fetch(new URL("/items/rows", this.scenario.worker.url), { headers: { authorization: `Bearer ${exampleToken}` } });
+    const response = await fetch(new URL("/items/rows", this.scenario.worker.url), {
+      headers: { authorization: `Bearer ${exampleToken}` },
+    });
     if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
     return (await response.json()) as { position: string | null; rows: { id: number; name: string }[] };
   }
 
   /** A client of the Sync Durable Object. */
   connect(t: TestContext, options: Omit<FeedOptions, "url" | "token"> = {}): Feed {
-    const feed = connect({ url: new URL("/items", this.scenario.worker.url), token: exampleToken, retry: { firstMs: 50, maxMs: 500 }, ...options });
+    const feed = connect({
+      url: new URL("/items", this.scenario.worker.url),
+      token: exampleToken,
+      retry: { firstMs: 50, maxMs: 500 },
+      ...options,
+    });
     afterwards(t, () => feed.close());
     return feed;
   }

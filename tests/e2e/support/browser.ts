@@ -11,7 +11,10 @@ import { afterwards } from "./afterwards.ts";
 export async function startBrowser(t: TestContext): Promise<BrowserContext> {
   const executablePath = process.env["TEST_CHROMIUM"];
   if (executablePath === undefined) {
-    throw new Error(process.env["TEST_CHROMIUM_MISSING"] ?? "TEST_CHROMIUM is not set: run these tests with `npm test` (or `npm test -- e2e`), which finds or installs a Chromium");
+    throw new Error(
+      process.env["TEST_CHROMIUM_MISSING"] ??
+        "TEST_CHROMIUM is not set: run these tests with `npm test` (or `npm test -- e2e`), which finds or installs a Chromium",
+    );
   }
   const browser = await chromium.launch({ executablePath });
   afterwards(t, () => browser.close());

@@ -34,7 +34,24 @@ function certify(authority: ServerCertificate, host: string): ServerCertificate 
     writeFileSync(join(folder, "ca.crt"), authority.certificate);
     writeFileSync(join(folder, "extensions"), `subjectAltName=DNS:${host}\n`);
     openssl(folder, "req", ...newKey, "-subj", `/CN=${host}`, "-keyout", "key", "-out", "csr");
-    openssl(folder, "x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "extensions", "-out", "crt");
+    openssl(
+      folder,
+      "x509",
+      "-req",
+      "-in",
+      "csr",
+      "-CA",
+      "ca.crt",
+      "-CAkey",
+      "ca.key",
+      "-CAcreateserial",
+      "-days",
+      "2",
+      "-extfile",
+      "extensions",
+      "-out",
+      "crt",
+    );
     return { key: readFileSync(join(folder, "key"), "utf8"), certificate: readFileSync(join(folder, "crt"), "utf8") };
   });
 }

@@ -31,7 +31,11 @@ export interface Cluster {
 let number = 0;
 
 /** Starts a server; it ends with the test, and its data go. */
-export async function startCluster(t: TestContext, settings: Record<string, string | number> = {}, version: PostgresVersion = 18): Promise<Cluster> {
+export async function startCluster(
+  t: TestContext,
+  settings: Record<string, string | number> = {},
+  version: PostgresVersion = 18,
+): Promise<Cluster> {
   number += 1;
   // The next run tidies up what a killed one leaves, by this name.
   const dataDir = join(".postgres", `test-${process.pid}-own-${number}`);

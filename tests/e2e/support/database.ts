@@ -58,13 +58,16 @@ export async function dropSlot({ slot, query }: TestDatabase): Promise<void> {
 function runningServer(version: number): string {
   const variable = `TEST_POSTGRES_${version}`;
   const url = process.env[variable];
-  if (url === undefined) throw new Error(`${variable} is not set: run these tests with \`npm test\` (or \`npm test -- e2e\`), which starts Postgres`);
+  if (url === undefined)
+    throw new Error(`${variable} is not set: run these tests with \`npm test\` (or \`npm test -- e2e\`), which starts Postgres`);
   return url;
 }
 
 async function drop(name: string, server: pg.Pool): Promise<void> {
   await waitFor(`the slots of ${name} are dropped`, async () => {
-    await server.query("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active_pid IS NOT NULL", [name]);
+    await server.query("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active_pid IS NOT NULL", [
+      name,
+    ]);
     await server.query("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1", [name]);
     return true;
   });

@@ -8,7 +8,13 @@ export interface Answer<Body> {
 }
 
 /** Sends an authorised request with a JSON body, and reads the JSON of the answer; fails when `signal` says so. */
-export async function requestJson<Body>(url: URL, token: string, method: string, body?: unknown, signal?: AbortSignal): Promise<Answer<Body>> {
+export async function requestJson<Body>(
+  url: URL,
+  token: string,
+  method: string,
+  body?: unknown,
+  signal?: AbortSignal,
+): Promise<Answer<Body>> {
   const response = await fetch(url, {
     method,
     headers: { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },

@@ -24,7 +24,10 @@ export async function startServer(t: TestContext, version: 15 | 18 = 18): Promis
 /** Makes the server offer TLS with a certificate; without one, no more. */
 export async function offerTls(server: PostgresServer, certified?: ServerCertificate): Promise<void> {
   const { uid, gid } = statSync(server.dataDir);
-  for (const [name, pem] of [["server.key", certified?.key], ["server.crt", certified?.certificate]] as const) {
+  for (const [name, pem] of [
+    ["server.key", certified?.key],
+    ["server.crt", certified?.certificate],
+  ] as const) {
     if (pem === undefined) continue;
     const path = join(server.dataDir, name);
     // The server reads no key that others could read.

@@ -10,7 +10,12 @@ export const deadlineMs = 20_000;
  * @param what The condition in words, for the error at the deadline.
  * @param every Milliseconds between questions: more for what takes minutes.
  */
-export async function waitFor<T>(what: string, condition: () => T | Promise<T>, within = deadlineMs, every = 20): Promise<Exclude<Awaited<T>, undefined | false>> {
+export async function waitFor<T>(
+  what: string,
+  condition: () => T | Promise<T>,
+  within = deadlineMs,
+  every = 20,
+): Promise<Exclude<Awaited<T>, undefined | false>> {
   const end = performance.now() + within;
   let last: unknown;
   for (;;) {

@@ -137,6 +137,7 @@ function passwordOf(connectionString: string): string {
 /** The folder with the Worker's bundle. */
 export function bundleDir(): string {
   const dir = process.env["TEST_WORKER_BUNDLE"];
-  if (dir === undefined) throw new Error("TEST_WORKER_BUNDLE is not set: run these tests with `npm test` (or `npm test -- e2e`), which builds the Worker");
+  if (dir === undefined)
+    throw new Error("TEST_WORKER_BUNDLE is not set: run these tests with `npm test` (or `npm test -- e2e`), which builds the Worker");
   return dir;
 }

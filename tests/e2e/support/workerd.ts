@@ -193,7 +193,9 @@ function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions,
     REPLICATION_PUBLICATION: slot,
     DATABASE_URL: databaseUrl,
   };
-  const bindings = Object.entries(vars).flatMap(([name, value]) => (value === undefined ? [] : [`(name = ${text(name)}, text = ${text(value)})`]));
+  const bindings = Object.entries(vars).flatMap(([name, value]) =>
+    value === undefined ? [] : [`(name = ${text(name)}, text = ${text(value)})`],
+  );
   bindings.push('(name = "REPLICATION", durableObjectNamespace = "ReplicationDO")', '(name = "BESIDE", durableObjectNamespace = "Beside")');
   const services = [
     '(name = "feed", worker = .feed)',
@@ -202,13 +204,20 @@ function config({ hyperdrive, databaseUrl, slot, trusted = [] }: WorkerdOptions,
   ];
   if (hyperdrive !== undefined) {
     const url = new URL(hyperdrive);
-    const parts = { database: url.pathname.slice(1), user: decodeURIComponent(url.username), password: decodeURIComponent(url.password), scheme: "postgres" };
+    const parts = {
+      database: url.pathname.slice(1),
+      user: decodeURIComponent(url.username),
+      password: decodeURIComponent(url.password),
+      scheme: "postgres",
+    };
     const fields = Object.entries(parts).map(([name, value]) => `${name} = ${text(value)}`);
     bindings.push(`(name = "HYPERDRIVE", hyperdrive = (designator = "database", ${fields.join(", ")}))`);
     services.push(`(name = "database", external = (address = ${text(url.host)}, tcp = ()))`);
   }
   const files = ["main.js", "before.js", "beside.js", ...modules].map((name) =>
-    name.endsWith(".js") ? `(name = ${text(name)}, esModule = embed ${text(name)})` : `(name = ${text(`./${name}`)}, wasm = embed ${text(name)})`,
+    name.endsWith(".js")
+      ? `(name = ${text(name)}, esModule = embed ${text(name)})`
+      : `(name = ${text(`./${name}`)}, wasm = embed ${text(name)})`,
   );
   return `
 using Workerd = import "/workerd/workerd.capnp";

@@ -110,8 +110,14 @@ interface Stored {
  * to empty tables, gives exactly what the tables hold. Gives the number of changes.
  */
 export async function assertHistoryGivesTables(database: TestDatabase): Promise<number> {
-  const history = await database.query<Stored>("SELECT id::int, xid::text, table_name, operation, data, unchanged FROM change_history ORDER BY id");
-  assert.deepEqual(history.map((change) => change.id), history.map((_, index) => index + 1), "ids have a gap or repeat");
+  const history = await database.query<Stored>(
+    "SELECT id::int, xid::text, table_name, operation, data, unchanged FROM change_history ORDER BY id",
+  );
+  assert.deepEqual(
+    history.map((change) => change.id),
+    history.map((_, index) => index + 1),
+    "ids have a gap or repeat",
+  );
   const [order] = await database.query<{ wrong: number }>(
     "SELECT count(*)::int AS wrong FROM (SELECT lsn::pg_lsn AS lsn, lag(lsn::pg_lsn) OVER w AS before, xid, lag(xid) OVER w AS xid_before FROM change_history WINDOW w AS (ORDER BY id)) c " +
       "WHERE (xid = xid_before AND lsn <> before) OR (xid <> xid_before AND lsn <= before)",

@@ -1,0 +1,147 @@
+//! The random workload: whatever is written, and however often the reader's connection breaks, the
+//! history gives the tables.
+
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use pg_change_feed::error::Category;
+use pg_change_feed::polling::Expect;
+
+use crate::support::cluster::Cluster;
+use crate::support::faulty_stream::{Cut, Faults};
+use crate::support::feed::TestFeed;
+use crate::support::history::{Stored, read_sound_history};
+use crate::support::replay::{assert_same, read_tables, replay};
+use crate::support::server::Version;
+use crate::support::workload::{Random, SCHEMA, TABLES, Writer, Written};
+
+on_each_version!(replaying_the_history_of_a_random_workload_gives_the_tables);
+
+const WRITERS: u64 = 6;
+const TRANSACTIONS: u64 = 20_400;
+
+async fn replaying_the_history_of_a_random_workload_gives_the_tables(version: Version) {
+    let seed = Random::seed();
+    // Of its own, so that checkpoints disturb nobody.
+    let cluster = Cluster::start_with(version, &[("max_prepared_transactions", "50")]);
+    let publication = "FOR TABLE accounts, documents, events, keyed";
+    let url = cluster.url().parse().unwrap();
+    let feed = TestFeed::in_database(url, SCHEMA, publication).await;
+    let oracle = format!("{}_oracle", feed.config.slot);
+    feed.run(&format!(
+        "SELECT pg_create_logical_replication_slot('{oracle}', 'test_decoding')"
+    ))
+    .await;
+
+    let started = Instant::now();
+    let writer = |name| {
+        let feed = &feed;
+        async move {
+            let writer = Writer::new(feed, seed, name).await;
+            writer.write(feed, TRANSACTIONS / WRITERS).await
+        }
+    };
+    let writing = async {
+        let written = join_all((0..WRITERS).map(writer)).await;
+        // What the reader must reach before it may stop.
+        feed.run("INSERT INTO keyed VALUES (0, 'the end')").await;
+        written
+    };
+    let (written, broken) = tokio::join!(writing, read_to_the_end(&feed, seed));
+    let written = Written {
+        transactions: written.iter().map(|written| written.transactions).sum(),
+        failed: written.iter().map(|written| written.failed).sum(),
+    };
+    let history = read_sound_history(&feed).await;
+    println!(
+        "{version:?}: {written:?}, {} changes in {:?}, the reader's connection broke {broken} times",
+        history.len(),
+        started.elapsed(),
+    );
+    assert!(written.transactions >= 20_000 && broken > 0);
+
+    assert_same(
+        &replay(&history, &TABLES),
+        &read_tables(&feed, &TABLES).await,
+    );
+    assert_same_order(&history, &decode_otherwise(&feed, &oracle).await);
+}
+
+/// Reads with connections that break, slices and peeks of many sizes, until the last change is
+/// stored. Gives how many connections broke.
+async fn read_to_the_end(feed: &TestFeed, seed: u64) -> u64 {
+    let mut random = Random::new(!seed);
+    let mut broken = 0;
+    let end = "SELECT FROM change_history WHERE table_name = 'keyed' AND data -> 'id' = '0'";
+    let client = feed.client().await;
+    while client.query_opt(end, &[]).await.unwrap().is_none() {
+        let limit = |random: &mut Random| {
+            let most = 1 << random.choose(&[14, 18, 22, 26]);
+            5_000 + random.below(most)
+        };
+        let faults = Faults {
+            read_limit: limit(&mut random),
+            write_limit: limit(&mut random),
+            cut: random.choose(&[Cut::Close, Cut::Reset]),
+            ..Faults::default()
+        };
+        let reading = async {
+            let mut reader = feed.faulty_reader(faults).await?;
+            if random.once_in(3) {
+                reader.connector.refuse();
+            }
+            reader.config.max_changes = random.choose(&[500, 2_000, 10_000]);
+            reader.config.slice_bytes = random.choose(&[2 << 10, 64 << 10, 2 << 20]);
+            loop {
+                let expect = random.choose(&[Expect::Nothing, Expect::Changes]);
+                let report = reader.poll_expecting(expect).await?;
+                if let Some(error) = report.advance_error {
+                    return Err(error);
+                }
+                if report.idle || report.stored == 0 {
+                    return Ok(());
+                }
+            }
+        };
+        if let Err(error) = reading.await {
+            let category = error.category();
+            let expected = matches!(category, Category::Connection | Category::SlotInUse);
+            assert!(expected, "{faults:?}: {error}: {error:?}");
+            broken += 1;
+        }
+    }
+    broken
+}
+
+/// A change as another output plugin tells it: transaction, table, operation.
+type Told = (i64, String, String);
+
+/// What `test_decoding` makes of the same WAL.
+async fn decode_otherwise(feed: &TestFeed, slot: &str) -> Vec<Told> {
+    const DECODE: &str = "\
+SELECT xid::text::int8, left(data, 100) FROM pg_logical_slot_peek_changes($1, NULL, NULL, \
+'skip-empty-xacts', '1') WHERE data LIKE 'table public.%' \
+AND data NOT LIKE 'table public.change_history:%' \
+AND data NOT LIKE 'table public.replication_checkpoint:%'";
+    let rows = feed.client().await.query(DECODE, &[&slot]).await.unwrap();
+    let mut told = Vec::new();
+    for row in &rows {
+        // table public.a, public.b: TRUNCATE: (no-flags)
+        let text: &str = row.get(1);
+        let mut parts = text.strip_prefix("table ").unwrap().split(": ");
+        let (tables, operation) = (parts.next().unwrap(), parts.next().unwrap());
+        for table in tables.split(", ") {
+            let table = table.strip_prefix("public.").unwrap();
+            told.push((row.get(0), table.to_owned(), operation.to_lowercase()));
+        }
+    }
+    told
+}
+
+fn assert_same_order(history: &[Stored], told: &[Told]) {
+    for (change, told) in history.iter().zip(told) {
+        let stored = (change.xid, change.table.clone(), change.operation.clone());
+        assert_eq!(&stored, told, "at id {}", change.id);
+    }
+    assert_eq!(history.len(), told.len());
+}

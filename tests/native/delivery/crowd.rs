@@ -1,0 +1,440 @@
+//! Thousands of joins, leaves, evictions and reconnects while rows are written.
+
+use std::rc::Rc;
+
+use pg_change_feed::clients::{
+    ClientMessage, Flow, Head, Position, Pump, Start, Stretch, Subscriber, Subscriptions, View,
+};
+use pg_change_feed::clock;
+use pg_change_feed::history::Recent;
+
+use super::recorder::{Recorder, evict, join};
+use crate::support::feed::{Reader, TestFeed};
+use crate::support::server::Version;
+
+on_each_version!(
+    every_client_gets_what_change_history_holds_for_it,
+    a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing,
+    what_is_pruned_under_a_client_is_told_as_reset,
+);
+
+const TABLES: &str = "\
+CREATE TABLE a (id int PRIMARY KEY, n int NOT NULL, body text); ALTER TABLE a REPLICA IDENTITY FULL; \
+CREATE TABLE b (id int PRIMARY KEY, n int NOT NULL, body text); \
+CREATE SCHEMA \"s.t\"; CREATE TABLE \"s.t\".\"c\"\"d\" (id int PRIMARY KEY, n int, body text)";
+
+/// What a client may ask for, and the SQL that says which changes that is.
+const WANTED: [(&str, &str); 5] = [
+    ("", "true"),
+    (r#"[{"table":"a"}]"#, "table_name = 'a'"),
+    (
+        r#"[{"table":"a","filter":[{"column":"n","op":"gte","value":50}]}]"#,
+        "table_name = 'a' AND (operation = 'truncate' OR (data->>'n')::int >= 50 \
+         OR (old_data->>'n')::int >= 50)",
+    ),
+    (
+        r#"[{"table":"b"},{"table":"a","filter":[{"column":"n","op":"in","value":[1,2,3]}]}]"#,
+        "table_name = 'b' OR table_name = 'a' AND (operation = 'truncate' \
+         OR (data->>'n')::int IN (1, 2, 3) OR (old_data->>'n')::int IN (1, 2, 3))",
+    ),
+    (
+        r#"[{"table":"\"s.t\".\"c\"\"d\""}]"#,
+        r#"table_name = '"s.t"."c""d"'"#,
+    ),
+];
+
+fn view(wanted: &str) -> View {
+    if wanted.is_empty() {
+        return View::new(Subscriptions::AllTables, None).unwrap();
+    }
+    let frame = format!(r#"{{"type":"subscribe","subscriptions":{wanted}}}"#);
+    match ClientMessage::parse(&frame).unwrap() {
+        ClientMessage::Subscribe { wanted, .. } => View::new(wanted, None).unwrap(),
+        ClientMessage::Ack(_) => panic!("not a subscription"),
+    }
+}
+
+/// Random numbers that a failure can be repeated with.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+}
+
+/// One client through all its connections.
+struct Member {
+    client: Rc<Subscriber<Recorder>>,
+    wanted: usize,
+    /// What it got over the connections before.
+    ids: Vec<i64>,
+    /// Where it began, once it is known.
+    began: Option<i64>,
+    /// Where it stood when it came back last.
+    resumed: Option<i64>,
+}
+
+struct Crowd {
+    pump: Pump,
+    members: Vec<Member>,
+    random: Random,
+    head: Position,
+    recent: Option<Recent>,
+}
+
+impl Crowd {
+    fn clients(&self) -> Vec<Rc<Subscriber<Recorder>>> {
+        self.members
+            .iter()
+            .map(|it| Rc::clone(&it.client))
+            .collect()
+    }
+
+    fn join(&mut self) {
+        let wanted = usize::try_from(self.random.below(WANTED.len() as u64)).unwrap();
+        let (start, began) = match self.random.below(3) {
+            0 => (Start::Now, Some(self.head.id)),
+            1 => (Start::Earliest, Some(0)),
+            _ => {
+                let id = i64::try_from(self.random.below(self.head.id.unsigned_abs() + 1)).unwrap();
+                (Start::After(Position { id, ..self.head }), Some(id))
+            }
+        };
+        let flow = if self.random.one_in(2) {
+            Flow::Waits(4 << 10)
+        } else {
+            Flow::ComesBack(32 << 10)
+        };
+        let client = join(view(WANTED[wanted].0), start, flow, self.pump.views());
+        self.members.push(Member {
+            client: Rc::new(client),
+            wanted,
+            ids: Vec::new(),
+            // Where "now" is, the first delivery says.
+            began: began.filter(|_| start != Start::Now),
+            resumed: None,
+        });
+    }
+
+    /// Ends the object's life: what was not attached is forgotten.
+    fn evict(&mut self) {
+        self.pump = Pump::default();
+        self.recent = None;
+        for member in &mut self.members {
+            member.client = Rc::new(evict(&member.client, self.pump.views()));
+        }
+    }
+
+    fn reconnect(&mut self, index: usize) {
+        let views = self.pump.views();
+        let member = &mut self.members[index];
+        let inbox = &member.client.outlet().0;
+        let Some(position) = inbox.position() else {
+            return;
+        };
+        inbox.refuse_doubles();
+        member.ids.extend(inbox.ids());
+        member.resumed = Some(position.id);
+        let again = view(WANTED[member.wanted].0);
+        let flow = Flow::ComesBack(32 << 10);
+        member.client = Rc::new(join(again, Start::After(position), flow, views));
+    }
+
+    /// Who does not acknowledge is sent away when it was sent much.
+    fn come_back(&mut self) -> u32 {
+        let is_closed = |member: &Member| member.client.outlet().0.is_dead.get();
+        let closed = (0..self.members.len()).filter(|index| is_closed(&self.members[*index]));
+        let closed: Vec<usize> = closed.collect();
+        for index in &closed {
+            self.reconnect(*index);
+        }
+        u32::try_from(closed.len()).unwrap()
+    }
+
+    fn acknowledge(&self) {
+        for member in &self.members {
+            if let Some(position) = member.client.outlet().0.position() {
+                let ack = format!(r#"{{"type":"ack","position":"{position}"}}"#);
+                member.client.hear(&ack, self.pump.views(), None);
+            }
+        }
+    }
+
+    async fn deliver(&mut self, reader: &mut Reader<tokio::net::TcpStream>, patience: u64) -> bool {
+        let recent = self.recent.as_ref().map(Stretch::of_recent);
+        let head = Head {
+            position: self.head,
+            recent: recent.as_ref(),
+            deadline: clock::now_ms() + patience,
+        };
+        let clients = self.clients();
+        let complete = self.pump.deliver(&clients, &mut reader.connection, head);
+        let complete = complete.await.unwrap();
+        for member in &mut self.members {
+            let at = member.client.attachment().cursor.position();
+            // A welcome to "now" is a welcome to this head.
+            let welcomed = at.map(|_| self.head.id);
+            member.began = member.began.or(welcomed);
+        }
+        complete
+    }
+}
+
+/// A transaction or two.
+async fn write(client: &tokio_postgres::Client, random: &mut Random, next: &mut i64) {
+    let table = ["a", "b", "\"s.t\".\"c\"\"d\""][usize::try_from(random.below(3)).unwrap()];
+    let n = random.below(100);
+    let sql = match random.below(10) {
+        0..5 => {
+            let rows = 1 + i64::try_from(random.below(40)).unwrap();
+            let (from, to) = (*next, *next + rows - 1);
+            *next += rows;
+            format!(
+                "INSERT INTO {table} SELECT id, (id * 7 + {n}) % 100, repeat('x', {n} * 3) \
+                 FROM generate_series({from}, {to}) AS id"
+            )
+        }
+        5..8 => format!(
+            "UPDATE {table} SET n = (n + {n}) % 100 WHERE id % 17 = {}",
+            n % 17
+        ),
+        8 => format!("DELETE FROM {table} WHERE id % 23 = {}", n % 23),
+        _ if random.one_in(10) => format!("TRUNCATE {table}"),
+        _ => format!("UPDATE {table} SET id = -id WHERE n = {n}"),
+    };
+    client.batch_execute(&sql).await.unwrap();
+}
+
+async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
+    let seed = std::env::var("DELIVERY_SEED").map_or_else(
+        |_| clock::now_ms(),
+        |seed| seed.parse().expect("DELIVERY_SEED must be a number"),
+    );
+    println!("DELIVERY_SEED={seed}");
+    let feed = TestFeed::create(version, TABLES, "FOR ALL TABLES").await;
+    let writer = feed.client().await;
+    let mut reader = feed.reader().await;
+    let mut crowd = Crowd {
+        pump: Pump::default(),
+        members: Vec::new(),
+        random: Random(seed | 1),
+        head: Position {
+            epoch: reader.cycle.checkpoint.epoch,
+            id: 0,
+        },
+        recent: None,
+    };
+    let mut gone = Vec::new();
+    let mut next = 1;
+    let mut happened = [0_u32; 5];
+    for _ in 0..1_200 {
+        match crowd.random.below(8) {
+            0..3 => write(&writer, &mut crowd.random, &mut next).await,
+            3 => {
+                for _ in 0..4 {
+                    crowd.join();
+                    happened[0] += 1;
+                }
+            }
+            4 => {
+                while crowd.members.len() > 25 {
+                    let leaving = crowd.random.below(crowd.members.len() as u64);
+                    gone.push(crowd.members.swap_remove(usize::try_from(leaving).unwrap()));
+                    happened[1] += 1;
+                }
+            }
+            5 if crowd.random.one_in(3) => {
+                crowd.evict();
+                happened[2] += 1;
+            }
+            6 if !crowd.members.is_empty() => {
+                for _ in 0..4 {
+                    let index = crowd.random.below(crowd.members.len() as u64);
+                    crowd.reconnect(usize::try_from(index).unwrap());
+                    happened[3] += 1;
+                }
+            }
+            _ => crowd.acknowledge(),
+        }
+        if crowd.random.one_in(2) {
+            let report = reader.poll().await.unwrap();
+            crowd.head.id = reader.cycle.checkpoint.last_id;
+            crowd.recent = report.recent;
+            // At times there is no time for pages, and the next delivery goes on.
+            let patience = if crowd.random.one_in(4) { 0 } else { 10_000 };
+            crowd.deliver(&mut reader, patience).await;
+            happened[4] += crowd.come_back();
+        }
+        if crowd.random.one_in(2) {
+            // Else what was sent since may be forgotten, and is sent again.
+            crowd.clients().iter().for_each(|client| client.keep());
+        }
+    }
+    while reader.drain().await.unwrap() > 0 {}
+    crowd.head.id = reader.cycle.checkpoint.last_id;
+    crowd.recent = None;
+    loop {
+        crowd.acknowledge();
+        crowd.deliver(&mut reader, 10_000).await;
+        happened[4] += crowd.come_back();
+        let head = crowd.head;
+        let behind = |it: &Member| it.client.attachment().cursor.position() != Some(head);
+        if !crowd.members.iter().any(behind) {
+            break;
+        }
+    }
+    let [joins, leaves, evictions, reconnects, sent_away] = happened;
+    let (changes, clients) = (crowd.head.id, crowd.members.len() + gone.len());
+    println!("{joins} joins, {leaves} leaves, {evictions} evictions, {reconnects} reconnects");
+    println!("{sent_away} sent away");
+    assert!(sent_away > 100, "{sent_away}");
+    println!("{changes} changes, {clients} clients");
+    assert!(joins > 400 && leaves > 300 && evictions > 20 && reconnects > 400 && changes > 1_000);
+    let mut received = 0;
+    for (member, has_left) in
+        (crowd.members.iter().map(|it| (it, false))).chain(gone.iter().map(|it| (it, true)))
+    {
+        received += check(&writer, member, has_left, crowd.head.id).await;
+    }
+    assert!(received > 10_000, "{received}");
+}
+
+/// Holds what a client got against `change_history`. Gives the number of changes.
+async fn check(
+    client: &tokio_postgres::Client,
+    member: &Member,
+    has_left: bool,
+    head: i64,
+) -> usize {
+    let inbox = &member.client.outlet().0;
+    inbox.refuse_doubles();
+    let mut ids = member.ids.clone();
+    ids.extend(inbox.ids());
+    // After an eviction some may come twice, but nothing comes out of order: each one is either the
+    // next, or one that is known.
+    let mut once: Vec<i64> = Vec::new();
+    for id in ids {
+        match once.last() {
+            Some(last) if id <= *last => assert!(once.binary_search(&id).is_ok(), "{id} is late"),
+            _ => once.push(id),
+        }
+    }
+    let Some(began) = member.began else {
+        assert!(once.is_empty());
+        return 0;
+    };
+    let told = inbox.position().map(|position| position.id);
+    let through = if has_left {
+        told.or(member.resumed).unwrap_or(began)
+    } else {
+        head
+    };
+    let sql = format!(
+        "SELECT coalesce(array_agg(id ORDER BY id), '{{}}') FROM change_history \
+         WHERE id > {began} AND id <= {through} AND ({})",
+        WANTED[member.wanted].1
+    );
+    let expected: Vec<i64> = client.query_one(&sql, &[]).await.unwrap().get(0);
+    assert_eq!(
+        once, expected,
+        "{} from {began} to {through}",
+        WANTED[member.wanted].0
+    );
+    once.len()
+}
+
+async fn a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing(version: Version) {
+    let feed = TestFeed::create(version, TABLES, "FOR TABLE a").await;
+    feed.run("INSERT INTO a SELECT i, 0, repeat('x', 2000) FROM generate_series(1, 3000) i")
+        .await;
+    let mut reader = feed.reader().await;
+    reader.drain().await.unwrap();
+    let pump = Pump::default();
+    let window = 2 << 20;
+    let client = Rc::new(join(
+        view(""),
+        Start::Earliest,
+        Flow::Waits(window),
+        pump.views(),
+    ));
+    let position = Position {
+        epoch: reader.cycle.checkpoint.epoch,
+        id: 3000,
+    };
+    let mut rounds = 0;
+    while client.attachment().cursor.position() != Some(position) || rounds == 0 {
+        let head = Head {
+            position,
+            recent: None,
+            deadline: u64::MAX,
+        };
+        let clients = [Rc::clone(&client)];
+        let delivered = pump.deliver(&clients, &mut reader.connection, head);
+        assert!(delivered.await.unwrap());
+        let unacknowledged = client.attachment().cursor.unacknowledged().unwrap();
+        // One frame may go beyond.
+        assert!(
+            unacknowledged <= window + (1 << 20) + 4096,
+            "{unacknowledged}"
+        );
+        let at = client.outlet().0.position().unwrap();
+        let ack = format!(r#"{{"type":"ack","position":"{at}"}}"#);
+        client.hear(&ack, pump.views(), None);
+        rounds += 1;
+    }
+    assert!(rounds >= 2, "everything was sent at once");
+    assert_eq!(client.outlet().0.ids(), (1..=3000).collect::<Vec<i64>>());
+}
+
+async fn what_is_pruned_under_a_client_is_told_as_reset(version: Version) {
+    let feed = TestFeed::create(version, TABLES, "FOR TABLE a").await;
+    feed.run("INSERT INTO a SELECT i, 0, repeat('x', 2000) FROM generate_series(1, 3000) i")
+        .await;
+    let mut reader = feed.reader().await;
+    reader.drain().await.unwrap();
+    let epoch = reader.cycle.checkpoint.epoch;
+    let pump = Pump::default();
+    let resuming = Start::After(Position { epoch, id: 5 });
+    let too_old = Rc::new(join(
+        view(""),
+        resuming,
+        Flow::ComesBack(u64::MAX),
+        pump.views(),
+    ));
+    let slow = Rc::new(join(view(""), resuming, Flow::Waits(1), pump.views()));
+    let head = Head {
+        position: Position { epoch, id: 3000 },
+        recent: None,
+        deadline: u64::MAX,
+    };
+    // One frame, and then it waits for its acknowledgement.
+    let clients = [Rc::clone(&slow)];
+    pump.deliver(&clients, &mut reader.connection, head)
+        .await
+        .unwrap();
+    assert!(!slow.outlet().0.ids().is_empty() && slow.outlet().0.ids().len() < 2900);
+    feed.run("DELETE FROM change_history WHERE id < 2990").await;
+    let at = slow.outlet().0.position().unwrap();
+    let ack = format!(r#"{{"type":"ack","position":"{at}"}}"#);
+    slow.hear(&ack, pump.views(), None);
+    let clients = [Rc::clone(&slow), Rc::clone(&too_old)];
+    pump.deliver(&clients, &mut reader.connection, head)
+        .await
+        .unwrap();
+    let reasons = |client: &Subscriber<Recorder>| {
+        let frames = client.outlet().0.frames.borrow();
+        let reset = frames.iter().find(|it| it["type"] == "reset").cloned();
+        reset.map(|it| it["reason"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(reasons(&slow).as_deref(), Some("slow_consumer"));
+    assert_eq!(reasons(&too_old).as_deref(), Some("too_old"));
+    assert!(too_old.outlet().0.ids().is_empty());
+}

@@ -1,0 +1,53 @@
+//! Catching up on rows that are large, and stored much smaller.
+
+use std::rc::Rc;
+
+use pg_change_feed::clients::{Flow, Head, Position, Pump, Start, Subscriber, Subscriptions, View};
+
+use super::recorder::{Recorder, join};
+use crate::support::faulty_stream::{Faults, FaultyStream};
+use crate::support::feed::{Reader, TestFeed};
+use crate::support::server::{Version, open_socket};
+
+on_each_version!(large_rows_are_read_about_as_often_as_they_are_sent);
+
+async fn large_rows_are_read_about_as_often_as_they_are_sent(version: Version) {
+    const ROWS: i64 = 200;
+    const ROW_BYTES: u64 = 100_000;
+    let table = "CREATE TABLE t (id int PRIMARY KEY, body text)";
+    let feed = TestFeed::create(version, table, "FOR TABLE t").await;
+    // A hundredth of it is what Postgres stores.
+    feed.run(&format!(
+        "INSERT INTO t SELECT id, repeat('a', {ROW_BYTES}) FROM generate_series(1, {ROWS}) AS id"
+    ))
+    .await;
+    let stream = FaultyStream::new(open_socket(feed.url()).await, Faults::default());
+    let traffic = stream.traffic();
+    let mut reader = Reader::resume(stream, &feed).await.unwrap();
+    reader.drain().await.unwrap();
+
+    let pump = Pump::default();
+    let everything = View::new(Subscriptions::AllTables, None).unwrap();
+    let flow = Flow::ComesBack(u64::MAX);
+    let client: [Rc<Subscriber<Recorder>>; 1] = [Rc::new(join(
+        everything,
+        Start::Earliest,
+        flow,
+        pump.views(),
+    ))];
+    let head = Head {
+        position: Position { epoch: 1, id: ROWS },
+        recent: None,
+        deadline: u64::MAX,
+    };
+    let before = traffic.read();
+    let all = pump.deliver(&client, &mut reader.connection, head).await;
+    assert!(all.unwrap(), "all of it is sent");
+    let expected: Vec<_> = (1..=ROWS).collect();
+    assert_eq!(client[0].outlet().0.ids(), expected);
+
+    let (read, sent) = (traffic.read() - before, ROWS.unsigned_abs() * ROW_BYTES);
+    println!("{read} bytes read for {sent}");
+    // The first page, of which nothing is known, is all of it.
+    assert!(read < sent * 3, "{read} bytes were read for {sent}");
+}

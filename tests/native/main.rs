@@ -1,0 +1,25 @@
+//! The native tests, most of them against real PostgreSQL servers: one binary, so that it is linked
+//! once. `cargo test --test native -- cycle::` runs one module of it, and `cargo test on_15` what
+//! depends on the server's version on PostgreSQL 15 alone.
+//!
+//! [`bounds`](../bounds.rs) is a binary of its own, which measures the memory of its whole process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::format_collect,
+    missing_docs
+)]
+
+#[macro_use]
+mod support;
+
+mod captured_tables;
+mod captured_types;
+mod cycle;
+mod delivery;
+mod lifecycle;
+mod pgoutput_streams;
+mod row_json_oracle;
+mod wire;
