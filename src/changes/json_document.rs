@@ -1,21 +1,21 @@
-//! Which `json` documents `jsonb` can hold, and how long they are when it prints them.
+//! Which `json` documents `jsonb` can hold, and how long its text of them is.
 //!
-//! Postgres's `json` keeps any text of the grammar; `jsonb` also has to make sense of it, and
+//! Postgres's `json` accepts any text that matches the grammar. `jsonb` also interprets it, and
 //! refuses `\u0000`, lone surrogates and numbers beyond `numeric` (PostgreSQL documentation, "JSON
 //! Types"). Source of the limits: `jsonapi.c`, `numeric.c`.
 
 use super::number::{PlainDecimal, is_json_number};
 
-/// Deepest nesting of a document that is embedded.
+/// The deepest nesting of a document that is embedded.
 ///
-/// Postgres's limit is its stack: with the default `max_stack_depth` of 2 MB, 15 and 18 take
-/// 10,000 levels and refuse 15,000. Half of that leaves room for the row around the document.
+/// Postgres is limited by its stack: with the default `max_stack_depth` of 2 MB, versions 15 and 18
+/// accept 10,000 levels and refuse 15,000. Half of that leaves room for the row around the document.
 pub const MAX_JSON_DEPTH: usize = 5_000;
 
-/// How long the text is, in bytes, that `jsonb` prints of the document `text`; `None` when `text` is
+/// The length in bytes of the text that `jsonb` prints for the document `text`; `None` if `text` is
 /// not one document that `jsonb` can hold. Does not recurse.
 ///
-/// It may be shorter: of members with the same key `jsonb` keeps the last only.
+/// The text is shorter if keys repeat, since `jsonb` keeps only the last of them.
 pub(super) fn jsonb_text_len(text: &[u8]) -> Option<usize> {
     let mut document = Document {
         rest: text,
@@ -30,12 +30,12 @@ pub(super) fn jsonb_text_len(text: &[u8]) -> Option<usize> {
 
 struct Document<'a> {
     rest: &'a [u8],
-    /// The closing brackets still owed, innermost last.
+    /// The closing brackets that are due, innermost last.
     open: Vec<u8>,
-    /// Bytes that `jsonb` does not print: white space, and escapes that it prints as characters.
+    /// Bytes that `jsonb` does not print: white space, and escapes of characters.
     shorter: usize,
-    /// Bytes that `jsonb` adds: a space after each comma and colon, and the zeros of numbers that
-    /// have an exponent.
+    /// Bytes that `jsonb` adds: a space after each comma and colon, and the zeros of numbers with an
+    /// exponent.
     longer: usize,
 }
 
@@ -65,8 +65,8 @@ impl Document<'_> {
         }
     }
 
-    /// Reads a scalar or an empty container (true), or opens a container up to where its first
-    /// value stands (false).
+    /// Reads a scalar or an empty container and returns true, or reads a container up to its first
+    /// value and returns false.
     fn value(&mut self) -> Option<bool> {
         self.skip_space();
         match *self.rest.first()? {
@@ -148,7 +148,7 @@ impl Document<'_> {
         Some(())
     }
 
-    /// Reads what follows `\u`. Returns how much shorter `jsonb` prints it, in bytes.
+    /// Reads what follows `\u`. Returns by how many bytes `jsonb` prints the escape shorter.
     fn unicode_escape(&mut self) -> Option<usize> {
         let shorter = match self.code_unit()? {
             0 | 0xDC00..=0xDFFF => return None,
@@ -183,7 +183,7 @@ impl Document<'_> {
     }
 
     fn add(&mut self, bytes: usize) {
-        // A document of a few megabytes may come out longer than 32 bits can count.
+        // A document of a few megabytes can come out longer than 32 bits can count.
         self.longer = self.longer.saturating_add(bytes);
     }
 
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_that_jsonb_refuses_are_told_from_those_it_takes() {
+    fn only_documents_that_jsonb_accepts_have_a_length() {
         for (text, fits) in [
             (
                 r#" {"a": [1, {"b": null}], "a": "\u00e9\ud83d\ude00\n"} "#,
@@ -248,7 +248,7 @@ mod tests {
         assert!(jsonb_text_len(nested(MAX_JSON_DEPTH + 2).as_bytes()).is_none());
     }
 
-    /// What PostgreSQL 15 and 18 print.
+    /// As printed by PostgreSQL 15 and 18.
     #[test]
     fn the_length_of_a_document_is_that_of_the_text_that_jsonb_prints() {
         for (text, printed) in [

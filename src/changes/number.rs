@@ -1,16 +1,16 @@
-//! Numbers as text: which of them JavaScript reads without rounding, and how `jsonb` prints them.
+//! Numbers as text: which ones JavaScript reads without rounding, and how `jsonb` prints them.
 
-/// Significant digits that every decimal of the double's range keeps (C's `DBL_DIG`).
+/// Significant digits that a double always preserves (C's `DBL_DIG`).
 const DIGITS_ALWAYS_KEPT: usize = 15;
 
-/// Digits that `numeric` has before the point.
+/// Most digits that `numeric` can have before the point.
 const NUMERIC_WHOLE_DIGITS: i64 = 131_072;
-/// Digits that `numeric` has after the point.
+/// Most digits that `numeric` can have after the point.
 const NUMERIC_SCALE: i64 = 16_383;
-/// Exponents from which `numeric` refuses even a zero (half of C's `INT_MAX`).
+/// The exponent from which `numeric` refuses even a zero (half of C's `INT_MAX`).
 const NUMERIC_EXPONENT: i64 = 1_073_741_823;
 
-/// Whether `text` is a number as JSON writes it (RFC 8259, section 6).
+/// Whether `text` is a JSON number (RFC 8259, section 6).
 pub(super) fn is_json_number(text: &[u8]) -> bool {
     let text = text.strip_prefix(b"-").unwrap_or(text);
     let (whole, rest) = split_digits(text);
@@ -31,15 +31,15 @@ pub(super) fn is_json_number(text: &[u8]) -> bool {
     matches!(split_digits(digits), ([_, ..], []))
 }
 
-/// Whether an IEEE double gives the number back: read as a double and printed as JavaScript prints,
-/// it has the value it had.
+/// Whether the number has the same value after it was read as an IEEE double and printed by
+/// JavaScript.
 ///
-/// JavaScript prints the fewest digits that tell a double apart; of several, those closest to it;
-/// of two, those that end even (ECMAScript, `Number::toString`). The last is why 99321878990616.63
-/// comes back as 99321878990616.62.
+/// JavaScript prints the fewest digits that identify the double; of several candidates the closest,
+/// and of two equally close ones the one with an even last digit (ECMAScript, `Number::toString`).
+/// The last rule is why 99321878990616.63 comes back as 99321878990616.62.
 ///
 /// `text` is a JSON number.
-pub(super) fn survives_double(text: &[u8]) -> bool {
+pub(super) fn round_trips_as_double(text: &[u8]) -> bool {
     if text.len() <= DIGITS_ALWAYS_KEPT && !text.iter().any(|byte| matches!(byte, b'e' | b'E')) {
         return true;
     }
@@ -60,7 +60,8 @@ pub(super) fn survives_double(text: &[u8]) -> bool {
     Decimal::read(printed.format_finite(double).as_bytes()) == number
 }
 
-/// The value of a decimal number: 0.digits times ten to the exponent, without needless zeros.
+/// The value of a decimal number: 0.digits times ten to the exponent, without leading or trailing
+/// zeros.
 #[derive(PartialEq, Eq)]
 struct Decimal {
     negative: bool,
@@ -121,24 +122,26 @@ impl<'a> NumberText<'a> {
         self.whole.iter().chain(self.fraction).copied()
     }
 
-    /// Where the point stands among the digits once the exponent is applied; it may be outside.
+    /// The number of digits before the point once the exponent is applied. Negative if zeros are
+    /// missing after the point, and more than there are digits if zeros are missing before it.
     fn point(&self) -> i64 {
         count(self.whole.len()).saturating_add(self.exponent)
     }
 }
 
-/// A number as `numeric`, and with it `jsonb`, prints it: in plain decimals, whatever its exponent.
-/// `1e131000`, which is eight bytes, becomes 131,001.
+/// A number as `numeric`, and therefore `jsonb`, prints it: in plain decimals, whatever its exponent.
+/// The eight bytes `1e131000` become 131,001.
 pub(super) struct PlainDecimal<'a> {
     number: NumberText<'a>,
-    /// The index of the first digit that is not zero; `None` when all are.
+    /// The index of the first digit that is not zero; `None` if all are.
     first: Option<i64>,
     /// Digits after the point.
     scale: i64,
 }
 
 impl<'a> PlainDecimal<'a> {
-    /// `text` is a JSON number. `None` when `numeric` cannot hold it, as its input function decides.
+    /// Reads a JSON number. `None` if `numeric` cannot hold it; these are the rules of its input
+    /// function.
     pub(super) fn read(text: &'a [u8]) -> Option<Self> {
         let number = NumberText::split(text);
         if number.exponent.abs() >= NUMERIC_EXPONENT {
@@ -160,7 +163,7 @@ impl<'a> PlainDecimal<'a> {
         let sign = i64::from(self.has_sign());
         let whole = self.first.map_or(0, |first| self.number.point() - first);
         let fraction = if self.scale > 0 { 1 + self.scale } else { 0 };
-        // At most the digits that `numeric` has.
+        // At most the digits that `numeric` can have.
         usize::try_from(sign + whole.max(1) + fraction).unwrap_or(usize::MAX)
     }
 
@@ -187,7 +190,7 @@ impl<'a> PlainDecimal<'a> {
         text
     }
 
-    /// `numeric` has one zero.
+    /// `numeric` has no negative zero.
     fn has_sign(&self) -> bool {
         self.number.negative && self.first.is_some()
     }
@@ -197,7 +200,7 @@ fn count(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
 
-/// An exponent's value, held at the ends of the range when it is beyond.
+/// An exponent's value, saturating.
 fn read_exponent(text: &[u8]) -> i64 {
     let ([b'+' | b'-', digits @ ..] | digits) = text;
     let value = digits.iter().fold(0_i64, |value, digit| {
@@ -212,7 +215,7 @@ fn read_exponent(text: &[u8]) -> i64 {
     }
 }
 
-/// The digits at the start, and what follows them.
+/// Splits after the leading digits.
 fn split_digits(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_digit());
     text.split_at_checked(end.unwrap_or(text.len()))
@@ -226,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_a_double_would_round_are_told_from_those_it_keeps() {
+    fn only_numbers_that_a_double_preserves_round_trip() {
         for kept in [
             "0",
             "0.1",
@@ -237,14 +240,14 @@ mod tests {
             "100000000000000000000000",
             "0.30000000000000004",
             "0.30000000000000000",
-            // Halfway between two doubles, of which reading takes the even one.
+            // Halfway between two doubles, of which the even one is read.
             "54180146975836820",
             "-27123094938088330",
             "99321878990616.62",
             "0.000000000000000000000000000000",
             "5e-324",
         ] {
-            assert!(survives_double(kept.as_bytes()), "{kept}");
+            assert!(round_trips_as_double(kept.as_bytes()), "{kept}");
         }
         for rounded in [
             "9007199254740993",
@@ -253,19 +256,19 @@ mod tests {
             // Exactly a double, but printed as 1152921504606847000.
             "1152921504606846976",
             "0.1000000000000000055511151231257827",
-            // Two shortest forms are equally close; JavaScript takes the even one.
+            // Two shortest forms are equally close; JavaScript prints the even one.
             "99321878990616.63",
             "772029605081884.3",
             "1e309",
             "1e-400",
             "2e-324",
         ] {
-            assert!(!survives_double(rounded.as_bytes()), "{rounded}");
+            assert!(!round_trips_as_double(rounded.as_bytes()), "{rounded}");
         }
     }
 
     #[test]
-    fn what_json_does_not_write_as_a_number_is_not_one() {
+    fn only_json_numbers_are_accepted() {
         for number in ["0", "-0", "10", "1.50", "1e5", "1E-05", "0.1e+20"] {
             assert!(is_json_number(number.as_bytes()), "{number}");
         }
@@ -324,29 +327,29 @@ mod tests {
         }
 
         #[test]
-        fn every_double_survives_as_it_is_printed(bits: u64) {
+        fn every_printed_double_round_trips(bits: u64) {
             let double = f64::from_bits(bits);
             prop_assume!(double.is_finite());
             let printed = serde_json::to_string(&double).unwrap();
-            prop_assert!(survives_double(printed.as_bytes()), "{}", printed);
+            prop_assert!(round_trips_as_double(printed.as_bytes()), "{}", printed);
         }
 
         #[test]
-        fn an_integer_of_more_digits_than_a_double_needs_never_survives(integer: i64) {
+        fn an_integer_with_more_digits_than_a_double_needs_never_round_trips(integer: i64) {
             let text = integer.to_string();
             let digits = text.trim_start_matches('-').trim_end_matches('0').len();
             prop_assume!(digits > 17);
-            prop_assert!(!survives_double(text.as_bytes()));
+            prop_assert!(!round_trips_as_double(text.as_bytes()));
         }
 
         #[test]
-        fn fifteen_digits_always_survive(digits in 0_u64..1_000_000_000_000_000, scale in 0_usize..40) {
+        fn fifteen_digits_always_round_trip(digits in 0_u64..1_000_000_000_000_000, scale in 0_usize..40) {
             let text = format!("{digits}e-{scale}");
-            prop_assert!(survives_double(text.as_bytes()));
+            prop_assert!(round_trips_as_double(text.as_bytes()));
         }
 
         #[test]
-        fn serde_json_reads_what_is_called_a_number(text in "-?[0-9.eE+-]{0,8}") {
+        fn serde_json_reads_exactly_the_accepted_numbers(text in "-?[0-9.eE+-]{0,8}") {
             let read = serde_json::from_str::<Box<serde_json::value::RawValue>>(&text);
             prop_assert_eq!(is_json_number(text.as_bytes()), read.is_ok(), "{}", text);
         }

@@ -1,7 +1,7 @@
-//! Rows: a relation's tuples as JSON objects, within a budget of bytes.
+//! Writes a relation's tuples as JSON objects, within a budget of bytes.
 //!
-//! The bytes that count are those of the text that `jsonb` prints of the rows: what is stored must
-//! be small enough to be read back.
+//! The budget limits the text that `jsonb` prints for the rows, because what is stored must be small
+//! enough to be read back.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use super::value;
 #[derive(Debug)]
 pub(super) struct CapturedColumn {
     pub(super) name: Rc<str>,
-    /// Its place in a tuple.
+    /// Its index in a tuple.
     pub(super) index: usize,
     /// The name as a JSON string, with the colon.
     pub(super) key: Vec<u8>,
@@ -24,51 +24,51 @@ pub(super) struct CapturedColumn {
     pub(super) shape: Shape,
 }
 
-/// A value in the send function's form, which is never asked for.
+/// A value in binary format, which is never requested.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("column {column} came in binary, but text was asked for")]
+#[error("column {column} was sent in binary format, but text was requested")]
 pub struct BinaryValue {
     /// The column's name.
     pub column: String,
 }
 
-/// Which columns of a tuple count.
+/// The columns that a tuple has values of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(super) enum ColumnSet {
     /// All.
-    Row,
-    /// Those of the replica identity; in the others null says nothing.
+    All,
+    /// Those of the replica identity. The nulls in the others mean nothing.
     Key,
 }
 
-/// Where the members of the rows being written are, kept to spare an allocation for each row.
+/// The members of the rows that are being written. Reused, to save an allocation for each row.
 #[derive(Debug, Default)]
-pub(super) struct Members(Vec<Member>);
+pub(super) struct MemberList(Vec<Member>);
 
 #[derive(Debug)]
 struct Member {
     column: Rc<str>,
     is_key: bool,
-    /// The key and the value, without commas.
+    /// Where its key and value are, without commas.
     span: Range<usize>,
-    /// Where the value begins.
+    /// Where its value begins.
     value: usize,
     /// Bytes that `jsonb` adds to the value.
     growth: u64,
-    /// The value is a document, embedded as it is.
+    /// The value is an embedded document.
     is_document: bool,
     as_text: bool,
 }
 
 impl Member {
-    /// Its length when it is read back, in bytes, without spaces.
+    /// Its length in bytes when it is read back, without spaces.
     fn printed_len(&self) -> u64 {
         self.span.len() as u64 + self.growth
     }
 }
 
-/// What one change has to say of its rows, apart from their JSON.
-pub(super) struct Rows {
+/// Where the JSON of a change's rows is, and what it lacks.
+pub(super) struct WrittenRows {
     pub(super) data: Range<usize>,
     pub(super) old: Option<Range<usize>>,
     pub(super) unchanged: Vec<Rc<str>>,
@@ -76,26 +76,26 @@ pub(super) struct Rows {
     pub(super) as_text: Vec<Rc<str>>,
 }
 
-/// Writes the rows of one change, one after the other, at the end of a buffer.
+/// Writes the rows of a change, one after the other, at the end of a buffer.
 ///
-/// While they are longer than the budget, the longest member that is not of the key goes. A document
-/// that is shorter as a string of its text, since `jsonb` prints numbers in plain decimals, becomes
-/// that first. The buffer never grows by more than three times the budget.
+/// While they exceed the budget, the longest member is omitted, and members of the key last. A
+/// document becomes a string of its text first if that is shorter, which it is if `jsonb` would
+/// expand numbers. The buffer never grows by more than three times the budget.
 pub(super) struct RowWriter<'a> {
     json: &'a mut Vec<u8>,
     members: &'a mut Vec<Member>,
     start: usize,
     budget: usize,
-    /// Bytes that `jsonb` adds to the values of the members.
+    /// Bytes that `jsonb` adds to the members' values.
     growth: u64,
     documents_as_text: bool,
-    rows: Rows,
+    rows: WrittenRows,
 }
 
 impl<'a> RowWriter<'a> {
     pub(super) fn new(
         json: &'a mut Vec<u8>,
-        members: &'a mut Members,
+        members: &'a mut MemberList,
         budget: usize,
         documents_as_text: bool,
     ) -> Self {
@@ -108,7 +108,7 @@ impl<'a> RowWriter<'a> {
             budget,
             growth: 0,
             documents_as_text,
-            rows: Rows {
+            rows: WrittenRows {
                 data: start..start,
                 old: None,
                 unchanged: Vec::new(),
@@ -119,65 +119,65 @@ impl<'a> RowWriter<'a> {
     }
 
     /// Writes the row that is the change's `data`.
-    pub(super) fn data(
+    pub(super) fn write_data(
         &mut self,
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
-        extent: Extent,
+        column_set: ColumnSet,
     ) -> Result<(), BinaryValue> {
-        self.object(columns, tuple, extent)?;
+        self.write_object(columns, tuple, column_set)?;
         self.rows.data.end = self.json.len();
         Ok(())
     }
 
-    /// Writes a `data` that has nothing to say.
-    pub(super) fn empty_data(&mut self) {
+    /// Writes an empty object as `data`.
+    pub(super) fn write_empty_data(&mut self) {
         self.json.extend_from_slice(b"{}");
         self.rows.data.end = self.json.len();
     }
 
-    /// Writes the row that is the change's `old`, after [`Self::data`].
-    pub(super) fn old(
+    /// Writes the row that is the change's `old`, after [`Self::write_data`].
+    pub(super) fn write_old(
         &mut self,
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
-        extent: Extent,
+        column_set: ColumnSet,
     ) -> Result<(), BinaryValue> {
         let start = self.json.len();
         self.rows.old = Some(start..start);
-        self.object(columns, tuple, extent)?;
+        self.write_object(columns, tuple, column_set)?;
         if let Some(old) = &mut self.rows.old {
             old.end = self.json.len();
         }
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Rows {
+    pub(super) fn finish(mut self) -> WrittenRows {
         for member in self.members.iter().filter(|member| member.as_text) {
-            name_once(&mut self.rows.as_text, &member.column);
+            add_name(&mut self.rows.as_text, &member.column);
         }
         self.rows
     }
 
-    fn object(
+    fn write_object(
         &mut self,
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
-        extent: Extent,
+        column_set: ColumnSet,
     ) -> Result<(), BinaryValue> {
         self.json.push(b'{');
         for column in columns {
             let Some(value) = tuple.values.get(column.index) else {
                 continue;
             };
-            if extent == Extent::Key && !column.is_key {
+            if column_set == ColumnSet::Key && !column.is_key {
                 continue;
             }
             match value {
-                TupleData::Null => self.member(column, None),
-                TupleData::Text(text) => self.member(column, Some(text)),
-                TupleData::UnchangedToast => name_once(&mut self.rows.unchanged, &column.name),
-                TupleData::Omitted => name_once(&mut self.rows.omitted, &column.name),
+                TupleData::Null => self.write_member(column, None),
+                TupleData::Text(text) => self.write_member(column, Some(text)),
+                TupleData::UnchangedToast => add_name(&mut self.rows.unchanged, &column.name),
+                TupleData::Omitted => add_name(&mut self.rows.omitted, &column.name),
                 TupleData::Binary(_) => {
                     return Err(BinaryValue {
                         column: column.name.to_string(),
@@ -190,7 +190,7 @@ impl<'a> RowWriter<'a> {
         Ok(())
     }
 
-    fn member(&mut self, column: &CapturedColumn, text: Option<&[u8]>) {
+    fn write_member(&mut self, column: &CapturedColumn, text: Option<&[u8]>) {
         let before = self.json.len();
         if self.json.last() != Some(&b'{') {
             self.json.push(b',');
@@ -199,7 +199,7 @@ impl<'a> RowWriter<'a> {
         let end = self.start.saturating_add(self.budget.saturating_mul(2));
         let mut json = JsonBuffer::new(self.json, end);
         if self.documents_as_text {
-            json.refuse_documents();
+            json.write_documents_as_text();
         }
         json.push(&column.key);
         match text {
@@ -209,7 +209,7 @@ impl<'a> RowWriter<'a> {
         let (full, as_text, growth) = (json.is_full(), json.is_as_text(), json.growth());
         if full {
             self.json.truncate(before);
-            return name_once(&mut self.rows.omitted, &column.name);
+            return add_name(&mut self.rows.omitted, &column.name);
         }
         self.members.push(Member {
             column: Rc::clone(&column.name),
@@ -238,17 +238,16 @@ impl<'a> RowWriter<'a> {
         }
     }
 
-    /// How long the rows are when they are read back, in bytes: at most that, and at least two less.
+    /// The length in bytes of the rows when they are read back, or up to two more.
     fn printed_len(&self) -> u64 {
         let written = self.json.len() - self.start;
-        // jsonb prints a space after the comma before a member, if it is not the first, and one
-        // after the key's colon.
+        // jsonb prints a space after the key's colon, and one before the key if it is not the first.
         let spaces = 2 * self.members.len();
         (written + spaces) as u64 + self.growth
     }
 
-    /// Makes a string of the text of a member's document, if that fits the budget and is shorter
-    /// than what `jsonb` prints of the document.
+    /// Replaces a member's document by a string of its text, if that fits the budget and is shorter
+    /// than what `jsonb` prints for the document.
     fn quote_document(&mut self, index: usize) -> bool {
         let Some(member) = self
             .members
@@ -271,7 +270,7 @@ impl<'a> RowWriter<'a> {
         true
     }
 
-    /// Takes a member out and names its column.
+    /// Removes a member and names its column.
     fn omit(&mut self, index: usize) {
         let Member {
             column,
@@ -279,7 +278,7 @@ impl<'a> RowWriter<'a> {
             growth,
             ..
         } = self.members.remove(index);
-        name_once(&mut self.rows.omitted, &column);
+        add_name(&mut self.rows.omitted, &column);
         self.growth -= growth;
         let span = if self.json.get(span.end) == Some(&b',') {
             span.start..span.end + 1
@@ -291,30 +290,30 @@ impl<'a> RowWriter<'a> {
         self.replace(span, b"");
     }
 
-    /// Replaces bytes of the JSON, and follows all that comes after them.
+    /// Replaces bytes of the JSON, and adjusts the positions after them.
     fn replace(&mut self, bytes: Range<usize>, by: &[u8]) {
         let end = bytes.end;
         let (shorter, longer) = (bytes.len(), by.len());
         self.json.splice(bytes, by.iter().copied());
-        let follow = |at: &mut usize| {
+        let adjust = |at: &mut usize| {
             if *at >= end {
                 *at = *at - shorter + longer;
             }
         };
         for member in self.members.iter_mut() {
-            follow(&mut member.span.start);
-            follow(&mut member.span.end);
-            follow(&mut member.value);
+            adjust(&mut member.span.start);
+            adjust(&mut member.span.end);
+            adjust(&mut member.value);
         }
-        follow(&mut self.rows.data.end);
+        adjust(&mut self.rows.data.end);
         if let Some(old) = &mut self.rows.old {
-            follow(&mut old.start);
-            follow(&mut old.end);
+            adjust(&mut old.start);
+            adjust(&mut old.end);
         }
     }
 }
 
-fn name_once(names: &mut Vec<Rc<str>>, name: &Rc<str>) {
+fn add_name(names: &mut Vec<Rc<str>>, name: &Rc<str>) {
     if !names.contains(name) {
         names.push(Rc::clone(name));
     }

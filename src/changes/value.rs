@@ -1,4 +1,4 @@
-//! One value: Postgres's text in, the JSON that `to_jsonb` would give out.
+//! Turns Postgres's text of a value into the JSON that `to_jsonb` returns.
 //!
 //! Source: `json_categorize_type` and `datum_to_jsonb_internal` in Postgres's `json.c`, `jsonb.c`.
 
@@ -7,14 +7,14 @@ use std::str::from_utf8;
 use super::composite_text::{ArrayText, ArrayToken, HstoreText, Malformed, RecordText};
 use super::json_buffer::JsonBuffer;
 use super::json_document::jsonb_text_len;
-use super::number::{PlainDecimal, is_json_number, survives_double};
+use super::number::{PlainDecimal, is_json_number, round_trips_as_double};
 use super::shape::{Attribute, Shape};
 
-/// Appends the JSON of one value.
+/// Appends the JSON of a value.
 ///
-/// Text that is not what the type's output function writes becomes a string, and the buffer is
-/// marked: a composite that was altered since, or bytes that are not UTF-8, which are replaced (a
-/// session in UTF-8 gets none, but a value must not stop the feed).
+/// Text that the type's output function does not write becomes a string, and the buffer is marked:
+/// that of a composite that was altered since, or bytes that are not UTF-8, which are replaced. (A
+/// session in UTF-8 receives none, but no value may stop the feed.)
 pub(super) fn write(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) {
     let start = json.mark();
     if from_utf8(text).is_ok() && write_shaped(shape, text, json).is_ok() {
@@ -25,7 +25,8 @@ pub(super) fn write(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) {
     json.push_string(String::from_utf8_lossy(text).as_bytes());
 }
 
-/// As [`write()`] for UTF-8 that should fit the shape; on an error half a value is left behind.
+/// As [`write()`], for UTF-8 in the form of the shape. On an error a part of the value is left in the
+/// buffer.
 fn write_shaped(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result<(), Malformed> {
     match shape {
         Shape::Bool => match text {
@@ -52,13 +53,13 @@ fn write_shaped(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result
 
 fn write_number(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result<(), Malformed> {
     match text {
-        // jsonb has neither; to_jsonb makes them strings.
+        // to_jsonb turns them into strings, since JSON has no such numbers.
         b"NaN" | b"Infinity" | b"-Infinity" => json.push_string(text),
-        // Only floats have it; numeric, and with it jsonb, has one zero.
+        // Only floats have a negative zero; numeric, and therefore jsonb, does not.
         b"-0" => json.push(b"0"),
         _ if !is_json_number(text) => return Err(Malformed),
-        _ if *shape == Shape::Numeric && !survives_double(text) => json.push_string(text),
-        // Only floats have exponents. jsonb prints none, so that a change read back would differ.
+        _ if *shape == Shape::Numeric && !round_trips_as_double(text) => json.push_string(text),
+        // Only floats have exponents. jsonb prints none, so a change that is read back has none.
         _ if *shape == Shape::Float && text.contains(&b'e') => {
             json.push(&PlainDecimal::read(text).ok_or(Malformed)?.write());
         }
@@ -68,7 +69,7 @@ fn write_number(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result
 }
 
 fn write_document(text: &[u8], json: &mut JsonBuffer<'_>) {
-    if json.takes_documents()
+    if json.embeds_documents()
         && let Some(printed) = jsonb_text_len(text)
     {
         json.push_document(text, printed);
@@ -92,7 +93,7 @@ fn write_timestamp(text: &[u8], json: &mut JsonBuffer<'_>) {
     json.push(b"\"");
 }
 
-/// As [`write_timestamp`], and an offset of whole hours gets its minutes: `+00` becomes `+00:00`.
+/// As [`write_timestamp`], but an offset of whole hours gets minutes: `+00` becomes `+00:00`.
 fn write_timestamp_tz(text: &[u8], json: &mut JsonBuffer<'_>) {
     let (moment, era) = match text.strip_suffix(b" BC") {
         Some(moment) => (moment, b" BC".as_slice()),
@@ -124,7 +125,7 @@ fn write_array(
 ) -> Result<(), Malformed> {
     let mut tokens = ArrayText::new(text, delimiter);
     let mut depth = 0_u32;
-    // Whether a value may come next, and whether a brace may close: `{}`, but not `{1,}`.
+    // Whether a value is allowed next, and whether a closing brace is: `{}` is valid, `{1,}` is not.
     let (mut value_next, mut close_next) = (true, false);
     while let Some(token) = tokens.next()? {
         match token {

@@ -10,7 +10,7 @@ use super::checkpoint_update::{self, CheckpointUpdate};
 use super::cycle::{CycleConfig, CycleState};
 use super::peek::{Peek, Slice};
 use crate::changes::{
-    Accepted, Assembler, ChangeBatch, DescribedRelation, Limits, TypeCatalog, TypeRow,
+    Assembler, ChangeBatch, DescribedRelation, Limits, Outcome, TypeCatalog, TypeRow,
 };
 use crate::error::Result;
 use crate::history::{self, Recent};
@@ -122,7 +122,7 @@ impl BatchWriter {
             } else {
                 pgoutput::decode_prefix(&message.bytes, message.full_len)?
             };
-            let waiting = self.batch.len() + self.batch.held_back();
+            let waiting = self.batch.len() + self.batch.pending();
             let next_id = self.next_id().saturating_add_unsigned(waiting as u64);
             let as_text = cycle
                 .documents_as_text_from
@@ -130,9 +130,9 @@ impl BatchWriter {
             self.assembler.write_documents_as_text(as_text);
             let types = &mut cycle.types;
             match self.assembler.accept(&decoded, types, &mut self.batch)? {
-                Accepted::Nothing | Accepted::Changes(_) => {}
-                Accepted::Committed(end) => self.last_commit_end = self.last_commit_end.max(end),
-                Accepted::NeedTypes(missing) => {
+                Outcome::Nothing | Outcome::Changes(_) => {}
+                Outcome::Committed(end) => self.last_commit_end = self.last_commit_end.max(end),
+                Outcome::MissingTypes(missing) => {
                     self.drain_responses(connection, cycle, peek, single_connection)
                         .await?;
                     let types = &mut cycle.types;
@@ -140,7 +140,7 @@ impl BatchWriter {
                     self.assembler.accept(&decoded, types, &mut self.batch)?;
                 }
             }
-            let described = self.assembler.take_described().into_iter();
+            let described = self.assembler.take_described_relations().into_iter();
             self.relations
                 .extend(described.map(|relation| (next_id, relation)));
         }
@@ -161,12 +161,12 @@ impl BatchWriter {
         single_connection: bool,
     ) -> Result<()> {
         if let Some(xid) = self.assembler.open_transaction()
-            && self.batch.held_back_bytes() > max_bytes
+            && self.batch.pending_bytes() > max_bytes
         {
             self.drain_responses(connection, cycle, peek, single_connection)
                 .await?;
             let end = peek.find_commit(connection, xid).await?;
-            self.assembler.foresee_commit(end, &mut self.batch);
+            self.assembler.set_commit_lsn(end, &mut self.batch);
         }
         Ok(())
     }
@@ -288,6 +288,6 @@ async fn look_up_types<S: Stream>(
             })
         })
         .collect();
-    types.learn(missing, described?);
+    types.add(missing, described?);
     Ok(())
 }
