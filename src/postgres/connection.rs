@@ -7,7 +7,6 @@ use std::time::Duration;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{CommandCompleteBody, Message, RowDescriptionBody};
 use postgres_protocol::message::frontend::{self, BindError, CopyData};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::clock;
 use crate::postgres::error::{Error, ProtocolError};
@@ -15,7 +14,7 @@ use crate::postgres::row::{ColumnTypes, Row};
 use crate::postgres::server_error::ServerError;
 use crate::postgres::session::{Session, TransactionStatus};
 use crate::postgres::transport::Limits;
-use crate::postgres::{Login, Param};
+use crate::postgres::{Login, Param, Stream};
 
 /// Longest time that saying goodbye may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -34,8 +33,8 @@ const BINARY: i16 = 1;
 ///
 /// # Cancellation
 /// `send`, `next_row` and `finish` keep their progress in the connection: dropped before they are
-/// done, they go on where they were when called again. A dropped `query`, `execute` or `copy_in`
-/// leaves its statement unfinished; unless that is finished, the next of them is refused.
+/// done, they go on where they were when called again. A dropped `query` or `execute` leaves
+/// its statement unfinished; until that is finished, the next of them is refused.
 pub struct Connection<S> {
     session: Session<S>,
     /// Queued and not finished, oldest first; the first is the current one.
@@ -98,7 +97,7 @@ impl Phase {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: Stream> Connection<S> {
     /// Logs in over `stream`, which is connected, and encrypted when it shall be.
     ///
     /// Authenticates by cleartext, md5 or SCRAM-SHA-256, as the server asks; takes at most
@@ -246,17 +245,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
         self.alone()?;
         self.queue(sql, params)?;
-        self.send().await?;
-        self.finish().await
-    }
-
-    /// Runs `COPY ... FROM STDIN` with all its data; gives the number of rows copied. No other
-    /// statement may be unfinished.
-    pub async fn copy_in(&mut self, sql: &str, data: &[u8]) -> Result<u64, Error> {
-        self.alone()?;
-        self.queue_copy(sql)?;
-        self.queue_copy_data(data)?;
-        self.queue_copy_end()?;
         self.send().await?;
         self.finish().await
     }
@@ -410,7 +398,7 @@ enum Step {
     Finished { affected: u64 },
 }
 
-fn column_types<S: AsyncRead + AsyncWrite + Unpin>(
+fn column_types<S: Stream>(
     session: &Session<S>,
     body: &RowDescriptionBody,
 ) -> Result<ColumnTypes, Error> {
@@ -427,10 +415,7 @@ fn column_types<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// The last word of the tag, where it is a number: `INSERT 0 5`, `FETCH 5`, but `BEGIN`.
-fn affected<S: AsyncRead + AsyncWrite + Unpin>(
-    session: &Session<S>,
-    body: &CommandCompleteBody,
-) -> Result<u64, Error> {
+fn affected<S: Stream>(session: &Session<S>, body: &CommandCompleteBody) -> Result<u64, Error> {
     let tag = body
         .tag()
         .map_err(|source| session.transport.malformed(source))?;

@@ -221,18 +221,20 @@ impl Error {
 /// The category and code of an error that Postgres reported, by SQLSTATE alone: messages are
 /// translated and reworded (PostgreSQL documentation, appendix A).
 fn classify(state: SqlState) -> (Category, &'static str) {
-    match state.as_str() {
-        "42501" => (Category::Permission, "permission_denied"),
-        "55006" => (Category::SlotInUse, "slot_in_use"),
-        "3D000" => (Category::Configuration, "database_missing"),
-        // Cancelled (statement_timeout too), lock_timeout, idle-in-transaction and
-        // transaction time-outs.
-        "57014" | "55P03" | "25P03" | "25P04" => (Category::Timeout, "statement_timeout"),
-        "53300" => (Category::Connection, "too_many_connections"),
-        // Shutdown, crash, starting up, database dropped, idle session.
-        "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => {
-            (Category::Connection, "server_unavailable")
-        }
+    match state {
+        SqlState::INSUFFICIENT_PRIVILEGE => (Category::Permission, "permission_denied"),
+        SqlState::OBJECT_IN_USE => (Category::SlotInUse, "slot_in_use"),
+        SqlState::INVALID_CATALOG_NAME => (Category::Configuration, "database_missing"),
+        SqlState::QUERY_CANCELED
+        | SqlState::LOCK_NOT_AVAILABLE
+        | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+        | SqlState::TRANSACTION_TIMEOUT => (Category::Timeout, "statement_timeout"),
+        SqlState::TOO_MANY_CONNECTIONS => (Category::Connection, "too_many_connections"),
+        SqlState::ADMIN_SHUTDOWN
+        | SqlState::CRASH_SHUTDOWN
+        | SqlState::CANNOT_CONNECT_NOW
+        | SqlState::DATABASE_DROPPED
+        | SqlState::IDLE_SESSION_TIMEOUT => (Category::Connection, "server_unavailable"),
         _ => match state.class() {
             "08" => (Category::Connection, "connection_failed"),
             "28" => (Category::Authentication, "authentication_failed"),

@@ -58,7 +58,7 @@ pub use login::Login;
 pub use param::{ArrayParam, Element, Param};
 pub use postgres_protocol::escape::escape_identifier;
 pub use row::{Column, FromColumn, Row};
-pub use server_error::{ServerError, Severity, SqlState};
+pub use server_error::{ServerError, SqlState};
 pub use session::TransactionStatus;
 pub use tls::{Negotiated, negotiate_tls};
 pub use transport::Limits;

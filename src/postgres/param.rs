@@ -18,7 +18,6 @@ pub(super) mod oid {
     pub const CHAR: u32 = 18;
     pub const NAME: u32 = 19;
     pub const INT8: u32 = 20;
-    pub const INT2: u32 = 21;
     pub const INT4: u32 = 23;
     pub const TEXT: u32 = 25;
     pub const OID: u32 = 26;
@@ -40,26 +39,14 @@ pub(super) const JSONB_VERSION: u8 = 1;
 pub enum Param<'a> {
     /// SQL null, of whatever type the statement wants.
     Null,
-    /// `bool`
-    Bool(bool),
-    /// `int2`
-    Int2(i16),
     /// `int4`
     Int4(i32),
     /// `int8`
     Int8(i64),
-    /// `oid`
-    Oid(u32),
     /// `text`; without NUL, which Postgres refuses.
     Text(&'a str),
-    /// `jsonb`, as JSON text.
-    Jsonb(&'a str),
-    /// `bytea`
-    Bytes(&'a [u8]),
     /// `pg_lsn`
     Lsn(Lsn),
-    /// `timestamptz`, in microseconds since 2000-01-01 00:00:00 UTC.
-    Timestamptz(i64),
     /// An array of one dimension.
     Array(&'a ArrayParam),
 }
@@ -69,16 +56,10 @@ impl Param<'_> {
     pub(super) fn type_oid(&self) -> u32 {
         match self {
             Self::Null => 0,
-            Self::Bool(_) => oid::BOOL,
-            Self::Int2(_) => oid::INT2,
             Self::Int4(_) => oid::INT4,
             Self::Int8(_) => oid::INT8,
-            Self::Oid(_) => oid::OID,
             Self::Text(_) => oid::TEXT,
-            Self::Jsonb(_) => oid::JSONB,
-            Self::Bytes(_) => oid::BYTEA,
             Self::Lsn(_) => oid::PG_LSN,
-            Self::Timestamptz(_) => oid::TIMESTAMPTZ,
             Self::Array(array) => array.element.array_oid(),
         }
     }
@@ -89,17 +70,9 @@ impl Param<'_> {
     ) -> Result<IsNull, Box<dyn StdError + Send + Sync>> {
         match *self {
             Self::Null => return Ok(IsNull::Yes),
-            Self::Bool(value) => out.put_u8(value.into()),
-            Self::Int2(value) => out.put_i16(value),
             Self::Int4(value) => out.put_i32(value),
-            Self::Int8(value) | Self::Timestamptz(value) => out.put_i64(value),
-            Self::Oid(value) => out.put_u32(value),
+            Self::Int8(value) => out.put_i64(value),
             Self::Text(value) => out.put_slice(value.as_bytes()),
-            Self::Jsonb(value) => {
-                out.put_u8(JSONB_VERSION);
-                out.put_slice(value.as_bytes());
-            }
-            Self::Bytes(value) => out.put_slice(value),
             Self::Lsn(value) => out.put_u64(value.0),
             Self::Array(array) => array.encode(out)?,
         }
@@ -110,20 +83,12 @@ impl Param<'_> {
 /// The type of an [`ArrayParam`]'s elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
-    /// `bool[]`
-    Bool,
-    /// `int4[]`
-    Int4,
     /// `int8[]`
     Int8,
     /// `text[]`
     Text,
     /// `jsonb[]`
     Jsonb,
-    /// `bytea[]`
-    Bytes,
-    /// `pg_lsn[]`
-    Lsn,
     /// `timestamptz[]`
     Timestamptz,
     /// `oid[]`
@@ -133,13 +98,9 @@ pub enum Element {
 impl Element {
     fn oid(self) -> u32 {
         match self {
-            Self::Bool => oid::BOOL,
-            Self::Int4 => oid::INT4,
             Self::Int8 => oid::INT8,
             Self::Text => oid::TEXT,
             Self::Jsonb => oid::JSONB,
-            Self::Bytes => oid::BYTEA,
-            Self::Lsn => oid::PG_LSN,
             Self::Timestamptz => oid::TIMESTAMPTZ,
             Self::Oid => oid::OID,
         }
@@ -147,14 +108,10 @@ impl Element {
 
     fn array_oid(self) -> u32 {
         match self {
-            Self::Bool => 1000,
-            Self::Bytes => 1001,
-            Self::Int4 => 1007,
             Self::Oid => 1028,
             Self::Text => 1009,
             Self::Int8 => 1016,
             Self::Timestamptz => 1185,
-            Self::Lsn => 3221,
             Self::Jsonb => 3807,
         }
     }
@@ -193,24 +150,9 @@ impl ArrayParam {
         array
     }
 
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is no element.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Whether an element is not null.
     pub fn has_values(&self) -> bool {
         self.nulls < self.len
-    }
-
-    /// Bytes of the encoded elements: what the array takes on the wire, but for its header.
-    pub fn byte_len(&self) -> usize {
-        self.body.len()
     }
 
     /// Forgets the elements and keeps the memory for the next ones.
@@ -227,16 +169,6 @@ impl ArrayParam {
         self.body.put_i32(-1);
     }
 
-    /// Adds a `bool`.
-    pub fn push_bool(&mut self, value: bool) {
-        self.push(&[value.into()]);
-    }
-
-    /// Adds an `int4`.
-    pub fn push_i32(&mut self, value: i32) {
-        self.push(&value.to_be_bytes());
-    }
-
     /// Adds an `int8`, or a `timestamptz` in microseconds since 2000-01-01 00:00:00 UTC.
     pub fn push_i64(&mut self, value: i64) {
         self.push(&value.to_be_bytes());
@@ -247,17 +179,12 @@ impl ArrayParam {
         self.push(&value.to_be_bytes());
     }
 
-    /// Adds a `pg_lsn`.
-    pub fn push_lsn(&mut self, value: Lsn) {
-        self.push(&value.0.to_be_bytes());
-    }
-
     /// Adds a `text`, or the JSON text of a `jsonb`.
     pub fn push_text(&mut self, value: &str) {
         self.push(value.as_bytes());
     }
 
-    /// Adds a `bytea`, or the UTF-8 of a `text` or of a `jsonb`'s JSON.
+    /// Adds the UTF-8 of a `text`, or of the JSON text of a `jsonb`.
     pub fn push_bytes(&mut self, value: &[u8]) {
         self.push(value);
     }
@@ -323,7 +250,6 @@ mod tests {
         ]
         .concat();
         assert_eq!(encoded(Param::Array(&array)), expected);
-        assert_eq!((array.len(), array.byte_len()), (2, 11));
     }
 
     #[test]
@@ -332,7 +258,7 @@ mod tests {
         array.push_null();
         array.push_i64(7);
         array.clear();
-        assert!(array.is_empty());
+        assert!(!array.has_values());
         assert_eq!(encoded(Param::Array(&array)), b"\0\0\0\0\0\0\0\0\0\0\0\x14");
     }
 

@@ -143,13 +143,6 @@ impl FromColumn<'_> for bool {
     }
 }
 
-/// `int2`
-impl FromColumn<'_> for i16 {
-    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
-        column.fixed("int2", &[oid::INT2]).map(Self::from_be_bytes)
-    }
-}
-
 /// `int4`
 impl FromColumn<'_> for i32 {
     fn from_column(column: Column<'_>) -> Result<Self, ValueError> {

@@ -9,12 +9,11 @@ use postgres_protocol::message::backend::{
     self, AuthenticationSaslBody, Message, ParameterStatusBody,
 };
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::postgres::Login;
 use crate::postgres::error::{AuthenticationError, Error, ProtocolError};
 use crate::postgres::server_error::ServerError;
 use crate::postgres::transport::{Limits, Transport};
+use crate::postgres::{Login, Stream};
 
 /// Most notices kept until somebody takes them; the newest are kept.
 const MAX_NOTICES: usize = 32;
@@ -43,7 +42,7 @@ pub(super) struct Session<S> {
     pub(super) notices: VecDeque<ServerError>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: Stream> Session<S> {
     /// Logs in over `stream`. The caller bounds the time.
     pub(super) async fn start(stream: S, login: &Login, limits: Limits) -> Result<Self, Error> {
         let max_message_bytes = limits.max_message_bytes.min(MAX_STARTUP_MESSAGE_BYTES);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
-use crate::postgres::SslMode;
 use crate::postgres::error::{Error, ProtocolError};
+use crate::postgres::{SslMode, Stream};
 
 /// What became of the negotiation.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub enum Negotiated<S> {
 /// Exactly one byte is read. A man in the middle could send more behind it, to be taken for the
 /// server's own after the handshake; unread, it ends in the handshake and fails it
 /// (PostgreSQL documentation, "SSL Session Encryption").
-pub async fn negotiate_tls<S: AsyncRead + AsyncWrite + Unpin>(
+pub async fn negotiate_tls<S: Stream>(
     mut stream: S,
     mode: SslMode,
     read_timeout: Duration,
@@ -49,7 +49,7 @@ pub async fn negotiate_tls<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<u8> {
+async fn ask<S: Stream>(stream: &mut S) -> io::Result<u8> {
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await?;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::{self, Header, Message};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
+use crate::postgres::Stream;
 use crate::postgres::error::{Error, ProtocolError};
 use crate::postgres::server_error::ServerError;
 
@@ -57,7 +58,7 @@ pub(super) struct Transport<S> {
     last_tag: u8,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
+impl<S: Stream> Transport<S> {
     pub(super) fn new(stream: S, limits: Limits) -> Self {
         Self {
             stream,

@@ -162,8 +162,9 @@ async fn documents_are_embedded_as_deep_as_jsonb_surely_takes_them(version: Vers
             .starts_with(r#"{"id":2,"document":"{\"a\":{\"a\":"#)
     );
     for change in &changes {
-        let params = [Param::Jsonb(&change.data)];
-        reader.connection.query("SELECT $1", &params).await.unwrap();
+        let params = [Param::Text(&change.data)];
+        let sql = "SELECT $1::jsonb";
+        reader.connection.query(sql, &params).await.unwrap();
     }
 }
 

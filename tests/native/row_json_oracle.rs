@@ -387,7 +387,7 @@ async fn insert_growing_row(reader: &mut SlotReader, random: &mut Random) {
 async fn printed_len(reader: &mut SlotReader, change: &Captured) -> usize {
     let sql = "SELECT octet_length($1::jsonb::text) + octet_length($2::jsonb::text)";
     let old = change.old.as_deref().unwrap();
-    let params = [Param::Jsonb(&change.data), Param::Jsonb(old)];
+    let params = [Param::Text(&change.data), Param::Text(old)];
     let rows = reader.connection.query(sql, &params).await.unwrap();
     usize::try_from(rows[0].get::<i32>(0).unwrap()).unwrap()
 }

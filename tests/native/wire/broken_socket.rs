@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scripted::*;
 use crate::support::faulty_stream::{Cut, Faults, FaultyStream};
-use pg_change_feed::postgres::{Connection, Error, Param, Severity, TransactionStatus};
+use pg_change_feed::postgres::{Connection, Error, Param, TransactionStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 #[tokio::test(start_paused = true)]
@@ -28,7 +28,6 @@ async fn a_session_as_documented_works_in_chunks_of_any_size() {
         assert_eq!(connection.transaction_status(), TransactionStatus::Idle);
         let notices: Vec<_> = connection.take_notices().collect();
         assert_eq!(notices.len(), 1);
-        assert_eq!(notices[0].severity(), Severity::Notice);
         assert_eq!(notices[0].message(), "hi");
         assert_eq!(connection.take_notices().count(), 0);
         assert_eq!(traffic.read(), script.len() as u64);
@@ -135,7 +134,6 @@ async fn when_writing_fails_the_servers_own_error_is_told() {
     let mut connection = Connection::connect(stream, &login(), LIMITS).await.unwrap();
     let error = select_seven(&mut connection).await.unwrap_err();
     assert_eq!(error.sqlstate().unwrap().as_str(), "57P01");
-    assert_eq!(error.server().unwrap().severity(), Severity::Fatal);
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pg_change_feed::postgres::{Connection, Error, Limits, Login, Param};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
+use pg_change_feed::postgres::{Connection, Error, Limits, Login, Param, Stream};
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
 /// Small, so that a test can go beyond them.
 pub const LIMITS: Limits = Limits {
@@ -74,7 +74,7 @@ pub fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 /// Asks for 7, as [`STATEMENT`] answers it.
 pub async fn select_seven<S>(connection: &mut Connection<S>) -> Result<i32, Error>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Stream,
 {
     let rows = connection.query("SELECT $1", &[Param::Int4(7)]).await?;
     assert_eq!(rows.len(), 1);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pg_change_feed::error::{Category, Error as FeedError};
 use pg_change_feed::postgres::{
-    Connection, DatabaseUrl, Error, Limits, Login, Param, Severity, SqlState, TransactionStatus,
+    Connection, DatabaseUrl, Error, Limits, Login, Param, SqlState, TransactionStatus,
 };
 use tokio::net::TcpStream;
 
@@ -62,7 +62,6 @@ async fn errors_carry_their_sqlstate_and_category(version: Version) {
         }
         let error = error_of(&mut connection, sql).await;
         assert_eq!(error.sqlstate().unwrap().as_str(), state, "{sql}");
-        assert_eq!(error.server().unwrap().severity(), Severity::Error);
         let error = FeedError::from(error);
         assert_eq!(
             (error.category(), error.sqlstate()),
@@ -73,7 +72,7 @@ async fn errors_carry_their_sqlstate_and_category(version: Version) {
     }
 }
 
-async fn errors_tell_where_but_never_show_values(version: Version) {
+async fn errors_never_show_values(version: Version) {
     let database = Database::create(version).await;
     let mut connection = database.connect().await;
     let sql = "CREATE TABLE account (id int, email text CONSTRAINT one_each UNIQUE)";
@@ -82,11 +81,7 @@ async fn errors_tell_where_but_never_show_values(version: Version) {
     let secret = Param::Text("eve@example.com");
     connection.execute(sql, &[secret]).await.unwrap();
     let error = connection.execute(sql, &[secret]).await.unwrap_err();
-    let server = error.server().unwrap();
-    assert_eq!(server.schema(), Some("public"));
-    assert_eq!(server.table(), Some("account"));
-    assert_eq!(server.constraint(), Some("one_each"));
-    assert!(server.detail().unwrap().contains("eve@example.com"));
+    assert!(error.server().unwrap().message().contains("one_each"));
 
     let mut second = database.connect().await;
     let sql = "SELECT email::int FROM account";
@@ -98,13 +93,6 @@ async fn errors_tell_where_but_never_show_values(version: Version) {
             .message()
             .contains("eve@example.com")
     );
-
-    let mut third = database.connect().await;
-    let syntax = third
-        .execute("SELECT nothing_such FROM account", &[])
-        .await
-        .unwrap_err();
-    assert_eq!(syntax.server().unwrap().position(), Some(8));
 
     for error in [error, data_error] {
         let shown = format!("{error} {error:?}");
@@ -220,7 +208,6 @@ async fn a_terminated_session_says_so(version: Version) {
     };
     let ((), error) = tokio::join!(admin_says(process), read_on);
     assert_eq!(error.sqlstate().unwrap().as_str(), "57P01");
-    assert_eq!(error.server().unwrap().severity(), Severity::Fatal);
     assert_eq!(FeedError::from(error).category(), Category::Connection);
 
     // While it is idle: the next statement finds out.
@@ -280,7 +267,7 @@ async fn a_full_server_is_a_connection_error(version: Version) {
 
 on_each_version!(
     errors_carry_their_sqlstate_and_category,
-    errors_tell_where_but_never_show_values,
+    errors_never_show_values,
     a_failed_statement_skips_what_was_pipelined_behind_it,
     slow_statements_are_ended_by_either_side,
     a_terminated_session_says_so,

@@ -2,7 +2,7 @@
 
 use pg_change_feed::lsn::Lsn;
 use pg_change_feed::postgres::{
-    ArrayParam, Element, Error, FromColumn, Param, Row, Severity, TransactionStatus, ValueError,
+    ArrayParam, Element, Error, FromColumn, Param, Row, TransactionStatus, ValueError,
     escape_identifier,
 };
 
@@ -20,30 +20,14 @@ async fn value_of(version: Version, sql: &str, params: &[Param<'_>]) -> Row {
 async fn parameters_of_each_kind_arrive_as_they_were_meant(version: Version) {
     let mut connection = connect(&superuser(version)).await;
     let text = "\u{1}\t\n'\"\\$1 \u{e4}\u{1f600}";
-    let json = r#"{"a": [1, null, "\u00e4"]}"#;
     for (param, as_text) in [
         (Param::Null, None),
-        (Param::Bool(true), Some("true")),
-        (Param::Bool(false), Some("false")),
-        (Param::Int2(i16::MIN), Some("-32768")),
         (Param::Int4(i32::MIN), Some("-2147483648")),
         (Param::Int8(i64::MAX), Some("9223372036854775807")),
-        (Param::Oid(u32::MAX), Some("4294967295")),
         (Param::Text(text), Some(text)),
         (Param::Text(""), Some("")),
-        (Param::Jsonb(json), Some("{\"a\": [1, null, \"\u{e4}\"]}")),
-        (Param::Bytes(b"\0\xff"), Some("\\x00ff")),
         (Param::Lsn(Lsn(0x16_B374_D848)), Some("16/B374D848")),
-        (
-            Param::Timestamptz(-1),
-            Some("1999-12-31 23:59:59.999999+00"),
-        ),
-        (Param::Timestamptz(i64::MAX), Some("infinity")),
     ] {
-        connection
-            .execute("SET TimeZone = 'UTC'", &[])
-            .await
-            .unwrap();
         let rows = connection.query("SELECT $1::text", &[param]).await.unwrap();
         assert_eq!(
             rows[0].get::<Option<&str>>(0).unwrap(),
@@ -70,14 +54,7 @@ async fn arrays_of_each_kind_arrive_as_they_were_meant(version: Version) {
     for (array, as_text) in [
         (array(Element::Int8, |_| {}), "{}"),
         (array(Element::Text, ArrayParam::push_null), "{NULL}"),
-        (
-            array(Element::Bool, |array| {
-                array.push_bool(true);
-                array.push_bool(false);
-            }),
-            "{t,f}",
-        ),
-        (array(Element::Int4, |array| array.push_i32(-7)), "{-7}"),
+        (array(Element::Oid, |array| array.push_oid(7)), "{7}"),
         (
             array(Element::Int8, |array| {
                 array.push_i64(i64::MIN);
@@ -101,14 +78,6 @@ async fn arrays_of_each_kind_arrive_as_they_were_meant(version: Version) {
                 array.push_null();
             }),
             "{\"{}\",[1],NULL}",
-        ),
-        (
-            array(Element::Bytes, |array| array.push_bytes(b"\0\xff")),
-            r#"{"\\x00ff"}"#,
-        ),
-        (
-            array(Element::Lsn, |array| array.push_lsn(Lsn(0x1_0000_000A))),
-            "{1/A}",
         ),
         (
             array(Element::Timestamptz, |array| array.push_i64(0)),
@@ -164,7 +133,6 @@ async fn columns_of_each_kind_are_read(version: Version) {
     }
     assert!(read::<bool>(version, "true").await);
     assert!(!read::<bool>(version, "false").await);
-    assert_eq!(read::<i16>(version, "(-2)::int2").await, -2);
     assert_eq!(read::<i32>(version, "-3").await, -3);
     assert_eq!(read::<i64>(version, "(-4)::int8").await, -4);
     assert_eq!(
@@ -306,11 +274,7 @@ async fn notices_come_beside_the_rows(version: Version) {
     // Of too many the newest are kept.
     assert_eq!(notices.len(), 32);
     let last = notices.last().unwrap();
-    assert_eq!(
-        (last.severity(), last.message()),
-        (Severity::Notice, "at 40")
-    );
-    assert_eq!(last.detail(), Some("the row's value"));
+    assert_eq!(last.message(), "at 40");
     assert_eq!(last.to_string(), "at 40 (SQLSTATE 01234)");
     connection.close().await;
 }
