@@ -34,16 +34,16 @@ pub(super) mod oid {
 /// The version byte before the text in jsonb's binary format.
 pub(super) const JSONB_VERSION: u8 = 1;
 
-/// One parameter of a statement. Its type is told to Postgres, so `$1` needs no cast in the SQL.
+/// A parameter of a statement. Its type is sent along, so that `$1` needs no cast in the SQL.
 #[derive(Clone, Copy, Debug)]
 pub enum Param<'a> {
-    /// SQL null, of whatever type the statement wants.
+    /// SQL null, of the type that the statement expects.
     Null,
     /// `int4`
     Int4(i32),
     /// `int8`
     Int8(i64),
-    /// `text`; without NUL, which Postgres refuses.
+    /// `text`. Postgres refuses NUL characters.
     Text(&'a str),
     /// `pg_lsn`
     Lsn(Lsn),
@@ -52,7 +52,7 @@ pub enum Param<'a> {
 }
 
 impl Param<'_> {
-    /// The type's OID; 0 lets Postgres infer it.
+    /// The type's OID; with 0, Postgres infers the type.
     pub(super) fn type_oid(&self) -> u32 {
         match self {
             Self::Null => 0,
@@ -117,21 +117,21 @@ impl Element {
     }
 }
 
-/// An array of one dimension, encoded while its elements come: one column of
+/// An array of one dimension, encoded as its elements are added: a column of
 /// `INSERT ... SELECT ... FROM unnest($1, $2, ...)`.
 ///
-/// Each element type has one `push_*` that fits it; Postgres refuses the others (22P03).
+/// Each method `push_*` names the element types that it is for; Postgres refuses others (22P03).
 #[derive(Clone)]
 pub struct ArrayParam {
     element: Element,
     len: usize,
     nulls: usize,
-    /// The elements, each behind its length.
+    /// The elements, each after its length.
     body: Vec<u8>,
 }
 
 impl ArrayParam {
-    /// An empty array.
+    /// Creates an empty array.
     pub fn new(element: Element) -> Self {
         Self {
             element,
@@ -141,7 +141,7 @@ impl ArrayParam {
         }
     }
 
-    /// A `text[]` of the given texts.
+    /// Creates a `text[]`.
     pub fn texts<T: AsRef<str>>(texts: &[T]) -> Self {
         let mut array = Self::new(Element::Text);
         for text in texts {
@@ -150,12 +150,12 @@ impl ArrayParam {
         array
     }
 
-    /// Whether an element is not null.
+    /// Whether any element is not null.
     pub fn has_values(&self) -> bool {
         self.nulls < self.len
     }
 
-    /// Forgets the elements and keeps the memory for the next ones.
+    /// Removes the elements and keeps the memory for reuse.
     pub fn clear(&mut self) {
         self.len = 0;
         self.nulls = 0;
@@ -192,7 +192,7 @@ impl ArrayParam {
     fn push(&mut self, value: &[u8]) {
         let versioned = self.element == Element::Jsonb;
         let len = value.len() + usize::from(versioned);
-        // A length that does not fit makes the whole array too long, which `encode` refuses.
+        // If the length does not fit, the array is too long as well, and `encode` refuses it.
         self.body.put_i32(i32::try_from(len).unwrap_or(i32::MAX));
         if versioned {
             self.body.put_u8(JSONB_VERSION);
@@ -201,8 +201,8 @@ impl ArrayParam {
         self.len += 1;
     }
 
-    /// `array_send`: dimensions, has-null flag, element type, then per dimension its length and
-    /// lower bound, then the elements. An empty array has no dimension.
+    /// The format of `array_send`: the number of dimensions, a flag for nulls, the element type, the
+    /// length and lower bound of each dimension, and the elements. An empty array has no dimensions.
     fn encode(&self, out: &mut BytesMut) -> Result<(), io::Error> {
         let len = i32::try_from(self.len);
         let (Ok(len), Ok(_)) = (len, i32::try_from(self.body.len())) else {
@@ -222,7 +222,7 @@ impl ArrayParam {
 }
 
 impl std::fmt::Debug for ArrayParam {
-    /// Without the elements: they are row values.
+    /// Without the elements, which are row values.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ArrayParam({:?}; {})", self.element, self.len)
     }
@@ -239,13 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_its_dimension_and_its_elements() {
+    fn an_array_is_encoded_as_its_dimension_and_its_elements() {
         let mut array = ArrayParam::new(Element::Jsonb);
         array.push_text("{}");
         array.push_null();
         let expected = [
             &b"\0\0\0\x01\0\0\0\x01\0\0\x0e\xda"[..], // one dimension, has nulls, jsonb
-            b"\0\0\0\x02\0\0\0\x01",                  // two elements, the first is number 1
+            b"\0\0\0\x02\0\0\0\x01", // two elements, the first of which has index 1
             b"\0\0\0\x03\x01{}\xff\xff\xff\xff",
         ]
         .concat();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_array_is_empty_and_has_no_dimension() {
+    fn a_cleared_array_has_no_dimension() {
         let mut array = ArrayParam::new(Element::Int8);
         array.push_null();
         array.push_i64(7);

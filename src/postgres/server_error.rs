@@ -1,4 +1,4 @@
-//! Errors and notices as the server reports them.
+//! Errors and notices that the server reports.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use postgres_protocol::message::backend::ErrorFields;
 
 use crate::postgres::error::{Error, ProtocolError};
 
-/// Longest text kept of any one field, in bytes: what a server (or a function that raises) says
-/// can be as long as a message, and notices are kept until they are logged.
+/// The longest message that is kept, in bytes. A server, or a function that raises an error, can send
+/// one as long as a protocol message, and notices are kept until they are logged.
 const MAX_FIELD_BYTES: usize = 4096;
 
-/// Five characters that class an error (PostgreSQL documentation, appendix A).
+/// The five characters that classify an error (PostgreSQL documentation, appendix A).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqlState([u8; 5]);
 
@@ -56,7 +56,7 @@ impl SqlState {
     /// `idle_session_timeout`
     pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
 
-    /// Reads five upper-case letters or digits; anything else is none.
+    /// Accepts five upper-case letters or digits only.
     fn parse(code: &[u8]) -> Option<Self> {
         let code: [u8; 5] = code.try_into().ok()?;
         let plain = |byte: &u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
@@ -65,11 +65,11 @@ impl SqlState {
 
     /// The five characters.
     pub fn as_str(&self) -> &str {
-        // Only ASCII gets in.
+        // `parse` accepts only ASCII.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// The first two, which name the class: `28` is authorization.
+    /// The class, which is the first two characters: `28` is authorization.
     pub fn class(&self) -> &str {
         self.as_str().get(..2).unwrap_or_default()
     }
@@ -100,8 +100,8 @@ pub struct ServerError {
 }
 
 impl ServerError {
-    /// Reads the fields of an `ErrorResponse` or `NoticeResponse`, whose type byte is `tag`.
-    /// Unknown fields are skipped, as the protocol demands; a SQLSTATE must be there.
+    /// Reads the fields of an `ErrorResponse` or `NoticeResponse`, whose type byte is `tag`. The
+    /// SQLSTATE is required; unknown fields are skipped, as the protocol demands.
     pub(super) fn parse(tag: u8, mut fields: ErrorFields<'_>) -> Result<Self, Error> {
         let (mut sqlstate, mut message) = (None, String::new());
         let malformed = |source| Error::Protocol(ProtocolError::Malformed { tag, source });
@@ -122,7 +122,7 @@ impl ServerError {
         self.sqlstate
     }
 
-    /// What happened, in the server's language. May quote a value when the class is 22.
+    /// The message, in the server's language. It can quote a value if the class is 22.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -133,7 +133,7 @@ impl std::error::Error for ServerError {}
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.sqlstate;
-        // It quotes settings and function arguments, not columns.
+        // Its message quotes settings and function arguments, not columns.
         let is_harmless = state == SqlState::INVALID_PARAMETER_VALUE;
         if state.class() == "22" && !is_harmless {
             write!(f, "Postgres refused a value (SQLSTATE {state})")
@@ -144,14 +144,14 @@ impl fmt::Display for ServerError {
 }
 
 impl fmt::Debug for ServerError {
-    /// As `Display`: what is printed for debugging ends in logs too.
+    /// As `Display`, since debug output can end up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ServerError({self})")
     }
 }
 
-/// The field's text, cut at [`MAX_FIELD_BYTES`]. Before the client encoding is agreed on, a server
-/// may answer in its own: what is not UTF-8 is replaced.
+/// A field's text, cut at [`MAX_FIELD_BYTES`]. Until the client encoding is set, a server may answer in
+/// its own: bytes that are not UTF-8 are replaced.
 fn bounded_text(value: &[u8]) -> String {
     let kept = value.get(..MAX_FIELD_BYTES).unwrap_or(value);
     String::from_utf8_lossy(kept).into_owned()
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_display_nor_debug_shows_what_can_hold_values() {
+    fn neither_display_nor_debug_shows_text_that_can_quote_values() {
         let error =
             ServerError::of_fields(b"C23505\0Mduplicate key\0Dsecret\0Wsecret\0Hsecret\0\0");
         let error = error.unwrap();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_and_foreign_ones_replaced() {
+    fn long_messages_are_cut_and_bytes_that_are_not_utf8_replaced() {
         let message = "ä".repeat(MAX_FIELD_BYTES);
         let fields = format!("C42601\0M{message}\0\0");
         let error = ServerError::of_fields(fields.as_bytes()).unwrap();

@@ -113,7 +113,7 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
             // once did (CVE-2021-23222).
             let unread = socket.unread();
             if unread > 0 {
-                let cause = ProtocolError::BeforeTls(unread);
+                let cause = ProtocolError::PlaintextBeforeTls(unread);
                 return Err(crate::postgres::Error::Protocol(cause).into());
             }
             // startTls takes the socket over: its streams must be free again.
