@@ -1,5 +1,5 @@
-//! Memory is bounded, whatever a transaction or a row holds. Peaks are of the whole process, so that
-//! these tests are one test, in a binary of their own.
+//! Memory is bounded, however large a transaction or a row is. The peaks are those of the whole
+//! process, so this is a single test in a binary of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -32,7 +32,7 @@ async fn neither_a_giant_transaction_nor_a_giant_row_needs_more_memory_than_a_fe
     }
 }
 
-/// Drains the feed; gives the peak of the memory that it took, in bytes.
+/// Drains the feed. Returns the peak of the memory that it used, in bytes.
 async fn drain_measured(feed: &TestFeed) -> usize {
     let mut reader = feed.reader().await;
     let started = Instant::now();
@@ -68,7 +68,7 @@ async fn drain_measured(feed: &TestFeed) -> usize {
     peak
 }
 
-/// How long it takes is printed, not judged.
+/// The time is printed and not checked.
 async fn a_drain_of_many_transactions(version: Version) {
     println!("{version:?}, 100,000 inserts in 10,000 transactions");
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
@@ -82,7 +82,7 @@ async fn a_drain_of_many_transactions(version: Version) {
     assert!(peak < 24 << 20, "{peak} bytes");
 }
 
-/// Its commit comes last, but each of its rows is stored with it.
+/// The commit comes last, but each row is stored with its LSN.
 async fn a_giant_transaction(version: Version) {
     println!("{version:?}, one transaction of 200,000 rows in slices of 128 KiB");
     let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
@@ -108,13 +108,13 @@ async fn a_giant_transaction(version: Version) {
     assert_eq!(feed.value(&sound).await, "t");
 }
 
-/// The message is cut by the server: neither it nor the column ever comes here whole.
+/// The server cuts the message, so neither it nor the column ever arrives whole.
 async fn a_giant_row(version: Version) {
     println!("{version:?}, rows of 200 MB and of 60 MB among small ones");
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     feed.run(
         "INSERT INTO items VALUES (1, 'before', 'small'); \
-         INSERT INTO items VALUES (2, 'large', repeat('x', 200000000), 'behind it'); \
+         INSERT INTO items VALUES (2, 'large', repeat('x', 200000000), 'after it'); \
          UPDATE items SET note = 'unchanged' WHERE id = 2; \
          INSERT INTO items SELECT n, repeat('y', 20000000), repeat('z', 20000000), \
            repeat('z', 20000000) FROM generate_series(3, 5) n; \

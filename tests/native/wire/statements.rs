@@ -1,4 +1,4 @@
-//! Statements, parameters and results on real servers.
+//! Statements, parameters and results with real servers.
 
 use pg_change_feed::lsn::Lsn;
 use pg_change_feed::postgres::{
@@ -8,7 +8,7 @@ use pg_change_feed::postgres::{
 
 use crate::support::server::{Database, Version, connect, superuser};
 
-/// One row of one value.
+/// Runs a statement that returns one row with one value.
 async fn value_of(version: Version, sql: &str, params: &[Param<'_>]) -> Row {
     let mut connection = connect(&superuser(version)).await;
     let rows = connection.query(sql, params).await.unwrap();
@@ -17,7 +17,7 @@ async fn value_of(version: Version, sql: &str, params: &[Param<'_>]) -> Row {
     rows[0].clone()
 }
 
-async fn parameters_of_each_kind_arrive_as_they_were_meant(version: Version) {
+async fn parameters_of_each_type_arrive_unchanged(version: Version) {
     let mut connection = connect(&superuser(version)).await;
     let text = "\u{1}\t\n'\"\\$1 \u{e4}\u{1f600}";
     for (param, as_text) in [
@@ -38,7 +38,7 @@ async fn parameters_of_each_kind_arrive_as_they_were_meant(version: Version) {
     connection.close().await;
 }
 
-async fn arrays_of_each_kind_arrive_as_they_were_meant(version: Version) {
+async fn arrays_of_each_type_arrive_unchanged(version: Version) {
     fn array(element: Element, push: impl Fn(&mut ArrayParam)) -> ArrayParam {
         let mut array = ArrayParam::new(element);
         array.push_text("is cleared again");
@@ -121,7 +121,7 @@ async fn arrays_side_by_side_insert_as_rows(version: Version) {
     connection.close().await;
 }
 
-async fn columns_of_each_kind_are_read(version: Version) {
+async fn columns_of_each_type_are_read(version: Version) {
     async fn read<T>(version: Version, sql: &str) -> T
     where
         T: for<'a> FromColumn<'a>,
@@ -169,7 +169,9 @@ async fn columns_of_each_kind_are_read(version: Version) {
     assert_eq!(read::<Option<i64>>(version, "5::int8").await, Some(5));
 }
 
-async fn a_column_read_as_something_else_is_an_error_and_harms_nothing(version: Version) {
+async fn a_column_read_as_another_type_is_an_error_and_the_connection_stays_usable(
+    version: Version,
+) {
     fn reason<T>(value: Result<T, Error>) -> (usize, ValueError) {
         match value.err().expect("it must not be read") {
             Error::Value { column, reason } => (column, reason),
@@ -203,7 +205,7 @@ async fn a_column_read_as_something_else_is_an_error_and_harms_nothing(version: 
     connection.close().await;
 }
 
-async fn statements_tell_how_many_rows_they_touched(version: Version) {
+async fn statements_return_how_many_rows_they_affected(version: Version) {
     let database = Database::create(version).await;
     let mut connection = database.connect().await;
     for (sql, count) in [
@@ -228,7 +230,7 @@ async fn statements_tell_how_many_rows_they_touched(version: Version) {
     connection.close().await;
 }
 
-async fn a_pipelined_transaction_answers_in_order(version: Version) {
+async fn results_of_a_pipelined_transaction_arrive_in_order(version: Version) {
     let mut connection = connect(&superuser(version)).await;
     assert_eq!(connection.transaction_status(), TransactionStatus::Idle);
     connection.queue("BEGIN", &[]).unwrap();
@@ -261,7 +263,7 @@ async fn a_pipelined_transaction_answers_in_order(version: Version) {
     connection.close().await;
 }
 
-async fn notices_come_beside_the_rows(version: Version) {
+async fn notices_arrive_beside_the_rows(version: Version) {
     let database = Database::create(version).await;
     let mut connection = database.connect().await;
     let sql = "CREATE FUNCTION tell(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
@@ -271,7 +273,7 @@ async fn notices_come_beside_the_rows(version: Version) {
     let sql = "SELECT tell(n) FROM generate_series(1, 40) AS n";
     assert_eq!(connection.query(sql, &[]).await.unwrap().len(), 40);
     let notices: Vec<_> = connection.take_notices().collect();
-    // Of too many the newest are kept.
+    // If there are too many, the newest are kept.
     assert_eq!(notices.len(), 32);
     let last = notices.last().unwrap();
     assert_eq!(last.message(), "at 40");
@@ -279,9 +281,9 @@ async fn notices_come_beside_the_rows(version: Version) {
     connection.close().await;
 }
 
-async fn reported_parameters_follow_the_session(version: Version) {
+async fn reported_parameters_follow_the_settings_of_the_session(version: Version) {
     let mut connection = connect(&superuser(version)).await;
-    // The variables' names end in the version.
+    // The variables' names end with the version.
     let major = version.url_variable().rsplit('_').next().unwrap();
     assert!(
         connection
@@ -306,13 +308,13 @@ async fn reported_parameters_follow_the_session(version: Version) {
     connection.close().await;
 }
 
-async fn notifications_do_not_disturb(version: Version) {
+async fn notifications_are_ignored(version: Version) {
     let database = Database::create(version).await;
     let mut listener = database.connect().await;
     let mut notifier = database.connect().await;
     listener.execute("LISTEN news", &[]).await.unwrap();
     for _ in 0..10 {
-        // Its own comes before its ReadyForQuery, the other's whenever it likes.
+        // Its own arrives before its ReadyForQuery, the other one at any time.
         listener.execute("NOTIFY news, 'own'", &[]).await.unwrap();
         notifier
             .execute("NOTIFY news, 'foreign'", &[])
@@ -352,15 +354,15 @@ async fn any_name_can_be_quoted(version: Version) {
 }
 
 on_each_version!(
-    parameters_of_each_kind_arrive_as_they_were_meant,
-    arrays_of_each_kind_arrive_as_they_were_meant,
+    parameters_of_each_type_arrive_unchanged,
+    arrays_of_each_type_arrive_unchanged,
     arrays_side_by_side_insert_as_rows,
-    columns_of_each_kind_are_read,
-    a_column_read_as_something_else_is_an_error_and_harms_nothing,
-    statements_tell_how_many_rows_they_touched,
-    a_pipelined_transaction_answers_in_order,
-    notices_come_beside_the_rows,
-    reported_parameters_follow_the_session,
-    notifications_do_not_disturb,
+    columns_of_each_type_are_read,
+    a_column_read_as_another_type_is_an_error_and_the_connection_stays_usable,
+    statements_return_how_many_rows_they_affected,
+    results_of_a_pipelined_transaction_arrive_in_order,
+    notices_arrive_beside_the_rows,
+    reported_parameters_follow_the_settings_of_the_session,
+    notifications_are_ignored,
     any_name_can_be_quoted,
 );
