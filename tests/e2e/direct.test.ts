@@ -158,7 +158,7 @@ test("bytes that come unencrypted behind the server's yes to TLS are refused, ne
     } else {
       const error = await refusal(worker);
       assert.equal(error.code, code);
-      assert.match(error.message, /9 bytes came unencrypted/);
+      assert.match(error.message, /9 unencrypted bytes arrived/);
     }
     await worker.kill();
   }
