@@ -40,6 +40,19 @@ pub enum FrameError {
     /// The frame is binary.
     #[error("binary messages are not part of this protocol: send JSON text")]
     Binary,
+    /// The client subscribes more often than it may.
+    #[error("too many subscribe messages: wait a second before the next one")]
+    RateLimited,
+    /// The filters of all connections with this credential have too many conditions.
+    #[error(
+        "the connections with this ticket have {found} filter conditions together, more than the {limit} that are allowed"
+    )]
+    TooManyConditions {
+        /// How many there would be.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
     /// What was asked for is not in the client's ticket.
     #[error("{field}: not allowed by the ticket")]
     NotAllowed {
@@ -58,6 +71,8 @@ impl FrameError {
             Self::TooLarge { .. } => "too_large",
             Self::Binary => "binary",
             Self::NotAllowed { .. } => "not_allowed",
+            Self::RateLimited => "rate_limited",
+            Self::TooManyConditions { .. } => "too_large",
         }
     }
 

@@ -30,6 +30,8 @@ pub enum ServerMessage<'a> {
         oldest: Position,
         /// At the newest change.
         head: Position,
+        /// Where the subscription stands: whatever is stored after it is sent.
+        position: Position,
         /// Filters that some updates and deletes cannot be judged by.
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         warnings: &'a [FilterWarning],
@@ -53,6 +55,10 @@ pub enum ServerMessage<'a> {
     Reset {
         /// Why.
         reason: ResetReason,
+        /// Before the oldest change that is kept.
+        oldest: Position,
+        /// At the newest change.
+        head: Position,
     },
     /// A message of the client was refused.
     Error {
@@ -86,16 +92,17 @@ impl ServerMessage<'_> {
 }
 
 impl FrameError {
-    /// The frame that tells the client. Never retryable: the same message fails again.
-    pub fn to_json(&self) -> String {
+    /// The frame that tells the client; `text` is this error's own text.
+    pub fn message<'a>(&self, text: &'a str) -> ServerMessage<'a> {
         ServerMessage::Error {
             code: self.code(),
-            message: &self.to_string(),
-            retryable: false,
+            message: text,
+            retryable: matches!(self, Self::RateLimited),
         }
-        .to_json()
     }
 }
+
+const PREFIX: &str = "{\"type\":\"changes\",\"changes\":[";
 
 /// A `changes` frame in the making. The changes' JSON is copied once, into the frame that every
 /// client with the same view gets.
@@ -110,7 +117,7 @@ impl ChangesFrame {
     /// A frame of changes after `from`.
     pub fn new(from: Position) -> Self {
         Self {
-            text: String::from("{\"type\":\"changes\",\"changes\":["),
+            text: String::from(PREFIX),
             from,
             is_empty: true,
         }
@@ -129,6 +136,11 @@ impl ChangesFrame {
         self.text.push_str(change);
         self.is_empty = false;
         true
+    }
+
+    /// Where the changes are in the text so far, without their brackets.
+    pub fn changes(&self) -> std::ops::Range<usize> {
+        PREFIX.len()..self.text.len()
     }
 
     /// Whether there is no change in it.

@@ -4,14 +4,13 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{FeedChange, FeedChangeError, Kind, Visible, redact};
+use super::change::{FeedChange, Kind, Visible, redact};
+use super::change_range::CachedChange;
 use super::filter::{ColumnFacts, Condition, MAX_CONDITIONS, RawCondition, Truth};
 use super::frame_error::FrameError;
-use super::relation_log::{AsOf, RelationLog};
-use super::stretch::Passing;
+use super::schema_history::{SchemaAt, SchemaHistory};
 use crate::changes::RelationName;
 use crate::config::TableName;
-use crate::error::{Category, Error};
 
 /// Subscriptions of one client, and tables of one ticket.
 pub const MAX_SUBSCRIPTIONS: usize = 64;
@@ -24,6 +23,8 @@ pub const MAX_SUBSCRIPTIONS_BYTES: usize = 6 << 10;
 #[serde(try_from = "RawSubscription", into = "RawSubscription")]
 pub struct Subscription {
     table: TableName,
+    /// The table, as `change_history.table_name` has it.
+    qualified: String,
     /// All must hold; none: all rows.
     filter: Vec<Condition>,
 }
@@ -83,6 +84,7 @@ impl Subscription {
     /// All rows of a table.
     pub fn whole_table(table: TableName) -> Self {
         Self {
+            qualified: qualified(&table),
             table,
             filter: Vec::new(),
         }
@@ -144,7 +146,7 @@ impl Subscription {
         self.table.schema == change.schema() && self.table.table == change.table()
     }
 
-    fn holds_for_new(&self, change: &FeedChange<'_>, then: AsOf<'_>) -> Truth {
+    fn holds_for_new(&self, change: &FeedChange<'_>, then: SchemaAt<'_>) -> Truth {
         all(&self.filter, |it| {
             let is_number = then.is_number(&self.table, it.column());
             it.holds(change.data(it.column()), is_number)
@@ -154,7 +156,7 @@ impl Subscription {
     /// An update that gives no old row did not change the replica identity's columns. Both the feed
     /// and the catalogue must say that it was one: what is described of a partitioned table is not
     /// what its partitions have.
-    fn holds_for_old(&self, change: &FeedChange<'_>, then: AsOf<'_>) -> Truth {
+    fn holds_for_old(&self, change: &FeedChange<'_>, then: SchemaAt<'_>) -> Truth {
         all(&self.filter, |it| {
             let old = change.old(it.column());
             let is_same =
@@ -163,6 +165,12 @@ impl Subscription {
             it.holds(old, then.is_number(&self.table, it.column()))
         })
     }
+}
+
+fn qualified(table: &TableName) -> String {
+    RelationName::new(&table.schema, &table.table)
+        .qualified()
+        .to_owned()
 }
 
 fn all(conditions: &[Condition], holds: impl Fn(&Condition) -> Truth) -> Truth {
@@ -218,8 +226,10 @@ fn read_subscription(
     let conditions = conditions.map(|(index, raw)| {
         read(raw).map_err(|error: FrameError| error.within(&format!("filter[{index}]")))
     });
+    let table = read_table("table", &raw.table)?;
     Ok(Subscription {
-        table: read_table("table", &raw.table)?,
+        qualified: qualified(&table),
+        table,
         filter: conditions.collect::<Result<_, _>>()?,
     })
 }
@@ -259,6 +269,16 @@ impl View {
     /// The same client, wanting something else.
     pub fn resubscribe(&self, wanted: Subscriptions) -> Result<Self, FrameError> {
         Self::new(wanted, self.allowed.clone())
+    }
+
+    /// Whether both were asked for in the same words, whatever the catalogue says of them.
+    pub fn asks_for_the_same(&self, other: &Self) -> bool {
+        let unbound = |view: &Self| {
+            let mut view = view.clone();
+            view.rebind(|_, _| None);
+            view
+        };
+        unbound(self) == unbound(other)
     }
 
     /// What the client asked for.
@@ -331,11 +351,8 @@ impl View {
             (Subscriptions::AllTables, None) => return Vec::new(),
             (Subscriptions::Tables(tables), _) => tables,
         };
-        let name = |it: &Subscription| {
-            let name = RelationName::new(&it.table.schema, &it.table.table);
-            name.qualified().to_owned()
-        };
-        let mut names: Vec<String> = tables.iter().map(name).collect();
+        let names = tables.iter().map(|table| table.qualified.clone());
+        let mut names: Vec<String> = names.collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -360,34 +377,52 @@ impl View {
         all.any(|subscription| !subscription.filter.is_empty())
     }
 
-    /// The JSON of a stored change as the client gets it; `None` when it is not for the client.
-    ///
-    /// Fails with [`Category::Decode`] where it is not JSON that this system wrote.
-    pub fn show<'a>(
-        &self,
-        passing: &Passing<'a>,
-        relations: &RelationLog,
-    ) -> crate::error::Result<Option<Cow<'a, str>>> {
-        redacted(passing, self.see(passing, relations)?)
+    /// The columns that filters name, with their tables.
+    pub fn filtered_columns(&self) -> impl Iterator<Item = (&TableName, &str)> {
+        let all = self.tables().iter().chain(self.allowed.iter().flatten());
+        all.flat_map(|subscription| {
+            let columns = subscription.filter.iter().map(Condition::column);
+            columns.map(|column| (&subscription.table, column))
+        })
     }
 
-    /// What of a stored change the client gets.
-    ///
-    /// Fails as [`Self::show`].
-    pub fn see(
-        &self,
-        passing: &Passing<'_>,
-        relations: &RelationLog,
-    ) -> crate::error::Result<Visible> {
+    /// How many conditions the client's filters have.
+    pub fn conditions(&self) -> usize {
+        self.tables()
+            .iter()
+            .map(|subscription| subscription.filter.len())
+            .sum()
+    }
+
+    /// What the client gets of a stored change. The table alone decides where it can, so that most
+    /// changes are never parsed for most views.
+    pub fn see(&self, change: &CachedChange<'_>, schemas: &SchemaHistory) -> Visible {
         if self.is_everything() {
-            return Ok(Visible::Whole);
+            return Visible::Whole;
         }
-        let change = passing.change().map_err(unreadable)?;
-        Ok(self.judge(change, relations.as_of(passing.id())))
+        let wanted = match &self.wanted {
+            Subscriptions::AllTables => Rows::All,
+            Subscriptions::Tables(tables) => rows_of(tables, change.table()),
+        };
+        let allowed = match &self.allowed {
+            None => Rows::All,
+            Some(tables) => rows_of(tables, change.table()),
+        };
+        match (wanted, allowed) {
+            (Rows::None, _) | (_, Rows::None) => Visible::Nothing,
+            (Rows::All, Rows::All) => Visible::Whole,
+            _ => match change.change() {
+                Ok(parsed) => self.judge(parsed, schemas.at(change.id())),
+                // Not written by this system. It must not hold up what follows it: without a ticket
+                // it is sent as it is, with a ticket it is withheld.
+                Err(_) if self.allowed.is_none() => Visible::Whole,
+                Err(_) => Visible::Nothing,
+            },
+        }
     }
 
     /// What of `change` the client gets; `then`: what is known of its table as of it.
-    pub fn judge(&self, change: &FeedChange<'_>, then: AsOf<'_>) -> Visible {
+    pub fn judge(&self, change: &FeedChange<'_>, then: SchemaAt<'_>) -> Visible {
         let allowed_new = self.allows(|it| it.holds_for_new(change, then), change);
         if change.kind() != Kind::Update {
             let is_seen = match change.kind() {
@@ -448,17 +483,27 @@ fn any(
     of_table.map(holds).max().unwrap_or(Truth::False)
 }
 
-/// What `visible` leaves of a stored change.
-///
-/// Fails as [`View::show`].
-pub(super) fn redacted<'a>(
-    passing: &Passing<'a>,
-    visible: Visible,
-) -> crate::error::Result<Option<Cow<'a, str>>> {
-    redact(passing.json(), visible).map_err(unreadable)
+/// Which rows of a table a list of subscriptions names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    None,
+    Some,
+    All,
 }
 
-fn unreadable(cause: FeedChangeError) -> Error {
-    let message = "a stored change cannot be read";
-    Error::new(Category::Decode, "change_unreadable", message).with_source(cause)
+fn rows_of(tables: &[Subscription], table: &str) -> Rows {
+    let mut rows = Rows::None;
+    for subscription in tables.iter().filter(|it| it.qualified == table) {
+        if subscription.filter.is_empty() {
+            return Rows::All;
+        }
+        rows = Rows::Some;
+    }
+    rows
+}
+
+/// The JSON of a stored change with what `visible` leaves of it; `None` when nothing is left.
+pub fn redact_stored<'a>(change: &CachedChange<'a>, visible: Visible) -> Option<Cow<'a, str>> {
+    // A change that was judged has been parsed, so redacting it does not fail.
+    redact(change.json(), visible).unwrap_or_default()
 }

@@ -1,9 +1,7 @@
 //! The client protocol without a socket.
 
-mod attachments;
 mod bearers;
 mod connects;
-mod cursors;
 mod filters;
 mod frames;
 mod tickets;
@@ -11,7 +9,9 @@ mod views;
 
 use serde_json::{Value, json};
 
-use super::{ClientMessage, Subscription, Subscriptions};
+use super::{ClientMessage, SchemaHistory, SchemaStore, Subscription, Subscriptions, TableHistory};
+use crate::config::TableName;
+use crate::error::Result;
 
 /// Subscriptions as a client sends them.
 fn subscriptions(list: &Value) -> Vec<Subscription> {
@@ -23,6 +23,28 @@ fn subscriptions(list: &Value) -> Vec<Subscription> {
         }) => tables,
         other => panic!("{frame}: {other:?}"),
     }
+}
+
+/// Keeps nothing.
+struct NoStore;
+
+impl SchemaStore for NoStore {
+    fn load(&self, _table: &TableName) -> Result<Option<TableHistory>> {
+        Ok(None)
+    }
+
+    fn save(&self, _history: &TableHistory) -> Result<()> {
+        Ok(())
+    }
+
+    fn clear(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A history of schemas that knows nothing yet.
+fn no_schemas() -> SchemaHistory {
+    SchemaHistory::new(Box::new(NoStore), None)
 }
 
 /// A change's JSON as the feed writes it.

@@ -9,7 +9,8 @@
 //!     {"table": "products"}]}
 //! ```
 //!
-//! `exp` and `tables` are required, `nbf` is obeyed, other claims are ignored.
+//! `exp` and `tables` are required, `nbf` is obeyed, `sub` says whose limits count, other claims are
+//! ignored.
 
 use std::sync::Once;
 
@@ -23,6 +24,7 @@ use serde_json::value::RawValue;
 use sha2::Sha256;
 
 use super::client_message::read_frame;
+use super::credential::CredentialId;
 use super::frame_error::FrameError;
 use super::subscription::{RawSubscription, Subscription, read_subscriptions};
 
@@ -43,8 +45,10 @@ pub struct TicketKey(DecodingKey);
 pub struct Ticket {
     /// What its bearer may see; never empty.
     pub allowed: Vec<Subscription>,
-    /// Seconds since 1970 from which on it is worth nothing.
+    /// The time at which it expires, in seconds since 1970.
     pub expires_at: u64,
+    /// Whose it is.
+    pub credential: CredentialId,
 }
 
 /// The secret is too short to sign with.
@@ -85,6 +89,7 @@ pub enum TicketError {
 struct Claims {
     exp: u64,
     nbf: Option<u64>,
+    sub: Option<String>,
     tables: Vec<RawSubscription>,
 }
 
@@ -131,6 +136,10 @@ impl TicketKey {
         Ok(Ticket {
             allowed: read_subscriptions("tables", claims.tables).map_err(TicketError::Claims)?,
             expires_at: claims.exp,
+            credential: match claims.sub {
+                Some(subject) => CredentialId::of_subject(&subject),
+                None => CredentialId::of_ticket(ticket),
+            },
         })
     }
 }

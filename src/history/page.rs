@@ -2,68 +2,131 @@
 
 use std::rc::Rc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::recent::StoredChange;
 use crate::changes::TableChange;
 use crate::config::TableName;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, Param, Row, next_fetch_size};
+use crate::postgres::{ArrayParam, Connection, Param, Row, Stream, next_fetch_size};
 
 /// What to read.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRequest<'a> {
     /// The id before the first change wanted.
     pub after: i64,
-    /// The id of the last change wanted.
+    /// The id of the last change wanted. It bounds the time that a page takes: every row up to it is
+    /// looked at, whether it matches or not.
     pub through: i64,
     /// Only these tables, as `change_history.table_name` has them; empty: all.
     pub tables: &'a [String],
-    /// At most so many changes.
+    /// The most changes to return, from 1.
     pub max_changes: u32,
-    /// At most so many bytes of JSON, but always one change.
+    /// The most bytes of JSON to return; one change is always returned.
     pub max_bytes: usize,
 }
 
-/// A stretch of history.
+/// A range of the history.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// In id order.
     pub changes: Vec<StoredChange>,
-    /// Where the next page goes on from: everything up to here has been read. The last change's id,
-    /// or, when there is none, all that was asked for.
+    /// Everything up to here has been read: the last change's id where the page is full, otherwise
+    /// the end of the range that was requested.
     pub through: i64,
     /// The oldest change that was still kept after the page was read: where it is beyond the page's
-    /// first id, changes may be missing from the page.
+    /// first id, changes may be missing from the page. `i64::MAX` when the history is empty.
     pub oldest: i64,
-    /// How many changes to ask for next, by the size of these: about as many as fill a page.
+    /// How many changes fill a page, judging by this one.
     pub next_changes: u32,
+    /// The page ended with the range, not with its changes or bytes.
+    pub is_range_read: bool,
 }
 
-/// What is asked for first by who reads all, and never more than that.
-pub const MAX_PAGE_CHANGES: u32 = 5_000;
+impl Page {
+    /// Nothing was read after `after`.
+    pub fn empty(after: i64) -> Self {
+        Self {
+            changes: Vec::new(),
+            through: after,
+            oldest: after,
+            next_changes: MAX_PAGE_CHANGES,
+            is_range_read: false,
+        }
+    }
+}
 
+/// How a single row is read when it cannot be read whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trim {
+    /// Its largest columns are omitted.
+    LargeColumns,
+    /// All columns are omitted, without looking at them.
+    AllColumns,
+}
+
+/// Initial and maximum page size, in changes.
+pub const MAX_PAGE_CHANGES: u32 = 5_000;
+/// Bytes of one row's JSON, the old row included, that are read at most. Larger rows are trimmed.
+pub const MAX_READ_ROW_BYTES: i64 = 16 << 20;
+/// Milliseconds that Postgres may spend on one page.
+const STATEMENT_TIMEOUT_MS: u32 = 15_000;
+
+/// Cut twice. First by the stored size, which is free to ask for but compressed: so that a row far
+/// beyond the page is not even decompressed. Then by the size as read, which is what is sent and
+/// held in memory. A row beyond the limit comes without its columns.
 const PAGE: &str = "\
-SELECT id, lsn, table_name, operation, data::text, old_data::text, array_to_json(unchanged)::text, \
-array_to_json(omitted)::text, array_to_json(as_text)::text, xid, committed_at, epoch \
-FROM (SELECT *, sum(pg_column_size(data)) OVER (ORDER BY id) - pg_column_size(data) AS before \
+SELECT id, lsn, table_name, operation, CASE WHEN size <= $6::int8 THEN data_text END, \
+CASE WHEN size <= $6::int8 THEN old_text END, array_to_json(unchanged)::text, \
+array_to_json(omitted)::text, array_to_json(as_text)::text, xid, committed_at, epoch, \
+size > $6::int8 \
+FROM (SELECT page.*, read.*, sum(size) OVER (ORDER BY id) - size AS read_before \
+FROM (SELECT *, sum(stored) OVER (ORDER BY id) - stored AS stored_before \
+FROM (SELECT *, pg_column_size(data) + COALESCE(pg_column_size(old_data), 0) AS stored \
 FROM change_history WHERE id > $1::int8 AND id <= $2::int8 \
-AND ($3::text[] IS NULL OR table_name = ANY ($3::text[])) ORDER BY id LIMIT $4::int8) AS page \
-WHERE before < $5::int8 ORDER BY id";
+AND ($3::text[] IS NULL OR table_name = ANY ($3::text[])) ORDER BY id LIMIT $4::int8) AS candidate) \
+AS page, LATERAL (SELECT data_text, old_text, \
+octet_length(data_text) + COALESCE(octet_length(old_text), 0) AS size \
+FROM (SELECT data::text AS data_text, old_data::text AS old_text OFFSET 0) AS text OFFSET 0) AS read \
+WHERE stored_before < $5::int8) AS cut WHERE read_before < $5::int8 ORDER BY id";
+
+/// Keeps the smallest columns up to a limit, the key's being among them as a rule.
+const TRIMMED: &str = "\
+SELECT id, lsn, table_name, operation, COALESCE(new_row.kept, '{}'), \
+CASE WHEN old_data IS NOT NULL THEN COALESCE(old_row.kept, '{}') END, array_to_json(unchanged)::text, \
+array_to_json(COALESCE(omitted, '{}') || COALESCE(new_row.dropped, '{}') || \
+ARRAY(SELECT unnest(old_row.dropped) EXCEPT SELECT unnest(new_row.dropped)))::text, \
+array_to_json(as_text)::text, xid, committed_at, epoch \
+FROM change_history, LATERAL (SELECT (jsonb_object_agg(key, value) \
+  FILTER (WHERE total <= $2::int8))::text AS kept, \
+  array_agg(key) FILTER (WHERE total > $2::int8) AS dropped \
+  FROM (SELECT key, value, sum(octet_length(key) + octet_length(value::text)) \
+    OVER (ORDER BY octet_length(value::text), key) AS total FROM jsonb_each(data)) AS columns) AS new_row, \
+LATERAL (SELECT (jsonb_object_agg(key, value) FILTER (WHERE total <= $2::int8))::text AS kept, \
+  array_agg(key) FILTER (WHERE total > $2::int8) AS dropped \
+  FROM (SELECT key, value, sum(octet_length(key) + octet_length(value::text)) \
+    OVER (ORDER BY octet_length(value::text), key) AS total \
+    FROM jsonb_each(old_data)) AS columns) AS old_row \
+WHERE id = $1::int8";
+
+/// Does not look at the row. The names are those that the table has now.
+const BARE: &str = "\
+SELECT id, lsn, table_name, operation, '{}', NULL, NULL, \
+(SELECT json_agg(attname ORDER BY attnum) FROM pg_attribute \
+WHERE attrelid = to_regclass(table_name) AND attnum > 0 AND NOT attisdropped)::text, \
+NULL, xid, committed_at, epoch FROM change_history WHERE id = $1::int8";
 
 const OLDEST: &str = "SELECT min(id) FROM change_history";
 
 /// Reads one page.
 ///
-/// Postgres cuts it by the stored size, which is compressed, so that large rows are not sent in
-/// vain; the bytes of the JSON are counted here. Text that compresses well is a hundred times as large:
-/// who reads on asks for [`Page::next_changes`].
-pub async fn read_page<S>(connection: &mut Connection<S>, request: PageRequest<'_>) -> Result<Page>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let tables = crate::postgres::ArrayParam::texts(request.tables);
+/// A row that is too large to be read is returned with its large columns in `omitted`. After an
+/// error the connection must be dropped.
+pub async fn read_page<S: Stream>(
+    connection: &mut Connection<S>,
+    request: PageRequest<'_>,
+) -> Result<Page> {
+    let tables = ArrayParam::texts(request.tables);
+    let max_bytes = i64::try_from(request.max_bytes).unwrap_or(i64::MAX);
     let params = [
         Param::Int8(request.after),
         Param::Int8(request.through),
@@ -73,38 +136,134 @@ where
             Param::Array(&tables)
         },
         Param::Int8(request.max_changes.into()),
-        Param::Int8(i64::try_from(request.max_bytes).unwrap_or(i64::MAX)),
+        Param::Int8(max_bytes),
+        Param::Int8(MAX_READ_ROW_BYTES),
     ];
-    connection.queue(PAGE, &params)?;
-    // In a snapshot of its own, after the page's: what is pruned is pruned from the oldest on.
+    let mut rows = PageRows::new(request.max_bytes);
+    let oldest = in_transaction(connection, PAGE, &params, |row| rows.push(row)).await?;
+    if let (Some(id), true) = (rows.too_large, rows.changes.is_empty()) {
+        return read_row(connection, id, Trim::LargeColumns).await;
+    }
+    let PageRows {
+        changes,
+        bytes,
+        is_cut,
+        ..
+    } = rows;
+    let next_changes = next_fetch_size(changes.len(), bytes, request.max_bytes, MAX_PAGE_CHANGES);
+    Ok(Page {
+        // Whether Postgres has cut the page by its stored size is not known, so a page with changes
+        // ends with the last of them.
+        through: changes.last().map_or(request.through, |change| change.id),
+        oldest,
+        next_changes,
+        is_range_read: !is_cut && changes.len() < request.max_changes as usize,
+        changes,
+    })
+}
+
+/// Reads one row that cannot be read whole. No row: it has been pruned.
+///
+/// After an error the connection must be dropped.
+pub async fn read_row<S: Stream>(
+    connection: &mut Connection<S>,
+    id: i64,
+    trim: Trim,
+) -> Result<Page> {
+    let params = [Param::Int8(id), Param::Int8(MAX_READ_ROW_BYTES / 2)];
+    let (sql, params) = match trim {
+        Trim::LargeColumns => (TRIMMED, params.as_slice()),
+        Trim::AllColumns => (BARE, params.split_at(1).0),
+    };
+    let mut changes = Vec::new();
+    let oldest = in_transaction(connection, sql, params, |row| {
+        changes.push(stored_change(row)?);
+        Ok(())
+    })
+    .await?;
+    Ok(Page {
+        changes,
+        through: id,
+        oldest,
+        next_changes: 1,
+        is_range_read: true,
+    })
+}
+
+/// Runs a query and asks for the oldest change afterwards, in one round trip and within a limit of
+/// time. Returns the id of the oldest change.
+async fn in_transaction<S: Stream>(
+    connection: &mut Connection<S>,
+    sql: &str,
+    params: &[Param<'_>],
+    mut each: impl FnMut(&Row) -> Result<()>,
+) -> Result<i64> {
+    // Each statement has a snapshot of its own: the oldest change is read after the page, and
+    // pruning begins with the oldest.
+    connection.queue("BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY", &[])?;
+    let limits = format!(
+        "SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true), \
+         set_config('work_mem', '16MB', true)"
+    );
+    connection.queue(&limits, &[])?;
+    connection.queue(sql, params)?;
     connection.queue(OLDEST, &[])?;
+    connection.queue("COMMIT", &[])?;
     connection.send().await?;
-    let mut changes: Vec<StoredChange> = Vec::new();
-    let (mut bytes, mut cut) = (0, false);
+    connection.finish().await?;
+    connection.finish().await?;
     while let Some(row) = connection.next_row().await? {
-        if cut {
-            continue;
-        }
-        let change = stored_change(&row)?;
-        cut = !changes.is_empty() && bytes + change.json.len() > request.max_bytes;
-        if !cut {
-            bytes += change.json.len();
-            changes.push(change);
-        }
+        each(&row)?;
     }
     let oldest: Option<i64> = match connection.next_row().await? {
         Some(row) => row.get(0)?,
         None => None,
     };
     connection.finish().await?;
-    let next_changes = next_fetch_size(changes.len(), bytes, request.max_bytes, MAX_PAGE_CHANGES);
-    Ok(Page {
-        // Whether there is more is not known: the next page may be empty.
-        through: changes.last().map_or(request.through, |change| change.id),
-        oldest: oldest.unwrap_or(i64::MAX),
-        next_changes,
-        changes,
-    })
+    connection.finish().await?;
+    Ok(oldest.unwrap_or(i64::MAX))
+}
+
+/// The rows of a page, up to its bytes.
+struct PageRows {
+    max_bytes: usize,
+    changes: Vec<StoredChange>,
+    bytes: usize,
+    is_cut: bool,
+    /// A row that came without its columns.
+    too_large: Option<i64>,
+}
+
+impl PageRows {
+    fn new(max_bytes: usize) -> Self {
+        Self {
+            max_bytes,
+            changes: Vec::new(),
+            bytes: 0,
+            is_cut: false,
+            too_large: None,
+        }
+    }
+
+    fn push(&mut self, row: &Row) -> Result<()> {
+        if self.is_cut {
+            return Ok(());
+        }
+        if row.get(12)? {
+            // The next page begins with it.
+            self.too_large = Some(row.get(0)?);
+            self.is_cut = true;
+            return Ok(());
+        }
+        let change = stored_change(row)?;
+        let bytes = self.bytes + change.json.len();
+        self.is_cut = !self.changes.is_empty() && bytes > self.max_bytes;
+        if !self.is_cut {
+            self.bytes = bytes;
+            self.changes.push(change);
+        }
+        Ok(())
+    }
 }
 
 fn stored_change(row: &Row) -> Result<StoredChange> {
@@ -151,11 +310,8 @@ fn stored_change(row: &Row) -> Result<StoredChange> {
     })
 }
 
-/// The id of the oldest change that is kept; behind `head` when none is.
-pub async fn oldest<S>(connection: &mut Connection<S>, head: i64) -> Result<i64>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+/// The id of the oldest change that is kept; `head + 1` when none is.
+pub async fn oldest<S: Stream>(connection: &mut Connection<S>, head: i64) -> Result<i64> {
     let row = connection.query_one(OLDEST, &[]).await?;
     let oldest: Option<i64> = row.get(0)?;
     Ok(oldest.unwrap_or(head.saturating_add(1)))

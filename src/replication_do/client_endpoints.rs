@@ -1,18 +1,24 @@
 //! The endpoints of clients: `/ws`, `/changes` and `/clients`.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use worker::{Request, Response, ResponseBuilder};
 
-use super::hub::MAX_SOCKETS;
-use super::runtime::Runtime;
-use super::{catch_up, request};
+use super::hub::Busy;
+use super::request;
+use super::runtime::{Runtime, not_initialized};
 use crate::clients::bearer::SUBPROTOCOL;
 use crate::clients::{
     ChangesRequest, ClientId, ConnectRequest, MAX_REGISTRATION_BYTES, Registration, Ticket, View,
 };
+use crate::clock;
+use crate::delivery::PageAnswer;
 use crate::response::{ErrorResponse, Result};
+
+/// A page that takes longer is not waited for.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `GET /clients`.
 pub(super) fn list(runtime: &Runtime) -> Result<Response> {
@@ -28,7 +34,7 @@ pub(super) async fn register(runtime: &Rc<Runtime>, request: &mut Request) -> Re
     runtime.start_polling();
     Ok(ResponseBuilder::new().from_json(&json!({
         "id": client.id.as_str(),
-        "cursor": client.cursor.position(),
+        "cursor": client.cursor,
         "expiresAt": client.expires_at,
     }))?)
 }
@@ -62,14 +68,11 @@ pub(super) fn web_socket(
         let message = "this endpoint is a WebSocket: send Upgrade: websocket";
         return Err(ErrorResponse::new(426, "upgrade_required", message).into());
     }
-    if runtime.hub.counts().0 >= MAX_SOCKETS {
-        let message = "too many clients are connected";
-        let error = ErrorResponse::new(503, "too_many_clients", message);
-        return Err(error.retryable().into());
-    }
+    runtime.hub.admit(ticket).map_err(busy)?;
     let socket = runtime.hub.accept(connect, view, ticket)?;
-    // The poll wakes a hibernating feed, and sends the client its welcome.
+    // The poll wakes a hibernating feed. Delivery sends the client its welcome.
     runtime.start_polling();
+    runtime.wake_delivery();
     let mut response = Response::from_websocket(socket)?;
     if request.headers().has("Sec-WebSocket-Protocol")? {
         response
@@ -83,9 +86,67 @@ pub(super) fn web_socket(
 pub(super) async fn changes(
     runtime: &Rc<Runtime>,
     request: &Request,
-    ticket: Option<Ticket>,
+    ticket: Option<&Ticket>,
 ) -> Result<Response> {
-    let changes = ChangesRequest::parse(&request::query(request)?)?;
-    let view = View::new(changes.wanted.clone(), ticket.map(|ticket| ticket.allowed))?;
-    Ok(catch_up::respond(runtime, &changes, view).await?)
+    let request = ChangesRequest::parse(&request::query(request)?)?;
+    let allowed = ticket.map(|ticket| ticket.allowed.clone());
+    let view = View::new(request.wanted.clone(), allowed)?;
+    if runtime.with(|memory| memory.config.is_none()) {
+        return Err(not_initialized().into());
+    }
+    let (number, answer) = runtime
+        .hub
+        .request_page(&request, view, ticket)
+        .map_err(busy)?;
+    runtime.refresh_head();
+    runtime.wake_delivery();
+    let answer = clock::timeout(PAGE_TIMEOUT, answer).await;
+    runtime.hub.forget(number);
+    match answer {
+        Ok(Ok(answer)) => page(answer),
+        Ok(Err(_)) | Err(_) => {
+            let message = "the page could not be read in time: see errors in /status";
+            Err(ErrorResponse::new(503, "timeout", message)
+                .retry_after(1)
+                .into())
+        }
+    }
+}
+
+fn page(answer: PageAnswer) -> Result<Response> {
+    match answer {
+        PageAnswer::Page {
+            changes,
+            next,
+            head,
+        } => {
+            let body =
+                format!("{{\"changes\":[{changes}],\"next\":\"{next}\",\"head\":\"{head}\"}}");
+            let response = Response::ok(body)?;
+            response.headers().set("Content-Type", "application/json")?;
+            Ok(response)
+        }
+        PageAnswer::Reset { reason, oldest } => {
+            let code = serde_json::to_value(reason).map_err(worker::Error::from)?;
+            let message = format!(
+                "the changes after this position are not available: load everything again, and go \
+                 on after {oldest} or later"
+            );
+            let code = code.as_str().unwrap_or_default();
+            Err(ErrorResponse::new(410, code, message).into())
+        }
+        PageAnswer::Refused(error) => Err(error.into()),
+        PageAnswer::Failed(error) => Err(error.into()),
+    }
+}
+
+fn busy(busy: Busy) -> ErrorResponse {
+    let message = busy.to_string();
+    match busy {
+        Busy::Sockets => ErrorResponse::new(503, "too_many_clients", message).retryable(),
+        Busy::TicketConnections => {
+            ErrorResponse::new(429, "too_many_connections", message).retry_after(10)
+        }
+        Busy::Readers => ErrorResponse::new(429, "too_many_requests", message).retry_after(1),
+    }
 }

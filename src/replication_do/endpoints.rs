@@ -38,7 +38,7 @@ async fn handle(runtime: &Rc<Runtime>, mut request: Request) -> Result<Response>
         Endpoint::WaitForInitialPoll => initial_poll::wait(runtime, &request).await,
         Endpoint::Poll => poll(runtime).await,
         Endpoint::WebSocket => client_endpoints::web_socket(runtime, &request, ticket.as_ref()),
-        Endpoint::Changes => client_endpoints::changes(runtime, &request, ticket).await,
+        Endpoint::Changes => client_endpoints::changes(runtime, &request, ticket.as_ref()).await,
         Endpoint::ListClients => client_endpoints::list(runtime),
         Endpoint::RegisterClient => client_endpoints::register(runtime, &mut request).await,
         Endpoint::DeregisterClient => client_endpoints::deregister(runtime, found.id),

@@ -7,7 +7,6 @@
 //!                              +------- the one alarm <-------+
 //! ```
 
-mod catch_up;
 mod client_endpoints;
 mod endpoints;
 mod health;
@@ -21,15 +20,16 @@ mod status;
 
 use std::rc::Rc;
 
-use worker::{
-    DurableObject, Env, Request, Response, State, WebSocket, WebSocketIncomingMessage,
-    durable_object,
-};
+use js_sys::Promise;
+use wasm_bindgen::JsValue;
+use wasm_bindgen::prelude::wasm_bindgen;
+use wasm_bindgen_futures::future_to_promise;
+use worker::{DurableObject, Env, Request, Response, State, durable_object};
 
 use self::runtime::Runtime;
 
 /// One feed: polls the slot, stores the changes, and sends them to clients.
-#[durable_object]
+#[durable_object(alarm)]
 #[derive(Debug)]
 pub struct ReplicationDO {
     runtime: Rc<Runtime>,
@@ -38,7 +38,7 @@ pub struct ReplicationDO {
 impl DurableObject for ReplicationDO {
     fn new(state: State, env: Env) -> Self {
         Self {
-            runtime: Rc::new(Runtime::new(state, env)),
+            runtime: Runtime::new(state, env),
         }
     }
 
@@ -52,36 +52,40 @@ impl DurableObject for ReplicationDO {
         self.runtime.on_alarm().await;
         Response::empty()
     }
+}
 
-    async fn websocket_message(
-        &self,
-        socket: WebSocket,
-        message: WebSocketIncomingMessage,
-    ) -> worker::Result<()> {
-        if self.runtime.hub.on_message(&socket, &message) {
-            self.runtime.start_polling();
+/// The events of WebSockets. The `worker` crate's own handlers copy every message into WebAssembly's
+/// memory before anybody can look at its size.
+#[wasm_bindgen]
+impl ReplicationDO {
+    /// A message of a client.
+    #[wasm_bindgen(js_name = webSocketMessage)]
+    pub fn web_socket_message(&self, socket: web_sys::WebSocket, message: JsValue) -> Promise {
+        if self.runtime.hub.on_message(&socket.into(), &message) {
+            self.runtime.wake_delivery();
         }
-        self.runtime.watch().await;
-        Ok(())
+        self.watch()
     }
 
-    async fn websocket_close(
-        &self,
-        socket: WebSocket,
-        _code: usize,
-        _reason: String,
-        _was_clean: bool,
-    ) -> worker::Result<()> {
-        self.runtime.hub.on_close(&socket);
-        Ok(())
+    /// A client's connection was closed.
+    #[wasm_bindgen(js_name = webSocketClose)]
+    pub fn web_socket_close(&self, socket: web_sys::WebSocket) -> Promise {
+        self.runtime.hub.on_close(&socket.into());
+        self.runtime.wake_delivery();
+        self.watch()
     }
 
-    async fn websocket_error(
-        &self,
-        socket: WebSocket,
-        _error: worker::Error,
-    ) -> worker::Result<()> {
-        self.runtime.hub.on_close(&socket);
-        Ok(())
+    /// A client's connection has failed.
+    #[wasm_bindgen(js_name = webSocketError)]
+    pub fn web_socket_error(&self, socket: web_sys::WebSocket) -> Promise {
+        self.web_socket_close(socket)
+    }
+
+    fn watch(&self) -> Promise {
+        let runtime = Rc::clone(&self.runtime);
+        future_to_promise(async move {
+            runtime.watch().await;
+            Ok(JsValue::UNDEFINED)
+        })
     }
 }

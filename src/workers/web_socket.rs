@@ -6,7 +6,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{State, WebSocket, WebSocketPair};
 
-use crate::clients::{Attachment, Outlet};
+use crate::delivery::ConsumerState;
 
 #[wasm_bindgen]
 extern "C" {
@@ -45,40 +45,35 @@ impl ClientSocket {
     }
 
     /// What was attached to a socket that outlived an eviction, when this version can read it.
-    pub(crate) fn attachment(&self) -> Option<Attachment> {
-        Attachment::from_bytes(&self.attached()?).ok()
+    pub(crate) fn attachment(&self) -> Option<ConsumerState> {
+        ConsumerState::from_bytes(&self.attached()?).ok()
     }
 
-    /// The number of the connection, when there is a client that this version can read.
-    pub(crate) fn connection(&self) -> Option<u64> {
-        Attachment::connection_of(&self.attached()?).ok()
+    /// The number of the consumer, when there is one that this version can read.
+    pub(crate) fn number(&self) -> Option<u64> {
+        ConsumerState::number_of(&self.attached()?).ok()
+    }
+
+    /// Sends a text frame. False when the client is gone.
+    pub(crate) fn send(&self, text: &JsString) -> bool {
+        self.raw.send(text).is_ok()
+    }
+
+    /// Keeps bytes with the socket over the object's eviction. False when that failed.
+    pub(crate) fn attach(&self, bytes: &[u8]) -> bool {
+        let bytes = Uint8Array::from(bytes);
+        self.raw.serialize_attachment(&bytes).is_ok()
+    }
+
+    /// Ends the connection (RFC 6455, section 7.4).
+    pub(crate) fn close(&self, code: u16, reason: &str) {
+        // A socket that has failed needs no closing.
+        self.raw.close(code, reason).ok();
     }
 
     fn attached(&self) -> Option<Vec<u8>> {
         let attached = self.raw.deserialize_attachment().ok()?;
         let bytes: Uint8Array = attached.dyn_into().ok()?;
         Some(bytes.to_vec())
-    }
-}
-
-impl Outlet for ClientSocket {
-    type Text = JsString;
-
-    fn text(frame: &str) -> JsString {
-        frame.into()
-    }
-
-    fn send(&self, text: &JsString) -> bool {
-        self.raw.send(text).is_ok()
-    }
-
-    fn attach(&self, bytes: &[u8]) -> bool {
-        let bytes = Uint8Array::from(bytes);
-        self.raw.serialize_attachment(&bytes).is_ok()
-    }
-
-    fn close(&self, code: u16, reason: &str) {
-        // A socket that has failed needs no closing.
-        self.raw.close(code, reason).ok();
     }
 }

@@ -155,7 +155,9 @@ fn little_of_a_clients_text_comes_back() {
 
 #[test]
 fn the_error_frame_tells_code_and_message() {
-    let frame: Value = serde_json::from_str(&FrameError::Binary.to_json()).unwrap();
+    let error = FrameError::Binary;
+    let frame = error.message(&error.to_string()).to_json();
+    let frame: Value = serde_json::from_str(&frame).unwrap();
     assert_eq!(
         frame,
         json!({"type": "error", "code": "binary", "retryable": false,
@@ -171,12 +173,13 @@ fn server_frames_are_as_documented() {
         epoch: 1,
         oldest: at(0),
         head: at(42),
+        position: at(7),
         warnings: &[],
     };
     for (message, expected) in [
         (
             welcome,
-            r#"{"type":"welcome","clientId":"a-1","epoch":1,"oldest":"1-0","head":"1-42"}"#,
+            r#"{"type":"welcome","clientId":"a-1","epoch":1,"oldest":"1-0","head":"1-42","position":"1-7"}"#,
         ),
         (
             ServerMessage::CaughtUp { position: at(42) },
@@ -189,8 +192,10 @@ fn server_frames_are_as_documented() {
         (
             ServerMessage::Reset {
                 reason: ResetReason::SlowConsumer,
+                oldest: at(30),
+                head: at(42),
             },
-            r#"{"type":"reset","reason":"slow_consumer"}"#,
+            r#"{"type":"reset","reason":"slow_consumer","oldest":"1-30","head":"1-42"}"#,
         ),
     ] {
         assert_eq!(message.to_json(), expected);
@@ -241,7 +246,8 @@ proptest! {
         let at = at.min(text.len() - 1);
         text.replace_range(at..=at, replacement);
         if let Err(error) = ClientMessage::parse(&text) {
-            prop_assert!(serde_json::from_str::<Value>(&error.to_json()).is_ok());
+            let frame = error.message(&error.to_string()).to_json();
+            prop_assert!(serde_json::from_str::<Value>(&frame).is_ok());
         }
     }
 }

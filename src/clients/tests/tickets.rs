@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::subscriptions;
-use crate::clients::{MAX_TICKET_BYTES, Ticket, TicketError, TicketKey, WeakSecret};
+use crate::clients::{CredentialId, MAX_TICKET_BYTES, Ticket, TicketError, TicketKey, WeakSecret};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const EXPIRES: u64 = 2_000_000_000;
@@ -40,6 +40,7 @@ fn a_ticket_of_another_implementation_is_accepted() {
     let expected = Ticket {
         allowed: subscriptions(&json!([{"table": "orders"}])),
         expires_at: EXPIRES,
+        credential: CredentialId::of_ticket(FOREIGN),
     };
     assert_eq!(verify(FOREIGN), Ok(expected));
 }
@@ -49,10 +50,9 @@ fn a_ticket_carries_tables_and_filters_and_other_claims_are_ignored() {
     let tables = json!([{"table": "orders",
         "filter": [{"column": "customer", "op": "eq", "value": 42}]}, {"table": "s.t"}]);
     let claims = json!({"exp": EXPIRES, "iat": NOW, "sub": "u", "aud": "x", "tables": tables});
-    assert_eq!(
-        verify(&ticket(&claims)).unwrap().allowed,
-        subscriptions(&tables)
-    );
+    let ticket = verify(&ticket(&claims)).unwrap();
+    assert_eq!(ticket.allowed, subscriptions(&tables));
+    assert_eq!(ticket.credential, CredentialId::of_subject("u"));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{change, subscriptions};
+use super::{change, no_schemas, subscriptions};
 use crate::changes::DescribedRelation;
 use crate::clients::{
-    ColumnFacts, Described, FeedChange, FrameError, Position, RelationLog, Subscriptions, View,
-    Visible, redact,
+    ColumnFacts, FeedChange, FrameError, Position, SchemaChanges, SchemaHistory, Subscriptions,
+    View, Visible, redact,
 };
 
 const NO_ROW: Value = Value::Null;
@@ -24,19 +24,19 @@ fn orders_of(customer: i64) -> Value {
 
 /// Of a table of which nothing is known.
 fn judge(view: &View, change: &Value) -> Visible {
-    judge_with(&RelationLog::default(), view, change)
+    judge_with(&no_schemas(), view, change)
 }
 
-fn judge_with(log: &RelationLog, view: &View, change: &Value) -> Visible {
+fn judge_with(log: &SchemaHistory, view: &View, change: &Value) -> Visible {
     let text = change.to_string();
-    view.judge(&FeedChange::parse(&text).unwrap(), log.as_of(42))
+    view.judge(&FeedChange::parse(&text).unwrap(), log.at(42))
 }
 
 /// The feed has described `orders` with this key, before the change `since`.
-fn described(key: &str, since: i64) -> RelationLog {
+fn described(key: &str, since: i64) -> SchemaHistory {
     let at = |id| Position { epoch: 1, id };
-    let mut log = RelationLog::default();
-    log.learn(&Described {
+    let mut log = no_schemas();
+    log.add(&SchemaChanges {
         after: at(0),
         through: at(100),
         relations: &[(since, described_orders(key))],
@@ -137,7 +137,7 @@ fn an_update_without_an_old_row_left_the_replica_identity_as_it_was() {
         // It was another table then, or may have been.
         (described("id", 1), true, Visible::Whole),
         (described("customer", 43), true, Visible::Whole),
-        (RelationLog::default(), true, Visible::Whole),
+        (no_schemas(), true, Visible::Whole),
         // A partition has another replica identity than what is described.
         (described("customer", 1), false, Visible::Whole),
     ] {
@@ -150,44 +150,17 @@ fn an_update_without_an_old_row_left_the_replica_identity_as_it_was() {
 fn what_was_learned_is_forgotten_when_the_feed_was_not_followed_on() {
     let mut log = described("customer", 1);
     let at = |id| Position { epoch: 1, id };
-    let described = |after, through| Described {
+    let described = |after, through| SchemaChanges {
         after: at(after),
         through: at(through),
         relations: &[],
     };
-    let learned = log.learn(&described(100, 200));
-    assert!(learned.forgotten.is_empty() && learned.changed.is_empty());
-    let learned = log.learn(&described(201, 300));
-    assert_eq!(learned.forgotten.len(), 1);
+    assert!(log.add(&described(100, 200)).is_empty());
     let view = bound(wanting(&orders_of(42)), true);
     let change = change("update", &json!({"customer": 7}), &NO_ROW);
+    assert_eq!(judge_with(&log, &view, &change), Visible::Nothing);
+    assert!(log.add(&described(201, 300)).is_empty());
     assert_eq!(judge_with(&log, &view, &change), Visible::Whole);
-}
-
-#[test]
-fn what_could_not_be_written_down_is_written_with_what_was_learned_later() {
-    let orders = |key: &str| (1, described_orders(key));
-    let learn = |log: &mut RelationLog, (after, through), relations: &[_]| {
-        let at = |id| Position { epoch: 1, id };
-        log.learn(&Described {
-            after: at(after),
-            through: at(through),
-            relations,
-        })
-    };
-    let mut log = RelationLog::default();
-    let mut unsaved = learn(&mut log, (0, 100), &[orders("id")]);
-    unsaved.add(learn(&mut log, (100, 200), &[]));
-    assert_eq!((unsaved.changed.len(), unsaved.forgotten.len()), (1, 0));
-    let later = learn(&mut log, (200, 300), &[orders("customer")]);
-    let newest = later.changed.clone();
-    unsaved.add(later);
-    assert_eq!(unsaved.changed, newest);
-    // Another reader was at work: nothing of it counts any more.
-    unsaved.add(learn(&mut log, (301, 400), &[]));
-    assert_eq!((unsaved.changed.len(), unsaved.forgotten.len()), (0, 1));
-    unsaved.add(learn(&mut log, (401, 500), &[orders("id")]));
-    assert_eq!((unsaved.changed.len(), unsaved.forgotten.len()), (1, 1));
 }
 
 #[test]
@@ -196,8 +169,8 @@ fn what_was_stored_after_the_last_description_that_was_seen_is_not_judged_by_it(
     let view = bound(wanting(&orders_of(42)), true);
     let text = change("update", &json!({"customer": 7}), &NO_ROW).to_string();
     let change = FeedChange::parse(&text).unwrap();
-    assert_eq!(view.judge(&change, log.as_of(100)), Visible::Nothing);
-    assert_eq!(view.judge(&change, log.as_of(101)), Visible::Whole);
+    assert_eq!(view.judge(&change, log.at(100)), Visible::Nothing);
+    assert_eq!(view.judge(&change, log.at(101)), Visible::Whole);
 }
 
 #[test]
@@ -456,7 +429,7 @@ proptest! {
             Subscriptions::Tables(subscriptions(&wanted)),
             Some(subscriptions(&ticket)),
         );
-        let visible = view.unwrap().judge(&FeedChange::parse(&change).unwrap(), RelationLog::default().as_of(42));
+        let visible = view.unwrap().judge(&FeedChange::parse(&change).unwrap(), no_schemas().at(42));
         if let Some(seen) = redact(&change, visible).unwrap() {
             let seen: Value = serde_json::from_str(&seen).unwrap();
             prop_assert_eq!(&seen["data"]["a"], &json!(1));

@@ -1,36 +1,43 @@
-//! One client as `GET /clients` shows it.
+//! One client, as `GET /clients` shows it.
 
 use serde_json::{Value, json};
 
-use crate::clients::{Attachment, Cursor, Position, Subscriptions, SyncClient, View};
+use super::sinks::ClientSink;
+use crate::clients::{Position, Subscriptions, View};
+use crate::delivery::{Consumer, Cursor};
 
-pub(super) fn socket(client: &Attachment, head: Option<Position>) -> Value {
-    json!({
-        "id": client.client.as_str(),
-        "kind": "websocket",
-        "subscriptions": subscriptions(&client.view),
-        "cursor": client.cursor.position(),
-        "lag": lag(&client.cursor, head),
-        "unacknowledgedBytes": client.cursor.unacknowledged(),
-        "connectedAt": client.connected_at,
-        "expiresAt": client.expires_at.map(|seconds| seconds.saturating_mul(1_000)),
-    })
-}
-
-pub(super) fn sync_do(client: &SyncClient, head: Option<Position>) -> Value {
-    json!({
-        "id": client.id.as_str(),
-        "kind": "sync_do",
-        "binding": client.binding,
-        "subscriptions": subscriptions(&client.view),
-        "cursor": client.cursor.position(),
-        "lag": lag(&client.cursor, head),
-        "connectedAt": client.registered_at,
-        "lastSeenAt": client.last_seen_at,
-        "expiresAt": client.expires_at,
-        "consecutiveFailures": client.failures,
-        "lastError": client.last_error,
-    })
+/// A consumer; `None` for a request, which is over soon.
+pub(super) fn consumer(consumer: &Consumer<ClientSink>, head: Option<Position>) -> Option<Value> {
+    let state = consumer.state();
+    match consumer.sink() {
+        ClientSink::WebSocket(_) => Some(json!({
+            "id": state.client.as_str(),
+            "kind": "websocket",
+            "subscriptions": subscriptions(&state.view),
+            "cursor": state.cursor.position(),
+            "lag": lag(&state.cursor, head),
+            "unacknowledgedBytes": state.cursor.unacknowledged(),
+            "connectedAt": state.connected_at,
+            "expiresAt": state.expires_at,
+        })),
+        ClientSink::SyncDo(sink) => {
+            let answers = state.answers.clone().unwrap_or_default();
+            Some(json!({
+                "id": state.client.as_str(),
+                "kind": "sync_do",
+                "binding": sink.target().binding,
+                "subscriptions": subscriptions(&state.view),
+                "cursor": state.cursor.position(),
+                "lag": lag(&state.cursor, head),
+                "connectedAt": state.connected_at,
+                "lastSeenAt": answers.last_seen_at,
+                "expiresAt": state.expires_at,
+                "consecutiveFailures": answers.failures,
+                "lastError": answers.last_error,
+            }))
+        }
+        ClientSink::Page(_) => None,
+    }
 }
 
 /// What the client asked for; null for everything.
@@ -38,9 +45,12 @@ fn subscriptions(view: &View) -> Value {
     match view.wanted() {
         Subscriptions::AllTables => Value::Null,
         Subscriptions::Tables(tables) => {
-            let tables = tables.iter().map(
-                |it| json!({"table": it.table().to_string(), "conditions": it.filter().len()}),
-            );
+            let tables = tables.iter().map(|subscription| {
+                json!({
+                    "table": subscription.table().to_string(),
+                    "conditions": subscription.filter().len(),
+                })
+            });
             tables.collect()
         }
     }

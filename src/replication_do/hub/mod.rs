@@ -1,68 +1,80 @@
-//! The clients of one object: the WebSockets that the platform keeps for it, and the Sync Durable
-//! Objects in its storage.
+//! The clients of one object: the engine with the platform's sinks, and what is kept of them.
 
+mod attachment_flusher;
 mod callback;
-mod keeper;
 mod list;
-mod sockets;
-mod sync_dos;
+mod schema_store;
+mod sinks;
+mod sync_do_sink;
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
 
+use futures_channel::oneshot;
+use js_sys::JsString;
 use serde_json::Value;
-use worker::{Env, State, WebSocket, WebSocketIncomingMessage};
+use wasm_bindgen::{JsCast, JsValue};
+use worker::{Env, State, WebSocket};
 
-pub(super) use self::callback::Callback;
-use self::keeper::Keeper;
-use self::sockets::Sockets;
-use self::sync_dos::SyncDos;
+use self::attachment_flusher::AttachmentFlusher;
+use self::schema_store::StoredSchemas;
+use self::sinks::ClientSink;
+pub(super) use self::sync_do_sink::Answered;
+use self::sync_do_sink::{Calls, KEY_PREFIX, SyncDoSink};
 use crate::clients::{
-    Attachment, ClientId, ConnectRequest, Cursor, DEFAULT_WINDOW_BYTES, Described, Flow,
-    FrameError, Head, Learned, Outlet, Position, Pump, Registration, RelationLog, Stretch,
-    Subscriber, SyncClient, Ticket, UNACKNOWLEDGED_BYTES, View,
+    ChangesRequest, ClientId, ConnectRequest, FrameError, MAX_MESSAGE_BYTES, MAX_OPERATOR_READERS,
+    MAX_SYNC_CLIENTS, MAX_TICKET_CONDITIONS, MAX_TICKET_CONNECTIONS, MAX_TICKET_READERS, Position,
+    Registration, SchemaChanges, SchemaHistory, Ticket, View,
 };
 use crate::clock;
-use crate::error::Result;
+use crate::delivery::{
+    Answer, Consumer, ConsumerState, Cursor, DEFAULT_WINDOW_BYTES, Engine, Flow, Head, PageAnswer,
+    PageSink, RegisteredClient, Renewal, UNACKNOWLEDGED_BYTES, Work, register, renew,
+};
+use crate::error::{Category, Error, Result};
+use crate::history::Recent;
 use crate::state::Checkpoint;
 use crate::workers::database::Database;
+use crate::workers::log;
 use crate::workers::storage::Storage;
 use crate::workers::web_socket::ClientSocket;
 
-/// Clients that are behind are read pages for, from one cycle to the next.
-const PAGES_BUDGET: Duration = Duration::from_millis(250);
-/// Sockets of one object; the platform takes 32,768.
+/// Sockets of one object; the platform allows 32,768.
 pub(super) const MAX_SOCKETS: usize = 30_000;
-/// The close code of a socket whose client this version does not know how to serve: it comes back
-/// (RFC 6455, section 7.4.2, "service restart").
-const CLOSE_COME_BACK: u16 = 1012;
-/// Keys of what is known of the tables.
-const RELATION_PREFIX: &str = "relation:";
+/// The close code of a socket whose client this version does not know how to serve: it connects
+/// again (RFC 6455, section 7.4.2, "service restart").
+const CLOSE_CONNECT_AGAIN: u16 = 1012;
 
-type Client = Rc<Subscriber<ClientSocket>>;
+type Client = Rc<Consumer<ClientSink>>;
 
 /// The clients.
 pub(super) struct Hub {
+    engine: Rc<Engine<ClientSink>>,
     state: Rc<State>,
-    pump: Pump,
-    sockets: Rc<Sockets>,
-    keeper: Keeper,
-    sync_dos: SyncDos,
+    env: Env,
     storage: Storage,
-    /// What was learned of the tables and is not written down.
-    unsaved: RefCell<Learned>,
-    head: Cell<Option<Position>>,
-    connections: Cell<u64>,
+    calls: Rc<Calls>,
+    flusher: AttachmentFlusher,
+    head_is_stale: Cell<bool>,
 }
 
-/// How a delivery ended.
+/// What a registration is answered with.
 #[derive(Debug)]
-pub(super) struct Delivered {
-    /// Whether every client got all that it can take now.
-    pub(super) complete: bool,
-    /// Callbacks that are due.
-    pub(super) callbacks: Vec<Callback>,
+pub(super) struct Registered {
+    pub(super) id: ClientId,
+    pub(super) cursor: Option<Position>,
+    pub(super) expires_at: Option<u64>,
+}
+
+/// Too much for one credential, or for the object.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Busy {
+    #[error("{MAX_SOCKETS} clients are connected already")]
+    Sockets,
+    #[error("{MAX_TICKET_CONNECTIONS} connections are open with this ticket already")]
+    TicketConnections,
+    #[error("too many requests for /changes wait already: send the next one when one is answered")]
+    Readers,
 }
 
 impl std::fmt::Debug for Hub {
@@ -72,233 +84,416 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// The clients that outlived the object's last life.
+    /// The clients whose sockets outlived the object's last life.
     pub(super) fn new(state: Rc<State>, env: &Env, storage: Storage) -> Self {
-        // A ping is answered by the platform, without waking the object.
+        // The platform answers a ping by itself, without waking the object.
         if let Ok(pair) = worker::WebSocketRequestResponsePair::new("ping", "pong") {
             state.set_websocket_auto_response(&pair);
         }
-        let pump = Pump::default();
-        let (mut sockets, mut connections) = (Vec::new(), 0);
+        let schemas = SchemaHistory::new(Box::new(StoredSchemas::new(storage.clone())), None);
+        let engine = Rc::new(Engine::new(schemas, js_sys::Math::random));
         for socket in state.as_raw().get_websockets().unwrap_or_default() {
             let socket = ClientSocket::of(&socket.into());
-            let Some(attachment) = socket.attachment() else {
-                socket.close(CLOSE_COME_BACK, "the server was updated");
-                continue;
-            };
-            connections = attachment.connection.max(connections);
-            sockets.push(Rc::new(Subscriber::resuming(
-                socket,
-                attachment,
-                pump.views(),
-            )));
+            match socket.attachment() {
+                Some(kept) => engine
+                    .add(ClientSink::WebSocket(socket), kept)
+                    .mark_persisted(),
+                None => socket.close(CLOSE_CONNECT_AGAIN, "the server was updated"),
+            }
         }
         Self {
+            engine,
             state,
-            pump,
-            sockets: Rc::new(Sockets::new(sockets)),
-            keeper: Keeper::default(),
-            sync_dos: SyncDos::new(env.clone(), storage.clone()),
+            env: env.clone(),
             storage,
-            unsaved: RefCell::default(),
-            head: Cell::new(None),
-            connections: Cell::new(connections),
+            calls: Rc::default(),
+            flusher: AttachmentFlusher::default(),
+            head_is_stale: Cell::new(false),
         }
     }
 
-    /// Makes what is registered known, and what was learned of the tables up to `through`. Called
-    /// once, when the storage is ready.
-    pub(super) fn recall(&self, through: Option<Position>) -> Result<()> {
-        let known = self.storage.list(RELATION_PREFIX)?;
-        self.pump.recall(known, through);
-        self.sync_dos.recall(self.pump.views())
-    }
-
-    /// Takes in what a cycle has described of the tables, and writes it down. Where that succeeds it
-    /// must be followed by writing down the position, before anything is awaited; where it fails the
-    /// position stays as it is written, so that the next life knows that it does not know.
-    pub(super) fn learn(&self, described: &Described<'_>) -> Result<()> {
-        let learned = self.pump.learn(described, &self.sockets.all());
-        if !learned.changed.is_empty() {
-            self.sync_dos.rebind();
-        }
-        let mut unsaved = self.unsaved.borrow_mut();
-        unsaved.add(learned);
-        self.save(&unsaved)?;
-        *unsaved = Learned::default();
-        Ok(())
-    }
-
-    fn save(&self, learned: &Learned) -> Result<()> {
-        for table in &learned.forgotten {
-            self.storage.delete(&format!("{RELATION_PREFIX}{table}"))?;
-        }
-        for known in &learned.changed {
-            let key = format!("{RELATION_PREFIX}{}", known.name());
-            self.storage.put(&key, known)?;
+    /// Loads the registrations, and what the tables were like up to `through`. Called once, when the
+    /// storage is ready.
+    pub(super) fn load(&self, through: Option<Position>) -> Result<()> {
+        let store = StoredSchemas::new(self.storage.clone());
+        self.engine
+            .set_schemas(SchemaHistory::new(Box::new(store), through));
+        let kept: Vec<RegisteredClient> = self.storage.list(KEY_PREFIX)?;
+        for client in kept {
+            let (target, state) = client.restore(self.engine.next_number());
+            let sink = SyncDoSink::new(&self.env, &self.storage, &self.calls, target, &state);
+            self.engine
+                .add(ClientSink::SyncDo(sink), state)
+                .mark_persisted();
         }
         Ok(())
     }
 
-    /// What is known of the tables. Not to be held over an await.
-    pub(super) fn relations(&self) -> Ref<'_, RelationLog> {
-        self.pump.relations()
+    /// Who hears of what the Sync Durable Objects answer.
+    pub(super) fn report_answers_to(&self, report: Rc<dyn Fn(Answered)>) {
+        self.calls.report_to(report);
     }
 
+    /// A Sync Durable Object has answered. Returns why, where it has failed.
+    pub(super) fn on_answer(&self, answered: Answered) -> Option<Rc<Error>> {
+        let Answered {
+            number,
+            client,
+            answer,
+        } = answered;
+        let failure = match &answer {
+            Answer::Failed(error) => Some(Rc::clone(error)),
+            Answer::Gone => {
+                // Nothing is removed of a registration that has replaced this one meanwhile.
+                if self.engine.consumers().find(number).is_some()
+                    && let Err(error) = sync_do_sink::forget(&self.storage, &client)
+                {
+                    log::error("storage_failed", &error);
+                }
+                None
+            }
+            Answer::Accepted | Answer::StandsAt(_) => None,
+        };
+        self.engine.answer(number, answer, clock::now_ms());
+        self.flusher.flush_soon(&self.state, self);
+        failure
+    }
+
+    // Storing.
+
+    /// Adds what a cycle has described of the tables. See [`Engine::describe`].
+    pub(super) fn describe(&self, changes: &SchemaChanges<'_>) -> Result<()> {
+        self.engine.describe(changes)
+    }
+
+    /// Makes a head known, and sends what is in memory to everyone whom it serves, in this turn.
+    pub(super) fn publish(&self, checkpoint: &Checkpoint, recent: Option<Recent>) {
+        let head = Head {
+            position: position(checkpoint),
+            recent: recent.filter(|recent| recent.epoch == checkpoint.epoch),
+        };
+        self.engine.publish(head, clock::now_ms());
+        self.flusher.flush_soon(&self.state, self);
+    }
+
+    /// Makes a head known that was read from the database, unless a newer one is known.
+    pub(super) fn refresh(&self, checkpoint: &Checkpoint) {
+        self.head_is_stale.set(false);
+        let read = position(checkpoint);
+        if self.engine.head().is_none_or(|known| known < read) {
+            self.publish(checkpoint, None);
+        }
+    }
+
+    // Delivery.
+
+    /// What there is to do.
+    pub(super) fn work(&self) -> Work {
+        self.engine.work(clock::now_ms())
+    }
+
+    /// Whether the head has to be read from the database first.
+    pub(super) fn needs_head(&self) -> bool {
+        let is_needed = self.head_is_stale.get() || self.engine.head().is_none();
+        is_needed && !self.engine.consumers().is_empty()
+    }
+
+    /// The head may have moved without anything being stored here: the feed is not polled now, or
+    /// another deployment has stored.
+    pub(super) fn doubt_head(&self) {
+        self.head_is_stale.set(true);
+    }
+
+    /// Does one piece of work; see [`Engine::step`].
+    pub(super) async fn step(&self, connection: &mut Database) -> Result<bool> {
+        let stepped = self.engine.step(connection).await;
+        self.flusher.flush_soon(&self.state, self);
+        stepped
+    }
+
+    // Clients.
+
+    /// Whether anybody listens.
     pub(super) fn has_clients(&self) -> bool {
-        !self.sockets.all().is_empty() || self.sync_dos.count() > 0
+        self.counts() != (0, 0)
     }
 
     /// How many WebSockets and how many Sync Durable Objects there are.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.sockets.all().len(), self.sync_dos.count())
+        let (mut sockets, mut sync_dos) = (0, 0);
+        for consumer in self.engine.consumers().all().iter() {
+            match consumer.sink() {
+                ClientSink::WebSocket(_) => sockets += 1,
+                ClientSink::SyncDo(_) => sync_dos += 1,
+                ClientSink::Page(_) => {}
+            }
+        }
+        (sockets, sync_dos)
     }
 
-    /// The lowest id behind which a registered Sync Durable Object still needs changes.
+    /// The lowest id that a registered Sync Durable Object still needs.
     pub(super) fn oldest_needed(&self) -> Option<i64> {
-        self.sync_dos.oldest_needed()
+        self.engine.oldest_needed()
     }
 
-    /// Takes a client in; the response carries its end of the socket.
+    /// Whether there is room for another client.
+    pub(super) fn admit(&self, ticket: Option<&Ticket>) -> std::result::Result<(), Busy> {
+        if self.counts().0 >= MAX_SOCKETS {
+            return Err(Busy::Sockets);
+        }
+        if let Some(ticket) = ticket {
+            let usage = self.engine.consumers().usage(Some(&ticket.credential));
+            if usage.connections >= MAX_TICKET_CONNECTIONS {
+                return Err(Busy::TicketConnections);
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts a client; the response carries its end of the socket.
     pub(super) fn accept(
         &self,
         request: ConnectRequest,
         view: View,
         ticket: Option<&Ticket>,
     ) -> worker::Result<WebSocket> {
-        let connection = self.connections.get().saturating_add(1);
-        self.connections.set(connection);
         let flow = if request.acknowledges {
             Flow::Waits(DEFAULT_WINDOW_BYTES)
         } else {
-            Flow::ComesBack(UNACKNOWLEDGED_BYTES)
+            Flow::Reconnects(UNACKNOWLEDGED_BYTES)
         };
-        let attachment = Attachment {
-            client: request.client.unwrap_or_else(ClientId::random),
-            connection,
-            view: Rc::new(view),
-            cursor: Cursor::new(request.start, flow),
-            connected_at: clock::now_ms(),
-            expires_at: ticket.map(|ticket| ticket.expires_at),
-        };
+        let client = request.client.unwrap_or_else(ClientId::random);
+        let cursor = Cursor::new(request.start, flow);
+        let state = self.state_of(client, view, cursor, ticket);
         let (socket, client_end) = ClientSocket::accept(&self.state)?;
-        let client = Subscriber::arriving(socket, attachment, self.pump.views());
-        client.keep();
-        self.sockets.add(Rc::new(client));
+        self.engine
+            .add(ClientSink::WebSocket(socket), state)
+            .persist();
         Ok(client_end)
     }
 
-    /// Registers a Sync Durable Object, or renews it. A mistake names its field.
+    /// Accepts a request for one page. The consumer's number tells whom to [`Self::forget`].
+    pub(super) fn request_page(
+        &self,
+        request: &ChangesRequest,
+        view: View,
+        ticket: Option<&Ticket>,
+    ) -> std::result::Result<(u64, oneshot::Receiver<PageAnswer>), Busy> {
+        let credential = ticket.map(|ticket| &ticket.credential);
+        let limit = match credential {
+            Some(_) => MAX_TICKET_READERS,
+            None => MAX_OPERATOR_READERS,
+        };
+        if self.engine.consumers().usage(credential).readers >= limit {
+            return Err(Busy::Readers);
+        }
+        let (sink, answer) = PageSink::new(request.limit);
+        let cursor = Cursor::new(request.start, Flow::Answered);
+        let mut state = self.state_of(ClientId::random(), view, cursor, ticket);
+        state.expires_at = None;
+        let number = state.number;
+        self.engine.add(ClientSink::Page(sink), state);
+        Ok((number, answer))
+    }
+
+    fn state_of(
+        &self,
+        client: ClientId,
+        view: View,
+        cursor: Cursor,
+        ticket: Option<&Ticket>,
+    ) -> ConsumerState {
+        ConsumerState {
+            client,
+            number: self.engine.next_number(),
+            view: Rc::new(view),
+            cursor,
+            answers: None,
+            connected_at: clock::now_ms(),
+            expires_at: ticket.map(|ticket| ticket.expires_at.saturating_mul(1_000)),
+            credential: ticket.map(|ticket| ticket.credential.clone()),
+        }
+    }
+
+    /// A consumer wants nothing more.
+    pub(super) fn forget(&self, number: u64) {
+        self.engine.remove(number);
+    }
+
+    /// Registers a Sync Durable Object, or renews its registration. A mistake names its field.
     pub(super) fn register(
         &self,
         registration: Registration,
-    ) -> Result<std::result::Result<SyncClient, FrameError>> {
-        self.sync_dos.register(registration, self.pump.views())
-    }
-
-    /// Removes a Sync Durable Object. False when there is none of that name.
-    pub(super) fn deregister(&self, id: &ClientId) -> Result<bool> {
-        self.sync_dos.remove(id)
-    }
-
-    /// Moves the cursors of the WebSockets that `recent` serves, with nothing but memory.
-    /// [`Self::deliver`] follows, for everybody else.
-    pub(super) fn deliver_recent<'a>(
-        &self,
-        head: &Checkpoint,
-        recent: Option<&'a Stretch<'a>>,
-    ) -> Result<()> {
-        // Nobody is served by nothing: an idle poll need not look at ten thousand sockets twice.
-        if recent.is_none() {
-            return Ok(());
-        }
-        self.pump
-            .deliver_recent(&self.sockets.all(), self.move_head(head, recent))
-    }
-
-    fn move_head<'a>(&self, head: &Checkpoint, recent: Option<&'a Stretch<'a>>) -> Head<'a> {
-        let budget = u64::try_from(PAGES_BUDGET.as_millis()).unwrap_or(u64::MAX);
-        let head = Head {
-            position: Position {
-                epoch: head.epoch,
-                id: head.last_id,
-            },
-            recent,
-            deadline: clock::now_ms().saturating_add(budget),
+    ) -> Result<std::result::Result<Registered, FrameError>> {
+        let now = clock::now_ms();
+        let known = self.sync_do(&registration.id);
+        let number = self.engine.next_number();
+        let (target, state) = match &known {
+            None if self.counts().1 >= MAX_SYNC_CLIENTS => {
+                let message =
+                    format!("{MAX_SYNC_CLIENTS} Sync Durable Objects are registered already");
+                return Err(Error::new(Category::Notify, "too_many_clients", message));
+            }
+            None => register(registration, number, now),
+            Some(known) => {
+                let ClientSink::SyncDo(sink) = known.sink() else {
+                    return Ok(Err(unknown_binding("the registration is not one")));
+                };
+                let renewal = renew((sink.target(), &known.state()), registration, number, now);
+                match renewal {
+                    Renewal::Extend { expires_at } => {
+                        known.extend(expires_at);
+                        known.persist();
+                        return Ok(Ok(registered(known)));
+                    }
+                    Renewal::Replace(renewed) => *renewed,
+                }
+            }
         };
-        self.head.set(Some(head.position));
-        head
+        if let Err(cause) = SyncDoSink::check(&self.env, &target) {
+            return Ok(Err(unknown_binding(&cause.to_string())));
+        }
+        if let Some(known) = known {
+            known.leave();
+        }
+        let sink = SyncDoSink::new(&self.env, &self.storage, &self.calls, target, &state);
+        let consumer = self.engine.add(ClientSink::SyncDo(sink), state);
+        consumer.persist();
+        self.engine.serve_from_memory(now);
+        Ok(Ok(registered(&consumer)))
     }
 
-    /// Moves every cursor towards the head.
-    pub(super) async fn deliver<'a>(
-        &self,
-        connection: &mut Database,
-        head: &Checkpoint,
-        recent: Option<&'a Stretch<'a>>,
-    ) -> Result<Delivered> {
-        let head = self.move_head(head, recent);
-        let clients = self.sockets.all();
-        let delivered = self.pump.deliver(&clients, connection, head).await;
-        self.sockets.remove_gone();
-        self.keeper.keep_soon(&self.state, &self.sockets);
-        let complete = delivered?;
-        let callbacks = self.sync_dos.due(connection, head, &self.pump).await?;
-        Ok(Delivered {
-            complete,
-            callbacks,
-        })
+    /// Ends a registration. False when there is none of that name.
+    pub(super) fn deregister(&self, id: &ClientId) -> Result<bool> {
+        let Some(known) = self.sync_do(id) else {
+            return Ok(false);
+        };
+        sync_do_sink::forget(&self.storage, id)?;
+        self.forget(known.number());
+        Ok(true)
     }
 
-    /// Makes one callback. True when the client is due another.
-    pub(super) async fn call(&self, callback: Callback) -> bool {
-        self.sync_dos.call(callback, self.head.get()).await
+    fn sync_do(&self, id: &ClientId) -> Option<Client> {
+        let consumers = self.engine.consumers().all();
+        let known = consumers.iter().find(|consumer| {
+            matches!(consumer.sink(), ClientSink::SyncDo(_))
+                && consumer.state().client == *id
+                && !consumer.is_gone()
+        });
+        known.cloned()
     }
 
-    /// A message of a client. True when something may be due to it now.
-    pub(super) fn on_message(
-        &self,
-        socket: &WebSocket,
-        message: &WebSocketIncomingMessage,
-    ) -> bool {
+    /// The database cannot be reached: requests for pages do not wait for it.
+    pub(super) fn fail_pages(&self, error: &Rc<Error>) {
+        for consumer in self.engine.consumers().all().iter() {
+            if let ClientSink::Page(sink) = consumer.sink() {
+                sink.fail(error);
+                consumer.leave();
+            }
+        }
+    }
+
+    /// Handles a message of a client. True when delivery has something to do.
+    pub(super) fn on_message(&self, socket: &WebSocket, message: &JsValue) -> bool {
         let socket = ClientSocket::of(socket);
         let Some(client) = self.client_of(&socket) else {
-            socket.close(CLOSE_COME_BACK, "the server was updated");
+            socket.close(CLOSE_CONNECT_AGAIN, "the server was updated");
             return false;
         };
-        match message {
-            WebSocketIncomingMessage::String(text) => {
-                client.hear(text, self.pump.views(), self.head.get())
+        let text = match text_of(message) {
+            Ok(text) => text,
+            Err(error) => {
+                client.refuse(&error);
+                return false;
             }
-            WebSocketIncomingMessage::Binary(_) => {
-                client.tell(&FrameError::Binary.to_json());
-                false
-            }
+        };
+        let check = |view: &View| self.check_conditions(&client, view);
+        self.engine
+            .on_message(&client, &text, clock::now_ms(), check)
+    }
+
+    fn check_conditions(
+        &self,
+        client: &Client,
+        view: &View,
+    ) -> std::result::Result<(), FrameError> {
+        let (credential, before) = {
+            let state = client.state();
+            (state.credential.clone(), state.view.conditions())
+        };
+        let Some(credential) = credential else {
+            return Ok(());
+        };
+        let all = self.engine.consumers().usage(Some(&credential)).conditions;
+        let found = all.saturating_sub(before) + view.conditions();
+        if found > MAX_TICKET_CONDITIONS {
+            let limit = MAX_TICKET_CONDITIONS;
+            return Err(FrameError::TooManyConditions { found, limit });
         }
+        Ok(())
     }
 
     /// A socket has closed, or failed.
     pub(super) fn on_close(&self, socket: &WebSocket) {
         let socket = ClientSocket::of(socket);
         if let Some(client) = self.client_of(&socket) {
-            client.leave();
-            self.sockets.remove(client.attachment().connection);
+            self.forget(client.number());
         }
         // Completes the closing handshake; one that has failed needs none.
         socket.close(1000, "bye");
     }
 
     fn client_of(&self, socket: &ClientSocket) -> Option<Client> {
-        self.sockets.find(socket.connection()?)
+        self.engine.consumers().find(socket.number()?)
     }
 
     /// Everyone, for `GET /clients`.
     pub(super) fn list(&self) -> Vec<Value> {
-        let head = self.head.get();
-        let sockets = self.sockets.all();
-        let sockets = sockets
+        let head = self.engine.head();
+        let consumers = self.engine.consumers().all();
+        let listed = consumers
             .iter()
-            .map(|client| list::socket(&client.attachment(), head));
-        sockets.chain(self.sync_dos.list(head)).collect()
+            .filter_map(|client| list::consumer(client, head));
+        listed.collect()
     }
+}
+
+fn position(checkpoint: &Checkpoint) -> Position {
+    Position {
+        epoch: checkpoint.epoch,
+        id: checkpoint.last_id,
+    }
+}
+
+fn registered(consumer: &Client) -> Registered {
+    let state = consumer.state();
+    Registered {
+        id: state.client.clone(),
+        cursor: state.cursor.position(),
+        expires_at: state.expires_at,
+    }
+}
+
+fn unknown_binding(cause: &str) -> FrameError {
+    FrameError::Field {
+        field: "binding".to_owned(),
+        problem: format!("no such Durable Object can be called: {cause}"),
+    }
+}
+
+/// The text of a message. Its length is checked before it is copied: the platform lets a client send
+/// 32 MiB, and WebAssembly's memory never shrinks.
+fn text_of(message: &JsValue) -> std::result::Result<String, FrameError> {
+    let Some(text) = message.dyn_ref::<JsString>() else {
+        return Err(FrameError::Binary);
+    };
+    let length = text.length() as usize;
+    if length > MAX_MESSAGE_BYTES {
+        return Err(FrameError::TooLarge {
+            field: "message".to_owned(),
+            found: length,
+            limit: MAX_MESSAGE_BYTES,
+        });
+    }
+    Ok(text.into())
 }

@@ -7,14 +7,13 @@ use serde_json::json;
 
 use super::persisted::{HEALTH, INITIAL_POLL_AT, POSITION};
 use super::{Memory, Runtime};
-use crate::clients::{Described, Stretch};
+use crate::clients::SchemaChanges;
 use crate::clock;
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::history::WriteMethod;
 use crate::polling::{self, CycleConfig, CycleState, Expect, Outcome, Policy, policy};
 use crate::replication_do::health::Position;
-use crate::replication_do::hub::Callback;
 use crate::state::{self, LastKnown, Resumption};
 use crate::workers::database::{self, Database, DatabaseConnector};
 use crate::workers::log;
@@ -141,7 +140,7 @@ impl Runtime {
         self: &Rc<Self>,
         config: &ReplicationConfig,
         kept: Option<Database>,
-        cycle: Option<(CycleState, String)>,
+        cycle: Option<CycleState>,
     ) -> Result<Outcome> {
         let (mut connection, cycle) = match (kept, cycle) {
             (Some(connection), Some(cycle)) => (connection, cycle),
@@ -164,53 +163,40 @@ impl Runtime {
         self: &Rc<Self>,
         config: &ReplicationConfig,
         connection: &mut Database,
-        (mut cycle, schema): (CycleState, String),
+        mut cycle: CycleState,
     ) -> Result<Outcome> {
         let started = clock::now_ms();
-        let feed = feed(config, schema.clone(), database::write_method(&self.env));
+        let feed = feed(config, database::write_method(&self.env));
         let mut changed = false;
         let mut expect = std::mem::take(&mut self.memory.borrow_mut().expect);
         let outcome = loop {
-            let further = DatabaseConnector(&self.env);
-            let report = polling::run(connection, &further, &feed, &mut cycle, expect).await;
+            let connector = DatabaseConnector(&self.env);
+            let polled = polling::run(connection, &connector, &feed, &mut cycle, expect).await;
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
-            let mut report = report?;
+            let (mut report, advance) = polled?;
             changed |= report.stored > 0;
-            let learned = self.learn(&report, &cycle);
-            let recent = report.recent.take();
-            let recent = recent
-                .as_ref()
-                .filter(|recent| recent.epoch == cycle.checkpoint.epoch)
-                .map(Stretch::of_recent);
-            // Who hears of the changes finds the status without the failures before them.
+            let described = self.describe(&report, &cycle);
+            // A client that hears of the changes finds the status without the failures before them.
             let recovered = self.memory.borrow_mut().health.recover();
-            // While Postgres advances the slot, and before the position is written down, which holds
-            // up whatever is sent until it is on disk.
-            let delivered = self.hub.deliver_recent(&cycle.checkpoint, recent.as_ref());
-            self.note_position(&cycle, learned);
-            delivered?;
-            report.settle(connection, &mut cycle).await;
+            // While Postgres advances the slot, and before the position is persisted, which holds up
+            // whatever is sent until it is on disk.
+            self.hub.publish(&cycle.checkpoint, report.recent.take());
+            self.note_position(&cycle, described);
+            self.wake_delivery();
+            advance.finish(connection, &mut cycle, &mut report).await;
             self.note_report(&report, recovered);
             if report.advance_error.is_some() || report.snapshot_error.is_some() {
                 // It has cost the connection, but nothing of what was stored.
                 *connection = database::connect(&self.env).await?;
             }
-            let delivered = self
-                .hub
-                .deliver(connection, &cycle.checkpoint, recent.as_ref())
-                .await?;
-            for callback in delivered.callbacks {
-                self.call(callback);
-            }
-            let elapsed = clock::now_ms().saturating_sub(started);
             if report.complete {
-                break match (delivered.complete, changed) {
-                    (false, _) => Outcome::Undelivered,
-                    (true, true) => Outcome::Changed,
-                    (true, false) => Outcome::Idle,
+                break if changed {
+                    Outcome::Changed
+                } else {
+                    Outcome::Idle
                 };
             }
-            if u128::from(elapsed) > RUN_LIMIT.as_millis() || self.jobs.must_yield() {
+            if clock::has_elapsed(started, RUN_LIMIT) || self.jobs.must_yield() {
                 break Outcome::Unfinished;
             }
             expect = Expect::Changes;
@@ -220,18 +206,8 @@ impl Runtime {
             // Where changes came, more are likely to come.
             memory.expect = Expect::Changes;
         }
-        memory.cycle = Some((cycle, schema));
+        memory.cycle = Some(cycle);
         Ok(outcome)
-    }
-
-    /// Makes a callback beside the cycles, so that a slow client holds up nobody.
-    fn call(self: &Rc<Self>, callback: Callback) {
-        let runtime = Rc::clone(self);
-        wasm_bindgen_futures::spawn_local(async move {
-            if runtime.hub.call(callback).await {
-                let _ = runtime.poll().await;
-            }
-        });
     }
 
     /// Looks on a new connection whether changes can follow what is stored. The slot may have been
@@ -242,8 +218,8 @@ impl Runtime {
         &self,
         connection: &mut Database,
         config: &ReplicationConfig,
-        before: Option<(CycleState, String)>,
-    ) -> Result<(CycleState, String)> {
+        before: Option<CycleState>,
+    ) -> Result<CycleState> {
         let remembered = self.with(|memory| {
             memory.position.map(|known| LastKnown {
                 epoch: known.epoch,
@@ -274,46 +250,45 @@ impl Runtime {
             log::event("epoch_began", context);
         }
         let may_log_snapshots = standing.server.may_log_snapshots;
-        if let Some((mut cycle, schema)) = before
+        if let Some(mut cycle) = before
             && broken.is_none()
             && cycle.checkpoint == standing.checkpoint
-            && schema == standing.server.schema
+            && cycle.own_schema == standing.server.schema
         {
             cycle.may_log_snapshots = may_log_snapshots;
-            return Ok((cycle, schema));
+            return Ok(cycle);
         }
-        let mut cycle = CycleState::resume_from(standing.checkpoint);
+        let mut cycle = CycleState::new(standing.checkpoint, standing.server.schema);
         cycle.may_log_snapshots = may_log_snapshots;
         cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
-        Ok((cycle, standing.server.schema))
+        Ok(cycle)
     }
 
-    /// Takes in what the cycle described. It belongs to what was stored: until the position is
-    /// written down, too, nothing may be awaited. False when it could not be written down.
-    fn learn(&self, report: &polling::Report, cycle: &CycleState) -> bool {
-        let described = Described {
+    /// Adds what the cycle described. It belongs to what was stored: until the position is persisted,
+    /// too, nothing may be awaited. False when it could not be persisted.
+    fn describe(&self, report: &polling::Report, cycle: &CycleState) -> bool {
+        let described = self.hub.describe(&SchemaChanges {
             after: crate::clients::Position {
                 epoch: cycle.checkpoint.epoch,
                 id: report.after,
             },
             through: Position::of(&cycle.checkpoint).of_clients(),
             relations: &report.relations,
-        };
-        let learned = self.hub.learn(&described);
-        if let Err(error) = &learned {
+        });
+        if let Err(error) = &described {
             log::error("storage_failed", error);
         }
-        learned.is_ok()
+        described.is_ok()
     }
 
-    /// `may_keep`: what was described up to here is written down. Else the next life would take
-    /// what it finds for all there was.
-    fn note_position(&self, cycle: &CycleState, may_keep: bool) {
+    /// `is_described`: what was described up to here is persisted. Otherwise the next instance would
+    /// take what it finds for everything.
+    fn note_position(&self, cycle: &CycleState, is_described: bool) {
         let position = Position::of(&cycle.checkpoint);
         let mut memory = self.memory.borrow_mut();
         if memory.position != Some(position) {
             memory.position = Some(position);
-            if may_keep {
+            if is_described {
                 self.persist(POSITION, &position);
             }
         }
@@ -357,11 +332,10 @@ fn log_failure(memory: &Memory, error: &Error) {
     log::failure("cycle_failed", error, context);
 }
 
-fn feed(config: &ReplicationConfig, own_schema: String, write_method: WriteMethod) -> CycleConfig {
+fn feed(config: &ReplicationConfig, write_method: WriteMethod) -> CycleConfig {
     CycleConfig {
         slot: config.slot.clone(),
         publication: config.publication.clone(),
-        own_schema,
         max_changes: config.max_changes_per_poll,
         max_row_bytes: config.max_row_bytes,
         slice_bytes: SLICE_BYTES,

@@ -6,10 +6,12 @@
 //!   initialize  prepares the database
 //!   drain       cycles until nothing is left
 //!   maintenance slot health, WAL guard, pruning: while nobody listens, and beside polling
+//! delivery    beside the jobs: pages for the clients that memory does not serve
 //! alarm       when the next job is due, and the watchdog that restores a lost alarm
 //! ```
 
 mod alarm;
+mod delivery;
 mod drain;
 mod initialize;
 mod jobs;
@@ -21,12 +23,12 @@ use std::rc::Rc;
 
 use worker::{Env, State};
 
-use super::catch_up::Readers;
+use self::delivery::Delivery;
 use super::health::{Health, Position, SlotHealth};
-use super::hub::Hub;
+use super::hub::{Answered, Hub};
 use super::job_queue::JobQueue;
 use crate::config::ReplicationConfig;
-use crate::error::{Category, Error};
+use crate::error::Error;
 use crate::polling::{CycleState, Expect, Pace, Phases};
 use crate::workers::database::Database;
 use crate::workers::log;
@@ -37,7 +39,7 @@ use crate::workers::storage::Storage;
 pub(super) struct Runtime {
     pub(super) env: Env,
     pub(super) hub: Hub,
-    pub(super) readers: Readers,
+    delivery: Delivery,
     state: Rc<State>,
     storage: Storage,
     jobs: JobQueue,
@@ -67,8 +69,7 @@ pub(super) struct Memory {
     config_error: Option<Rc<Error>>,
     /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].
     documents_as_text_from: Option<i64>,
-    /// With the schema of the system's own tables.
-    cycle: Option<(CycleState, String)>,
+    cycle: Option<CycleState>,
     connection: Option<Database>,
     /// When the last job finished that left its connection open for a while.
     finished_at: u64,
@@ -76,12 +77,12 @@ pub(super) struct Memory {
 }
 
 impl Runtime {
-    pub(super) fn new(state: State, env: Env) -> Self {
+    pub(super) fn new(state: State, env: Env) -> Rc<Self> {
         let state = Rc::new(state);
         let storage = Storage::new(&state);
         let runtime = Self {
             hub: Hub::new(Rc::clone(&state), &env, storage.clone()),
-            readers: Readers::default(),
+            delivery: Delivery::default(),
             memory: RefCell::default(),
             jobs: JobQueue::default(),
             storage,
@@ -91,7 +92,24 @@ impl Runtime {
         if let Err(error) = runtime.load() {
             log::error("load_failed", &error);
         }
+        let runtime = Rc::new(runtime);
+        let known = Rc::downgrade(&runtime);
+        runtime.hub.report_answers_to(Rc::new(move |answered| {
+            if let Some(runtime) = known.upgrade() {
+                runtime.on_answer(answered);
+            }
+        }));
         runtime
+    }
+
+    /// A Sync Durable Object has answered.
+    fn on_answer(self: &Rc<Self>, answered: Answered) {
+        if let Some(error) = self.hub.on_answer(answered) {
+            log::error("callback_failed", &error);
+            let mut memory = self.memory.borrow_mut();
+            memory.health.count(&error);
+        }
+        self.wake_delivery();
     }
 
     /// Looks at the memory. The closure must not await.
@@ -113,10 +131,5 @@ impl Runtime {
 }
 
 pub(super) fn not_initialized() -> Error {
-    Error::new(
-        Category::Configuration,
-        "not_initialized",
-        "the feed is not initialised",
-    )
-    .with_remedy("call POST /init")
+    Error::not_initialized("the feed is not initialised")
 }

@@ -25,7 +25,7 @@ impl Runtime {
         memory.health = self.storage.get(HEALTH)?.unwrap_or_default();
         memory.position = self.storage.get(POSITION)?;
         let followed_to = memory.position.map(|known| known.of_clients());
-        self.hub.recall(followed_to)?;
+        self.hub.load(followed_to)?;
         memory.initial_poll_at = self.storage.get(INITIAL_POLL_AT)?;
         memory.hibernating = self.storage.get(HIBERNATING)?.unwrap_or_default();
         memory.slot_health = self.storage.get(SLOT_HEALTH)?;

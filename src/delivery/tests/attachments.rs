@@ -1,19 +1,32 @@
 use serde_json::{Value, json};
 
-use super::subscriptions;
 use crate::clients::{
-    Attachment, ClientId, ClientMessage, ColumnFacts, Cursor, Feed, Flow, FrameError,
-    MAX_ATTACHMENT_BYTES, MAX_SUBSCRIPTIONS_BYTES, Start, Subscription, Subscriptions, View,
+    ClientId, ClientMessage, ColumnFacts, CredentialId, FrameError, MAX_SUBSCRIPTIONS_BYTES,
+    Position, Start, Subscription, Subscriptions, View,
 };
+use crate::delivery::{ConsumerState, Cursor, Extent, Flow, MAX_ATTACHMENT_BYTES};
 
-fn attachment(view: View) -> Attachment {
-    Attachment {
+fn subscriptions(list: &Value) -> Vec<Subscription> {
+    let frame = json!({"type": "subscribe", "subscriptions": list}).to_string();
+    match ClientMessage::parse(&frame) {
+        Ok(ClientMessage::Subscribe {
+            wanted: Subscriptions::Tables(tables),
+            ..
+        }) => tables,
+        other => panic!("{frame}: {other:?}"),
+    }
+}
+
+fn state(view: View) -> ConsumerState {
+    ConsumerState {
         client: ClientId::parse("tab-7").unwrap(),
-        connection: 9_007_199_254_740_991,
+        number: 9_007_199_254_740_991,
         view: view.into(),
         cursor: Cursor::new(Start::Earliest, Flow::Waits(8 << 20)),
         connected_at: 1_767_225_600_000,
-        expires_at: Some(1_767_225_600),
+        answers: None,
+        expires_at: Some(1_767_225_600_000),
+        credential: Some(CredentialId::of_subject("user")),
     }
 }
 
@@ -23,20 +36,20 @@ fn a_client_comes_back_from_its_attachment_as_it_was() {
         {"column": "n", "op": "in", "value": [1.50, "x", null, true, "\u{1F600}"]},
         {"column": "m", "op": "lt", "value": 9_007_199_254_740_993_i64}]}]);
     let view = View::new(Subscriptions::AllTables, Some(subscriptions(&list))).unwrap();
-    let client = attachment(view);
+    let client = state(view);
     let bytes = client.to_bytes();
-    assert_eq!(Attachment::from_bytes(&bytes).unwrap(), client);
-    let connection = Attachment::connection_of(&bytes).unwrap();
-    assert_eq!(connection, client.connection);
-    let plain = attachment(View::new(Subscriptions::Tables(subscriptions(&list)), None).unwrap());
-    assert_eq!(Attachment::from_bytes(&plain.to_bytes()).unwrap(), plain);
+    assert_eq!(ConsumerState::from_bytes(&bytes).unwrap(), client);
+    let number = ConsumerState::number_of(&bytes).unwrap();
+    assert_eq!(number, client.number);
+    let plain = state(View::new(Subscriptions::Tables(subscriptions(&list)), None).unwrap());
+    assert_eq!(ConsumerState::from_bytes(&plain.to_bytes()).unwrap(), plain);
 }
 
 #[test]
-fn bytes_that_are_no_attachment_are_an_error() {
+fn bytes_that_no_version_attached_are_an_error() {
     for bytes in [&b""[..], b"{}", b"null", b"\xFF", b"{\"id\":\"\"}"] {
-        assert!(Attachment::from_bytes(bytes).is_err());
-        assert!(Attachment::connection_of(bytes).is_err());
+        assert!(ConsumerState::from_bytes(bytes).is_err());
+        assert!(ConsumerState::number_of(bytes).is_err());
     }
 }
 
@@ -58,7 +71,7 @@ fn largest(mut grow: impl FnMut(usize) -> Value) -> Vec<Subscription> {
 }
 
 #[test]
-fn the_largest_client_that_is_accepted_fits_the_attachment() {
+fn the_largest_client_that_is_accepted_fits_the_state() {
     let many_tables = largest(|size| {
         let name = |index| json!({"table": format!("schema_{index}.table_{index}")});
         (0..size).map(name).collect()
@@ -80,14 +93,24 @@ fn the_largest_client_that_is_accepted_fits_the_attachment() {
             is_identity: true,
         };
         view.bind(|_, _| Some(facts)).unwrap();
-        let mut client = attachment(view);
+        let mut client = state(view);
         client.client = ClientId::parse(&"x".repeat(64)).unwrap();
-        let feed = Feed {
+        let extent = Extent {
             epoch: i32::MAX,
             oldest: 1,
             head: i64::MAX,
         };
-        client.cursor.step(feed, u64::MAX);
+        client.cursor.step(extent, u64::MAX);
+        client.cursor.sent(i64::MAX - 2_000, 1 << 30, u64::MAX);
+        let elsewhere = Position {
+            epoch: i32::MAX,
+            id: i64::MAX - 3_000,
+        };
+        client
+            .cursor
+            .restart(Some(Start::After(elsewhere)))
+            .unwrap();
+        client.cursor.step(extent, u64::MAX);
         for id in 0..1_000 {
             client.cursor.sent(i64::MAX - 1_000 + id, 1 << 30, u64::MAX);
         }

@@ -1,33 +1,32 @@
-//! A stretch of the feed on its way to clients: a change is taken apart once, however many views
-//! look at it.
+//! Stored changes on their way to clients: each is parsed once, however many views judge it.
 
 use std::cell::OnceCell;
 
 use super::change::{FeedChange, FeedChangeError};
 use crate::history::{Page, Recent, StoredChange};
 
-/// Stored changes behind one id and up to another, without a gap.
+/// The stored changes after one id and up to another, without a gap.
 #[derive(Debug)]
-pub struct Stretch<'a> {
+pub struct ChangeRange<'a> {
     after: i64,
     through: i64,
-    changes: Vec<Passing<'a>>,
+    changes: Vec<CachedChange<'a>>,
 }
 
-/// A stored change that views look at.
+/// A stored change that views judge.
 #[derive(Debug)]
-pub struct Passing<'a> {
+pub struct CachedChange<'a> {
     stored: &'a StoredChange,
     parsed: OnceCell<FeedChange<'a>>,
 }
 
-impl<'a> Stretch<'a> {
+impl<'a> ChangeRange<'a> {
     /// All that is in memory.
     pub fn of_recent(recent: &'a Recent) -> Self {
         Self::new(recent.after, recent.through(), &recent.changes)
     }
 
-    /// All of a page that was read behind `after`.
+    /// All of a page that was read after `after`.
     pub fn of_page(after: i64, page: &'a Page) -> Self {
         Self::new(after, page.through, &page.changes)
     }
@@ -36,7 +35,7 @@ impl<'a> Stretch<'a> {
         Self {
             after,
             through,
-            changes: changes.iter().map(Passing::of).collect(),
+            changes: changes.iter().map(CachedChange::of).collect(),
         }
     }
 
@@ -45,20 +44,22 @@ impl<'a> Stretch<'a> {
         self.after <= after
     }
 
-    /// How far it goes.
+    /// The id that it goes up to.
     pub fn through(&self) -> i64 {
         self.through
     }
 
-    /// The changes behind `after`.
-    pub fn behind(&self, after: i64) -> &[Passing<'a>] {
-        let known = self.changes.partition_point(|it| it.stored.id <= after);
+    /// The changes after `after`.
+    pub fn after(&self, after: i64) -> &[CachedChange<'a>] {
+        let known = self
+            .changes
+            .partition_point(|change| change.stored.id <= after);
         self.changes.get(known..).unwrap_or_default()
     }
 }
 
-impl<'a> Passing<'a> {
-    /// One by itself.
+impl<'a> CachedChange<'a> {
+    /// A single change.
     pub fn of(stored: &'a StoredChange) -> Self {
         Self {
             stored,
@@ -71,12 +72,17 @@ impl<'a> Passing<'a> {
         self.stored.id
     }
 
+    /// Its table, as `change_history.table_name` has it.
+    pub fn table(&self) -> &str {
+        &self.stored.table
+    }
+
     /// Its JSON.
     pub fn json(&self) -> &'a str {
         &self.stored.json
     }
 
-    /// What its JSON says. Fails where it is not what this system wrote.
+    /// What its JSON says. Fails where it is not JSON that this system wrote.
     pub fn change(&self) -> Result<&FeedChange<'a>, FeedChangeError> {
         if let Some(change) = self.parsed.get() {
             return Ok(change);

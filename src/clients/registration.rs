@@ -1,15 +1,12 @@
-//! A Durable Object of an application that gets changes by callback: how it registers, and how it
-//! fares. Pure; the callbacks are made elsewhere.
+//! The body of `POST /clients`: a Durable Object of an application that wants to be called with
+//! changes.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::client_message::{ClientId, Start, read_frame};
-use super::cursor::{Cursor, Flow};
 use super::frame_error::FrameError;
-use super::server_message::ResetReason;
 use super::subscription::{
     RawSubscription, Subscription, Subscriptions, View, check_bytes, read_subscriptions, read_table,
 };
@@ -50,36 +47,6 @@ pub struct Registration {
     pub start: Option<Start>,
     /// How long the registration lasts, unless it is renewed.
     pub ttl: Duration,
-}
-
-/// A registered client, as the object's storage keeps it. Times are milliseconds since 1970.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SyncClient {
-    /// The client's name.
-    pub id: ClientId,
-    /// The Durable Object binding of this Worker.
-    pub binding: String,
-    /// The object.
-    pub object: ObjectName,
-    /// What it wants.
-    pub view: Rc<View>,
-    /// Where it stands: what it answered with 2xx.
-    pub cursor: Cursor,
-    /// A reset that it has not yet answered for.
-    pub owed_reset: Option<ResetReason>,
-    /// When it registered first.
-    pub registered_at: u64,
-    /// When it last answered with 2xx.
-    pub last_seen_at: Option<u64>,
-    /// When the registration ends unless it is renewed.
-    pub expires_at: u64,
-    /// Callbacks that failed since the last one that did not.
-    pub failures: u32,
-    /// No callback before.
-    pub retry_at: u64,
-    /// How the last callback failed.
-    pub last_error: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -158,35 +125,6 @@ fn wanted(
     Ok(Subscriptions::Tables(tables))
 }
 
-impl SyncClient {
-    /// A client that registers, for the first time or again.
-    pub fn registered(registration: Registration, known: Option<Self>, now: u64) -> Self {
-        let ttl = u64::try_from(registration.ttl.as_millis()).unwrap_or(u64::MAX);
-        let same_place = known
-            .as_ref()
-            .filter(|_| registration.start.is_none())
-            .map(|known| known.cursor.clone());
-        let start = registration.start.unwrap_or(Start::Now);
-        Self {
-            id: registration.id,
-            binding: registration.binding,
-            object: registration.object,
-            view: Rc::new(registration.view),
-            cursor: same_place.unwrap_or_else(|| Cursor::new(start, Flow::Answered)),
-            owed_reset: known
-                .as_ref()
-                .filter(|_| registration.start.is_none())
-                .and_then(|known| known.owed_reset),
-            registered_at: known.as_ref().map_or(now, |known| known.registered_at),
-            last_seen_at: known.and_then(|known| known.last_seen_at),
-            expires_at: now.saturating_add(ttl),
-            failures: 0,
-            retry_at: 0,
-            last_error: None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,18 +174,5 @@ mod tests {
             let error = parse(body).unwrap_err();
             assert!(error.contains(field), "{body}: {error}");
         }
-    }
-
-    #[test]
-    fn who_registers_again_goes_on_where_it_stands_unless_it_says_otherwise() {
-        let first = r#"{"id":"a","binding":"S","name":"n","after":"1-7"}"#;
-        let first = SyncClient::registered(parse(first).unwrap(), None, 0);
-        let again = r#"{"id":"a","binding":"S","name":"n"}"#;
-        let again = SyncClient::registered(parse(again).unwrap(), Some(first.clone()), 5);
-        assert_eq!(again.cursor, first.cursor);
-        assert_eq!(again.registered_at, 0);
-        let moved = r#"{"id":"a","binding":"S","name":"n","after":"1-9"}"#;
-        let moved = SyncClient::registered(parse(moved).unwrap(), Some(first.clone()), 5);
-        assert_ne!(moved.cursor, first.cursor);
     }
 }

@@ -1,0 +1,114 @@
+//! How a sink that answers each frame fares: what is out, what the answer means, and when to try
+//! again. Pure; the calls are made elsewhere.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clients::{Position, ResetReason};
+use crate::error::Error;
+use crate::polling::backoff;
+
+/// What a sink answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// It has what it was sent (2xx).
+    Accepted,
+    /// It stands at another position, and that is where it goes on (409).
+    StandsAt(Position),
+    /// It wants nothing more (410).
+    Gone,
+    /// It failed, or could not be called.
+    Failed(Rc<Error>),
+}
+
+/// A frame that was sent and not yet answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outstanding {
+    /// Changes up to `to`.
+    Changes { to: i64, bytes: usize },
+    /// A fresh position. The last sent id and its time are those from before.
+    Progress { last_sent: (i64, u64) },
+    /// A reset.
+    Reset,
+}
+
+/// The answers of one sink. Times are milliseconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Answers {
+    /// A reset that is not yet accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owed_reset: Option<ResetReason>,
+    /// When a frame was last accepted.
+    pub last_seen_at: Option<u64>,
+    /// Answers in a row that brought no progress.
+    pub failures: u32,
+    /// Nothing is sent before this time.
+    pub retry_at: u64,
+    /// How the last frame failed.
+    pub last_error: Option<String>,
+    /// 409s since the last frame that was accepted.
+    pub conflicts: u32,
+    #[serde(skip)]
+    pub(super) outstanding: Option<Outstanding>,
+}
+
+impl Answers {
+    /// Whether a frame may be sent.
+    pub(super) fn may_send(&self, now: u64) -> bool {
+        self.outstanding.is_none() && self.retry_at <= now
+    }
+
+    /// A frame was accepted.
+    pub(super) fn accepted(&mut self, now: u64) {
+        self.failures = 0;
+        self.conflicts = 0;
+        self.retry_at = 0;
+        self.last_error = None;
+        self.last_seen_at = Some(now);
+    }
+
+    /// The sink stands elsewhere. Once that is news; again and again, without anything accepted in
+    /// between, it is a failure like any other.
+    pub(super) fn conflicted(&mut self, now: u64, jitter: f64) {
+        self.owed_reset = None;
+        self.conflicts = self.conflicts.saturating_add(1);
+        if self.conflicts > 1 {
+            let message = "the object answers 409 again and again and accepts nothing".to_owned();
+            self.failed(message, now, jitter);
+        } else {
+            self.failures = 0;
+            self.retry_at = 0;
+            self.last_error = None;
+            self.last_seen_at = Some(now);
+        }
+    }
+
+    /// A frame failed.
+    pub(super) fn failed(&mut self, message: String, now: u64, jitter: f64) {
+        self.failures = self.failures.saturating_add(1);
+        let pause = backoff(self.failures, jitter).as_millis();
+        self.retry_at = now.saturating_add(u64::try_from(pause).unwrap_or(u64::MAX));
+        self.last_error = Some(message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_conflict_is_served_at_once_and_repeated_ones_back_off() {
+        let mut answers = Answers::default();
+        answers.conflicted(1_000, 1.0);
+        assert!(answers.may_send(1_000));
+        answers.conflicted(1_000, 1.0);
+        assert!(!answers.may_send(1_499) && answers.may_send(1_500));
+        answers.conflicted(1_500, 1.0);
+        assert!(!answers.may_send(2_499) && answers.may_send(2_500));
+        answers.accepted(2_500);
+        answers.conflicted(2_500, 1.0);
+        assert!(answers.may_send(2_500));
+    }
+}

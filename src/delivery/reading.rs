@@ -1,0 +1,158 @@
+//! How much a consumer reads from the history at a time, and when it reads again after a failure.
+//! Pure.
+
+use std::time::Duration;
+
+use crate::history::MAX_PAGE_CHANGES;
+use crate::polling::backoff;
+
+/// Ids that the first page of a consumer looks at.
+const FIRST_IDS: i64 = 20_000;
+/// Ids that a page looks at, at most. A page without a match then takes some 100 ms.
+const MAX_IDS: i64 = 200_000;
+/// A page that was answered sooner than this may look further the next time.
+const QUICK: Duration = Duration::from_millis(25);
+/// One that took longer looks at less the next time.
+const SLOW: Duration = Duration::from_millis(250);
+
+/// The reading of one consumer. It shares its pages with others, and so their fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// Changes to ask for.
+    pub(super) changes: u32,
+    /// Ids to look at.
+    pub(super) ids: i64,
+    failures: u32,
+    retry_at: u64,
+}
+
+/// How the next page is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Whole rows.
+    Whole,
+    /// One row, with its large columns omitted: as a whole it has failed.
+    Trimmed,
+    /// One row without its columns: it has failed trimmed, too.
+    Bare,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            changes: MAX_PAGE_CHANGES,
+            ids: FIRST_IDS,
+            failures: 0,
+            retry_at: 0,
+        }
+    }
+}
+
+impl Reading {
+    /// Whether a page may be read.
+    pub(super) fn may_read(&self, now: u64) -> bool {
+        self.retry_at <= now
+    }
+
+    /// When a page may be read.
+    pub(super) fn retry_at(&self) -> u64 {
+        self.retry_at
+    }
+
+    /// How many pages have failed in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// How to read the next page. A page that fails is made smaller until it is one row, and then
+    /// that row is read without what may be wrong with it.
+    pub(super) fn depth(&self) -> Depth {
+        match self.failures {
+            _ if self.ids > 1 => Depth::Whole,
+            0..=LAST_WHOLE => Depth::Whole,
+            TRIMMED => Depth::Trimmed,
+            _ => Depth::Bare,
+        }
+    }
+
+    /// A page was read. `next_changes`: how many changes fill a page, by this one; `is_range_read`:
+    /// it ended with its range of ids, not with its changes or bytes.
+    pub(super) fn succeeded(&mut self, next_changes: u32, is_range_read: bool, took: Duration) {
+        let was_failing = std::mem::take(&mut self.failures) > 0;
+        self.retry_at = 0;
+        self.changes = if was_failing {
+            next_changes.min(self.changes.saturating_mul(2))
+        } else {
+            next_changes
+        };
+        if took > SLOW {
+            self.ids = (self.ids / 2).max(1);
+        } else if is_range_read && took < QUICK {
+            self.ids = self.ids.saturating_mul(2).min(MAX_IDS);
+        }
+    }
+
+    /// A page could not be read. The first time a smaller one is tried at once.
+    pub(super) fn failed(&mut self, now: u64, jitter: f64) {
+        self.failures = self.failures.saturating_add(1);
+        self.ids = (self.ids / SHRINK).max(1);
+        self.changes = (self.changes / 8).max(1);
+        let pause = match self.failures {
+            0..=1 => Duration::ZERO,
+            failures => backoff(failures - 1, jitter),
+        };
+        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self.retry_at = now.saturating_add(pause);
+    }
+}
+
+/// A failed page's range becomes this many times smaller: a range of [`MAX_IDS`] is one row after
+/// [`LAST_WHOLE`] failures.
+const SHRINK: i64 = 32;
+const LAST_WHOLE: u32 = 4;
+const TRIMMED: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_table_is_passed_over_in_growing_steps() {
+        let mut reading = Reading::default();
+        for _ in 0..10 {
+            reading.succeeded(MAX_PAGE_CHANGES, true, Duration::from_millis(5));
+        }
+        assert_eq!(reading.ids, MAX_IDS);
+        reading.succeeded(MAX_PAGE_CHANGES, true, Duration::from_secs(1));
+        assert_eq!(reading.ids, MAX_IDS / 2);
+    }
+
+    #[test]
+    fn a_failing_page_shrinks_to_one_row_which_is_then_read_without_its_columns() {
+        let mut reading = Reading {
+            ids: MAX_IDS,
+            ..Reading::default()
+        };
+        let mut depths = Vec::new();
+        for _ in 0..7 {
+            reading.failed(0, 1.0);
+            depths.push((reading.ids, reading.depth()));
+        }
+        assert_eq!(depths[2].1, Depth::Whole);
+        assert_eq!(depths[3], (1, Depth::Whole));
+        assert_eq!(depths[4], (1, Depth::Trimmed));
+        assert_eq!(depths[5], (1, Depth::Bare));
+        assert_eq!(depths[6], (1, Depth::Bare));
+    }
+
+    #[test]
+    fn a_page_that_fails_again_waits_longer_and_longer() {
+        let mut reading = Reading::default();
+        reading.failed(0, 1.0);
+        assert!(reading.may_read(0));
+        reading.failed(0, 1.0);
+        assert!(!reading.may_read(499) && reading.may_read(500));
+        reading.failed(500, 1.0);
+        assert!(!reading.may_read(1_499) && reading.may_read(1_500));
+    }
+}
