@@ -1,10 +1,9 @@
 //! Catching up on rows that are large, and stored much smaller.
 
-use std::rc::Rc;
+use pg_change_feed::clients::Start;
 
-use pg_change_feed::clients::{Flow, Head, Position, Pump, Start, Subscriber, Subscriptions, View};
-
-use super::recorder::{Recorder, join};
+use super::fake_sink::inbox;
+use super::harness::{at, engine, join_unlimited, publish, view, work};
 use crate::support::faulty_stream::{Faults, FaultyStream};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::server::{Version, open_socket};
@@ -26,25 +25,13 @@ async fn large_rows_are_read_about_as_often_as_they_are_sent(version: Version) {
     let mut reader = Reader::resume(stream, &feed).await.unwrap();
     reader.drain().await.unwrap();
 
-    let pump = Pump::default();
-    let everything = View::new(Subscriptions::AllTables, None).unwrap();
-    let flow = Flow::ComesBack(u64::MAX);
-    let client: [Rc<Subscriber<Recorder>>; 1] = [Rc::new(join(
-        everything,
-        Start::Earliest,
-        flow,
-        pump.views(),
-    ))];
-    let head = Head {
-        position: Position { epoch: 1, id: ROWS },
-        recent: None,
-        deadline: u64::MAX,
-    };
+    let engine = engine();
+    let client = join_unlimited(&engine, view(""), Start::Earliest);
     let before = traffic.read();
-    let all = pump.deliver(&client, &mut reader.connection, head).await;
-    assert!(all.unwrap(), "all of it is sent");
+    publish(&engine, at(ROWS));
+    work(&engine, &mut reader.connection).await;
     let expected: Vec<_> = (1..=ROWS).collect();
-    assert_eq!(client[0].outlet().0.ids(), expected);
+    assert_eq!(inbox(&client).ids(), expected);
 
     let (read, sent) = (traffic.read() - before, ROWS.unsigned_abs() * ROW_BYTES);
     println!("{read} bytes read for {sent}");
