@@ -575,7 +575,7 @@ fn work_at<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> Option<u64
 }
 
 /// Whether the changes in memory are all that the consumer needs.
-fn needs_no_page<S: Sink>(consumer: &Consumer<S>, head: &Head) -> bool {
+pub(super) fn needs_no_page<S: Sink>(consumer: &Consumer<S>, head: &Head) -> bool {
     let state = consumer.state();
     !state.cursor.is_starting()
         && state

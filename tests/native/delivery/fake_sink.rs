@@ -22,7 +22,7 @@ pub struct Inbox {
     /// The calls of a sink that answers.
     calls: Option<Calls>,
     /// A call to the object is out.
-    is_called: Cell<bool>,
+    is_called: Rc<Cell<bool>>,
 }
 
 /// A message that a client sends in the middle of something.
@@ -63,6 +63,15 @@ impl FakeSink {
     pub fn answering(calls: &Calls) -> Self {
         Self(Rc::new(Inbox {
             calls: Some(calls.clone()),
+            ..Inbox::default()
+        }))
+    }
+
+    /// The sink of another registration of the same object.
+    pub fn of_the_same_object(&self) -> Self {
+        Self(Rc::new(Inbox {
+            calls: self.0.calls.clone(),
+            is_called: Rc::clone(&self.0.is_called),
             ..Inbox::default()
         }))
     }

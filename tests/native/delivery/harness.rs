@@ -15,6 +15,7 @@ use pg_change_feed::delivery::{
     Answers, Consumer, ConsumerState, Cursor, Engine, Flow, Head, Sink, Work,
 };
 use pg_change_feed::error::Result;
+use pg_change_feed::history::{Recent, StoredChange};
 use pg_change_feed::postgres::{Connection, Stream};
 use tokio::net::TcpStream;
 
@@ -100,7 +101,12 @@ pub fn state(number: u64, view: View, cursor: Cursor) -> ConsumerState {
 /// A consumer that has just come.
 pub fn join(engine: &Engine<FakeSink>, view: View, start: Start, flow: Flow) -> Client {
     let state = state(engine.next_number(), view, Cursor::new(start, flow));
-    let consumer = engine.add(FakeSink::new(), state);
+    add(engine, FakeSink::new(), state)
+}
+
+/// Adds a consumer, and persists it.
+pub fn add(engine: &Engine<FakeSink>, sink: FakeSink, state: ConsumerState) -> Client {
+    let consumer = engine.add(sink, state);
     consumer.persist();
     consumer
 }
@@ -131,9 +137,7 @@ pub fn join_answering(
         answers: Some(Answers::default()),
         ..state(engine.next_number(), view, live_cursor(position))
     };
-    let consumer = engine.add(FakeSink::answering(calls), state);
-    consumer.persist();
-    consumer
+    add(engine, FakeSink::answering(calls), state)
 }
 
 /// The same consumer in the object's next life.
@@ -204,4 +208,31 @@ pub async fn work_until<S: Sink>(
 /// A connection of delivery's own.
 pub async fn connection(feed: &TestFeed) -> Connection<TcpStream> {
     connect(feed.url()).await
+}
+
+/// A stored change of `table`, an insert of the row `id`.
+pub fn stored(id: i64, table: &str) -> StoredChange {
+    let json = serde_json::json!({
+        "id": id, "lsn": "0/1", "epoch": 1, "xid": 1, "schema": "public", "table": table,
+        "operation": "insert", "data": {"id": id}, "old": null, "unchanged": [], "omitted": [],
+        "committedAt": null,
+    });
+    StoredChange {
+        id,
+        table: table.into(),
+        json: json.to_string(),
+    }
+}
+
+/// A head with all its changes in memory, one for each of the tables, from the id 1 on.
+pub fn head_in_memory(tables: &[&str]) -> Head {
+    let mut recent = Recent::after(1, 0);
+    recent.changes = (1..)
+        .zip(tables)
+        .map(|(id, table)| stored(id, table))
+        .collect();
+    Head {
+        position: at(recent.through()),
+        recent: Some(recent),
+    }
 }

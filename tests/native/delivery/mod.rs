@@ -2,6 +2,8 @@
 //! what `change_history` holds for it, in order, without a gap.
 
 mod altered;
+mod answers;
+mod conflicts;
 mod crowd;
 mod fake_sink;
 mod filters;
