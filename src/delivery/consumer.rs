@@ -488,10 +488,16 @@ impl<S: Sink> Consumer<S> {
         self.state.borrow().cursor.must_reconnect()
     }
 
-    /// Bytes of a frame that the budget has no room for, when the consumer waits for that.
-    pub(super) fn waits_for_bytes(&self) -> Option<u64> {
-        let bytes = self.refused_bytes.get();
-        (bytes > 0 && !self.is_gone.get()).then_some(bytes)
+    /// Whether the budget had no room for the consumer's next frame when that was tried last.
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused_bytes.get() > 0 && !self.is_gone.get()
+    }
+
+    /// Whether the budget still has no room for it.
+    pub(super) fn waits_for_budget(&self) -> bool {
+        let unacknowledged = self.state.borrow().cursor.unacknowledged();
+        let sent = unacknowledged.unwrap_or_default();
+        self.was_refused() && !self.budget.allows(sent, self.refused_bytes.get())
     }
 
     /// Its part of the shared budget, and how long it has acknowledged nothing.

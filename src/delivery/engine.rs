@@ -131,7 +131,7 @@ impl<S: Sink> Engine<S> {
         let heard = consumer.on_message(text, &self.views, now, check);
         if heard == Heard::Acknowledged {
             self.serve(std::slice::from_ref(consumer), now);
-            if self.has_waiting() {
+            if self.has_refused() {
                 // What was acknowledged may be room for another consumer.
                 return true;
             }
@@ -496,28 +496,29 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    fn has_waiting(&self) -> bool {
+    fn has_refused(&self) -> bool {
         let consumers = self.consumers.all();
-        consumers
-            .iter()
-            .any(|consumer| consumer.waits_for_bytes().is_some())
+        consumers.iter().any(|consumer| consumer.was_refused())
     }
 
-    /// Ends the connections that hold the shared budget without acknowledging anything, when another
-    /// consumer waits for it. They connect again with their positions.
+    /// Ends the connections that hold the shared budget without acknowledging anything, until another
+    /// consumer that waits for it has room. They connect again with their positions.
     fn reclaim(&self, now: u64) {
         let consumers = self.consumers.all();
-        let waiting = consumers
+        let waiting: Vec<_> = consumers
             .iter()
-            .filter_map(|consumer| consumer.waits_for_bytes());
-        let Some(needed) = waiting.min() else { return };
+            .filter(|consumer| consumer.waits_for_budget())
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
         let mut holders: Vec<_> = consumers
             .iter()
             .map(|consumer| (consumer.share(now), consumer))
             .filter(|((share, idle), _)| *share > 0 && *idle >= RECLAIM_AFTER_MS)
             .collect();
         holders.sort_by_key(|((share, _), _)| *share);
-        while !self.budget.allows(0, needed) {
+        while waiting.iter().all(|consumer| consumer.waits_for_budget()) {
             let Some((_, holder)) = holders.pop() else {
                 break;
             };
@@ -560,7 +561,7 @@ fn work_at<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> Option<u64
         // The answer wakes the engine.
         return None;
     }
-    if consumer.waits_for_bytes().is_some() {
+    if consumer.waits_for_budget() {
         return Some(now.saturating_add(RECLAIM_AFTER_MS / 2));
     }
     let cursor = &consumer.state().cursor;
@@ -571,7 +572,8 @@ fn work_at<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> Option<u64
         // Memory serves it; what is left is a fresh position.
         return cursor.progress_at().map(|at| at.max(now + 1));
     }
-    cursor.has_room().then_some(read_at)
+    // A welcome or a reset needs no room.
+    (cursor.is_starting() || cursor.has_room()).then_some(read_at)
 }
 
 /// Whether the changes in memory are all that the consumer needs.

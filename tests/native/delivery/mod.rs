@@ -9,4 +9,7 @@ mod fake_sink;
 mod filters;
 mod harness;
 mod large;
+mod pages;
 mod recent;
+mod resubscribe;
+mod windows;
