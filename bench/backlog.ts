@@ -1,12 +1,11 @@
-// What there is to drain: a table of its own in a fresh database, and transactions that wrote to it
-// while nobody read.
+// The backlog that is drained: a table in a fresh database, and transactions that wrote to it while nobody read.
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../scripts/steps.ts";
 import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
 import { createDatabase, type TestDatabase } from "../tests/e2e/support/database.ts";
 
-/** So many changes, one row each, in so many transactions of equal size. */
+/** A number of changes, one row each, in a number of transactions of equal size. */
 export interface Backlog {
   changes: number;
   transactions: number;
@@ -22,7 +21,7 @@ CREATE TABLE orders (
   created_at timestamptz NOT NULL
 )`;
 
-/** Makes a database with the table and a publication of the slot's name. */
+/** Creates a database with the table, and a publication with the slot's name. */
 export async function createSource(t: Lifetime, server: string): Promise<TestDatabase> {
   const database = await createDatabase(t, server);
   await database.query(schema);
@@ -30,12 +29,12 @@ export async function createSource(t: Lifetime, server: string): Promise<TestDat
   return database;
 }
 
-/** Writes a backlog, and leaves the server at rest: nothing of it is still to be flushed. */
+/** Writes a backlog, and leaves the server at rest, with nothing left to flush. */
 export async function write(database: TestDatabase, { changes, transactions }: Backlog): Promise<void> {
   const rows = changes / transactions;
   const session = await database.session();
   try {
-    // The writer need not wait for the disk ten thousand times: the checkpoint flushes it all.
+    // The writer need not wait for the disk ten thousand times: the checkpoint flushes everything.
     await session.query("SET synchronous_commit = off");
     await session.query(`DO $$
       DECLARE
@@ -54,24 +53,25 @@ export async function write(database: TestDatabase, { changes, transactions }: B
   }
 }
 
-/** The project's own tables, for those who store without the feed. */
+/** Creates the project's own tables, for contestants that store without the feed. */
 export async function createHistory(database: TestDatabase): Promise<void> {
   const folder = join(root, "migrations");
   for (const file of readdirSync(folder).sort()) await database.query(readFileSync(join(folder, file), "utf8"));
 }
 
-/** Makes the slot as the feed would. */
+/** Creates the slot as the feed would. */
 export async function createSlot(database: TestDatabase): Promise<void> {
   await database.query("SELECT pg_create_logical_replication_slot($1::name, 'pgoutput')", [database.slot]);
 }
 
-/** Fails unless the history holds exactly what was written, in its order, and the slot is past it. */
+/** Fails unless the history has exactly what was written, in its order, and the slot has moved past it. */
 export async function assertDrained(database: TestDatabase, changes: number): Promise<void> {
   const [history] = await database.query<{ count: number; wrong: number }>(
     "SELECT count(*)::int AS count, count(*) FILTER (WHERE id <> (data ->> 'id')::bigint)::int AS wrong FROM change_history",
   );
-  if (history?.count !== changes || history.wrong !== 0)
+  if (history?.count !== changes || history.wrong !== 0) {
     throw new Error(`the history of ${changes} changes has ${JSON.stringify(history)}`);
+  }
   const [left] = await database.query<{ count: number }>(
     "SELECT count(*)::int FROM pg_logical_slot_peek_binary_changes($1::name, NULL, NULL, 'proto_version', '1', 'publication_names', $1::text) WHERE get_byte(data, 0) = ascii('I')",
     [database.slot],

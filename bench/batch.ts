@@ -1,7 +1,8 @@
-// Throughput against batch size: how many changes a cycle takes, and how many rows a transaction has.
+// Throughput by batch size: the changes of a cycle, and the rows of a transaction.
 import { runFeed } from "./drain.ts";
 import { takeTurns, type Contestant, type Sample } from "./trial.ts";
-import { spread, type Figure, type Report } from "./report.ts";
+import type { Figure, Report } from "./report.ts";
+import { spread } from "./statistics.ts";
 import type { Environment } from "./environment.ts";
 
 const batches = [1_000, 10_000, 100_000, 1_000_000];

@@ -1,5 +1,5 @@
-// Clients that come back after a long time: each resumes 100,000 changes back, all at once. Against
-// psql reading the same rows, once for each of them.
+// Clients that return after a long time: each of them resumes 100,000 changes behind the head, all at the same time.
+// Compared with psql, which reads the same rows once for each of them.
 import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
 import { createSource, write } from "./backlog.ts";
 import { CrowdProcess } from "./crowd-process.ts";
@@ -11,9 +11,9 @@ import type { Report } from "./report.ts";
 import type { Environment } from "./environment.ts";
 
 const clients = 100;
-/** What they have missed, in changes. */
+/** How many changes they have missed. */
 const missed = 100_000;
-/** What they had seen before. */
+/** How many they had seen before. */
 const seen = 1_000;
 
 /** The whole benchmark. */
@@ -27,7 +27,7 @@ export async function catchUp(environment: Environment): Promise<Report> {
   const floor = { ...figureOf(samples, "floor", "seconds", "s"), group: "time", name: "floor" };
   return {
     name: "catch-up",
-    about: `${clients} clients, each resuming ${missed.toLocaleString("en")} changes back, over Hyperdrive: seconds until the last has caught up.`,
+    about: `${clients} clients, each resuming ${missed.toLocaleString("en")} changes behind the head, over Hyperdrive: seconds until the last has caught up.`,
     figures: [
       floor,
       { ...figureOf(samples, "feed", "seconds", "s"), group: "time", name: "feed", against: [floor] },
@@ -37,7 +37,7 @@ export async function catchUp(environment: Environment): Promise<Report> {
   };
 }
 
-/** Makes a feed with its history. */
+/** Prepares a feed with its history. */
 async function prepare(t: Lifetime, environment: Environment) {
   const database = await createSource(t, environment.postgres);
   const worker = await startFeed(t, database, "hyperdrive", atRest);
@@ -51,9 +51,9 @@ async function runFeed(t: Lifetime, environment: Environment): Promise<Sample> {
   const started = performance.timeOrigin + performance.now();
   const crowd = CrowdProcess.start(t, worker, `/ws?v=1&ack=1&after=1-${seen}`, { count: clients, counted: '{"type":"caught_up"' });
   const { last, changes, leastBytes, mostBytes } = await crowd.arrival();
-  if (changes !== missed) throw new Error(`the first client got ${changes} changes`);
-  // The name that each is given, and a position, may be longer for one than for another.
-  if (mostBytes - leastBytes > 1_000) throw new Error(`the clients got between ${leastBytes} and ${mostBytes} bytes`);
+  if (changes !== missed) throw new Error(`the first client received ${changes} changes`);
+  // The length of the name that each is given, and of positions, varies.
+  if (mostBytes - leastBytes > 1_000) throw new Error(`the clients received between ${leastBytes} and ${mostBytes} bytes`);
   const seconds = (last - started) / 1000;
   const { memoryBytes } = await status(worker);
   return {

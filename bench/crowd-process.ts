@@ -1,14 +1,14 @@
-// The process with the clients, seen from the benchmark.
+// The process with the clients, as the benchmark sees it.
 import { fork, type ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { afterwards, type Lifetime } from "../tests/e2e/support/afterwards.ts";
 import type { Workerd } from "../tests/e2e/support/workerd.ts";
 import type { CrowdAnswer, CrowdOrder } from "./crowd.ts";
 
-/** When all clients had something, in milliseconds since the Unix epoch. */
+/** When all clients had received a frame, in milliseconds since the Unix epoch. */
 export type Arrival = Extract<CrowdAnswer, { type: "all" }>;
 
-/** Far more than anything that they wait for takes. */
+/** Far longer than anything that they wait for takes. */
 const deadlineMs = 300_000;
 
 /** Connected clients. */
@@ -33,7 +33,7 @@ export class CrowdProcess {
     return crowd;
   }
 
-  /** Starts to connect them, for those who want to see what comes while they do. */
+  /** Starts to connect them, for benchmarks that measure what arrives meanwhile. */
   static start(t: Lifetime, worker: Workerd, path: string, order: Omit<CrowdOrder, "url" | "protocols">): CrowdProcess {
     const child = fork(join(import.meta.dirname, "crowd.ts"), { stdio: "inherit" });
     afterwards(t, async () => {
@@ -47,7 +47,7 @@ export class CrowdProcess {
     return new CrowdProcess(child);
   }
 
-  /** Waits until each client has had one more frame that counts. */
+  /** Waits until each client has received one more frame that counts. */
   async arrival(): Promise<Arrival> {
     for (;;) {
       const answer = await this.#answer();
@@ -56,13 +56,13 @@ export class CrowdProcess {
   }
 
   async #answer(): Promise<CrowdAnswer> {
-    const impatient = AbortSignal.timeout(deadlineMs);
-    impatient.addEventListener("abort", () => this.#waiting?.());
+    const deadline = AbortSignal.timeout(deadlineMs);
+    deadline.addEventListener("abort", () => this.#waiting?.());
     for (;;) {
       const answer = this.#answers.shift();
       if (answer !== undefined) return answer;
       if (this.#child.exitCode !== null) throw new Error("the clients' process has ended");
-      if (impatient.aborted) throw new Error(`the clients have waited for ${deadlineMs} ms`);
+      if (deadline.aborted) throw new Error(`the clients have waited for ${deadlineMs} ms`);
       await new Promise<void>((resolve) => (this.#waiting = resolve));
     }
   }

@@ -1,38 +1,38 @@
-// Many WebSocket clients, in a process of their own: their work is not the server's. All but
-// the first do not parse what they get; they tell when all have got it, and how much.
+// Many WebSocket clients, in their own process, since their work must not count as the server's. They report when all of
+// them have received a frame, and how many bytes. Only the first client parses its frames.
 import { WebSocket } from "ws";
 
-/** The clients to make: the parent sends it once. */
+/** The clients to create. The parent sends this once. */
 export interface CrowdOrder {
-  /** Where to, for all of them. */
+  /** Where all of them connect to. */
   url: string;
   protocols: string[];
   count: number;
-  /** Each is ready when it has had a frame of this beginning. Without it, when it is open. */
+  /** Each is ready when it has received a frame that begins like this; without this, when it is open. */
   ready?: string;
-  /** A subscription that each asks for when it is ready; it is then ready again. `%` becomes its number. */
+  /** A frame that each sends when it is ready, to be ready again later. `%` becomes the number of the client. */
   subscription?: string;
-  /** The frames that count begin so. */
+  /** The beginning of the frames that count. */
   counted: string;
 }
 
-/** What it answers: `ready` once, then an `all` whenever each has had one more frame that counts. */
+/** The answers: `ready` once, then `all` whenever each client has received one more frame that counts. */
 export type CrowdAnswer =
   | { type: "ready" }
   /**
-   * When the first and the last client got it, in milliseconds since the Unix epoch; the least and the
-   * most bytes that a client has got in all frames so far; and the changes in those of the first.
+   * When the first and the last client received it, in milliseconds since the Unix epoch; the fewest and the most bytes that a
+   * client has received in all its frames so far; and the number of changes in the frames of the first.
    */
   | { type: "all"; first: number; last: number; leastBytes: number; mostBytes: number; changes: number };
 
 const answer = (message: CrowdAnswer) => process.send?.(message);
 
-/** So many connect at a time. */
-const abreast = 100;
+/** How many connect at the same time. */
+const concurrency = 100;
 
 class Crowd {
   readonly #order: CrowdOrder;
-  #got = 0;
+  #received = 0;
   #first = 0;
   readonly #bytes: number[] = [];
   #changes = 0;
@@ -42,9 +42,9 @@ class Crowd {
   }
 
   async connect(): Promise<void> {
-    for (let first = 0; first < this.#order.count; first += abreast) {
-      const some = Array.from({ length: Math.min(abreast, this.#order.count - first) }, (_, index) => this.#join(first + index));
-      await Promise.all(some);
+    for (let first = 0; first < this.#order.count; first += concurrency) {
+      const batch = Array.from({ length: Math.min(concurrency, this.#order.count - first) }, (_, index) => this.#join(first + index));
+      await Promise.all(batch);
     }
     answer({ type: "ready" });
   }
@@ -53,7 +53,7 @@ class Crowd {
     const { url, protocols, subscription, ready, counted } = this.#order;
     const socket = new WebSocket(url, protocols, { perMessageDeflate: false });
     const acknowledges = new URL(url).searchParams.get("ack") === "1";
-    const asks = subscription === undefined ? [] : [subscription.replaceAll("%", String(number))];
+    const requests = subscription === undefined ? [] : [subscription.replaceAll("%", String(number))];
     return new Promise((resolve, reject) => {
       socket.on("error", reject);
       socket.on("close", (code) => fail(new Error(`client ${number} was closed with ${code}`)));
@@ -64,7 +64,7 @@ class Crowd {
         if (acknowledges && begins(data, '{"type":"changes"')) socket.send(JSON.stringify({ type: "ack", position: end(data) }));
         if (begins(data, counted)) this.#count();
         if (ready === undefined || !begins(data, ready)) return;
-        const next = asks.pop();
+        const next = requests.pop();
         if (next === undefined) resolve();
         else socket.send(next);
       });
@@ -73,25 +73,25 @@ class Crowd {
 
   #count(): void {
     const now = performance.timeOrigin + performance.now();
-    if (this.#got === 0) this.#first = now;
-    this.#got += 1;
-    if (this.#got < this.#order.count) return;
+    if (this.#received === 0) this.#first = now;
+    this.#received += 1;
+    if (this.#received < this.#order.count) return;
     const [leastBytes, mostBytes] = [Math.min(...this.#bytes), Math.max(...this.#bytes)];
     answer({ type: "all", first: this.#first, last: now, leastBytes, mostBytes, changes: this.#changes });
-    this.#got = 0;
+    this.#received = 0;
   }
 }
 
-/** The changes of a frame. One client's are enough: the others get the same bytes. */
+/** The number of changes in a frame. One client is enough: the others receive the same bytes. */
 function changesIn(data: Buffer): number {
   const frame = JSON.parse(data.toString()) as { changes?: unknown[] };
   return frame.changes?.length ?? 0;
 }
 
-/** Where a reader of the frame stands, which is at its end. */
+/** The position after a frame, which stands near its end. */
 function end(data: Buffer): string {
   const position = data.toString("latin1", data.length - 100).match(/"to":"([\d-]+)"/)?.[1];
-  if (position === undefined) throw new Error("a frame of changes does not say where it ends");
+  if (position === undefined) throw new Error("a changes frame without its end");
   return position;
 }
 

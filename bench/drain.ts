@@ -1,10 +1,10 @@
 // How long it takes until a backlog is stored and the slot has moved past it.
 //
-//     feed   POST /poll, until it is answered
+//     feed   POST /poll, until its answer
 //     floor  psql with ready-made rows: peek to the client, COPY, advance
-//     peer   pg-logical-replication, until all is stored and acknowledged
+//     peer   pg-logical-replication, until everything is stored and acknowledged
 //
-// Everyone first drains a smaller backlog, so that code is compiled and connections are known.
+// Each of them first drains a smaller backlog, so that code is compiled and connections are open.
 import { fork, type ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { afterwards, type Lifetime } from "../tests/e2e/support/afterwards.ts";
@@ -21,7 +21,7 @@ import type { Environment } from "./environment.ts";
 
 const warmUp: Backlog = { changes: 20_000, transactions: 2_000 };
 
-/** One cycle takes it all. */
+/** One cycle drains everything. */
 const whole = 1_000_000;
 
 const columns = "id, lsn, table_name, operation, data, old_data, unchanged, omitted, as_text, xid, committed_at, epoch";
@@ -71,7 +71,7 @@ async function compare(environment: Environment, backlog: Backlog): Promise<Figu
   ];
 }
 
-/** The feed stores the backlog once, and its rows become the file that the floor copies from. */
+/** Lets the feed store the backlog once, and writes its rows to the file that the floor copies from. */
 export async function readyMadeRows(environment: Environment, backlog: Backlog): Promise<string> {
   const file = join(environment.scratch, `rows-${backlog.changes}-${backlog.transactions}.copy`);
   await runTrial(async (t) => {
@@ -85,7 +85,7 @@ export async function readyMadeRows(environment: Environment, backlog: Backlog):
   return file;
 }
 
-/** The bare minimum that anybody must do who stores what a slot holds; COPY is fastest in binary. */
+/** The minimum that storing the contents of a slot takes. The binary format of COPY is the fastest. */
 export async function runFloor(t: Lifetime, environment: Environment, backlog: Backlog, rows: string): Promise<Sample> {
   const database = await createSource(t, environment.postgres);
   await createHistory(database);
@@ -135,7 +135,7 @@ async function runPeer(t: Lifetime, environment: Environment, backlog: Backlog):
   return sample;
 }
 
-/** Adds what Postgres and its client have computed: on a busy machine that says more than the clock. */
+/** Adds the processor time of Postgres and its client, which on a busy machine says more than the clock. */
 async function withProcessorTime(environment: Environment, client: number | undefined, measure: () => Promise<Sample>): Promise<Sample> {
   const now = () => ({ postgres: processorMsOfFamily(environment.postmaster), client: processorMs(client) });
   const before = now();
@@ -148,14 +148,14 @@ async function withProcessorTime(environment: Environment, client: number | unde
   };
 }
 
-/** Lets the peer drain, and gives the milliseconds until it has acknowledged the last change. */
+/** Lets the peer drain. Returns the milliseconds until it has acknowledged the last change. */
 async function follow(peer: ChildProcess, database: TestDatabase, backlog: Backlog): Promise<number> {
   const order: PeerOrder = { url: database.url, slot: database.slot, changes: backlog.changes, batch: 5_000 };
-  const said = new Set<unknown>();
+  const messages = new Set<unknown>();
   let acknowledgedAt = Number.NaN;
   const note = (message: unknown) => {
     if (message === "acknowledged") acknowledgedAt = performance.now();
-    said.add(message);
+    messages.add(message);
   };
   peer.on("message", note);
   const started = performance.now();
@@ -164,7 +164,7 @@ async function follow(peer: ChildProcess, database: TestDatabase, backlog: Backl
     "the peer has drained",
     () => {
       if (peer.exitCode !== null) throw new Error("the peer has ended");
-      return said.has("ended");
+      return messages.has("ended");
     },
     120_000,
   );

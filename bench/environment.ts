@@ -1,28 +1,28 @@
-// What every benchmark runs on: a Postgres of its own, psql, and the built Worker.
+// What every benchmark runs on: its own Postgres, psql, and the machine.
 import { cpus, loadavg, totalmem } from "node:os";
 import { createRequire } from "node:module";
 import { output } from "../scripts/steps.ts";
 
-/** The machine's parts that measurements share. */
+/** What the measurements share. */
 export interface Environment {
   /** The superuser's connection string for a server with PostgreSQL's default durability. */
   postgres: string;
-  /** The file that the server logs to. */
+  /** The server's log file. */
   log: string;
-  /** The server's first process. */
+  /** The process id of the postmaster. */
   postmaster: number;
   /** The path of psql. */
   psql: string;
-  /** A folder for files, empty at the start. */
+  /** A folder for files. It is empty at the start. */
   scratch: string;
-  /** How often each contestant has its turn. */
+  /** How many turns each contestant has. */
   rounds: number;
 }
 
-/** What is printed above every result. */
+/** The machine, as printed above every result. */
 export type MachineInfo = Record<string, string | number>;
 
-/** The machine and the versions of what was measured. */
+/** Describes the machine, and the versions of what is measured. */
 export async function machineInfo({ psql, postgresVersion }: { psql: string; postgresVersion: string }): Promise<MachineInfo> {
   const require = createRequire(import.meta.url);
   const version = (name: string) => (require(`${name}/package.json`) as { version: string }).version;

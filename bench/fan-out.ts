@@ -1,6 +1,6 @@
-// One change of 1 KB to many sockets, from POST /poll to the last of them. Against a minimal
-// JavaScript Durable Object in the same workerd that sends the same string to as many hibernatable
-// sockets, from its request to the last of them: it asks no database.
+// One change of 1 KB to many sockets, from POST /poll to the last of them. Compared with a minimal JavaScript Durable Object
+// in the same workerd that sends the same string to as many hibernatable sockets, from its request to the last of them. That
+// one uses no database.
 import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
 import type { TestDatabase } from "../tests/e2e/support/database.ts";
 import { Workerd } from "../tests/e2e/support/workerd.ts";
@@ -8,13 +8,14 @@ import { createSource } from "./backlog.ts";
 import { CrowdProcess } from "./crowd-process.ts";
 import { atRest, poll, startFeed } from "./feed.ts";
 import { figureOf, runTrial, takeTurns, type Contestant, type Sample } from "./trial.ts";
-import { spread, type Report } from "./report.ts";
+import type { Report } from "./report.ts";
+import { spread } from "./statistics.ts";
 import type { Environment } from "./environment.ts";
 
-/** workerd needs two of its 20,000 descriptors for a socket. */
+/** workerd needs two of its 20,000 file descriptors for each socket. */
 const crowds = [100, 1_000, 9_800];
 
-/** Changes that are sent, after as many that do not count: code is compiled by then. */
+/** How many changes are measured, after as many that are not, until the code is compiled. */
 const broadcasts = 5;
 
 const minimal = `
@@ -35,7 +36,7 @@ export class Beside extends DurableObject {
 
 const changes = '{"type":"changes"';
 
-/** Each client has a filter of its own, which the row passes. */
+/** Each client has its own filter, which the row passes. */
 const filters = '{"type":"subscribe","subscriptions":[{"table":"orders","filter":[{"column":"customer_id","op":"gte","value":%}]}]}';
 
 /** The whole benchmark. */
@@ -71,7 +72,7 @@ export async function fanOut(environment: Environment): Promise<Report> {
   }
   return {
     name: "fan-out",
-    about: `One change (a frame of ${text.length} bytes) to many sockets, whose clients are in a process of their own.`,
+    about: `One change (a frame of ${text.length} bytes) to many sockets, whose clients run in their own process.`,
     figures,
   };
 }
@@ -80,7 +81,7 @@ async function insert(database: TestDatabase, id: number): Promise<void> {
   await database.query("INSERT INTO orders VALUES ($1, 9999, 10, 'new', repeat('x', 700), now())", [id]);
 }
 
-/** What the feed sends for one change. */
+/** The frame that the feed sends for one change. */
 function frame(environment: Environment): Promise<string> {
   return runTrial(async (t) => {
     const database = await createSource(t, environment.postgres);
@@ -114,7 +115,7 @@ async function runMinimal(t: Lifetime, environment: Environment, count: number, 
   return broadcast(crowd, count, async () => () => worker.request("POST", "/test/beside", text));
 }
 
-/** Sends some changes, each prepared and then sent, and gives the median. */
+/** Sends some changes, each of which is prepared first. Returns the medians. */
 async function broadcast(crowd: CrowdProcess, count: number, prepare: () => Promise<() => Promise<unknown>>): Promise<Sample> {
   const last: number[] = [];
   const span: number[] = [];

@@ -1,4 +1,4 @@
-// The feed as it is measured: the production bundle in a workerd process of its own.
+// The feed that is measured: the production bundle in its own workerd process.
 import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
 import type { TestDatabase } from "../tests/e2e/support/database.ts";
 import { Workerd, type WorkerdOptions } from "../tests/e2e/support/workerd.ts";
@@ -6,14 +6,14 @@ import { Workerd, type WorkerdOptions } from "../tests/e2e/support/workerd.ts";
 /** How the Worker reaches Postgres. */
 export type Way = "direct" | "hyperdrive";
 
-/** What GET /status tells, as far as benchmarks ask. */
+/** The part of GET /status that benchmarks use. */
 export interface Status {
   memoryBytes: number;
   position: { id: number } | null;
   polling: { cycles: number; lastCycleMs: Record<"probe" | "peek" | "store" | "commit" | "advance", number> };
 }
 
-/** Configuration for a feed that does nothing unless asked. */
+/** Configuration for a feed that does nothing until it is asked to poll. */
 export const atRest = { pollInterval: 3_600_000, hibernationDelay: 86_400_000 };
 
 /** Starts the Worker on a database and initialises its feed. */
@@ -31,7 +31,7 @@ export async function startFeed(
   return worker;
 }
 
-/** Nudges the feed; gives the milliseconds until it answers that everything is stored. */
+/** Nudges the feed. Returns the milliseconds until it answers that everything is stored. */
 export async function poll(worker: Workerd): Promise<number> {
   const started = performance.now();
   const answer = await worker.request("POST", "/poll");

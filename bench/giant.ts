@@ -1,4 +1,4 @@
-// One transaction of a million rows, which has to pass through 64 MiB.
+// One transaction of a million rows, which must pass through 64 MiB of memory.
 import { readyMadeRows, runFeed, runFloor } from "./drain.ts";
 import { figureOf, takeTurns, type Contestant } from "./trial.ts";
 import type { Report } from "./report.ts";
@@ -14,7 +14,7 @@ export async function giant(environment: Environment): Promise<Report> {
     { name: "feed, direct socket", run: (t) => runFeed(t, environment, backlog, "direct", {}) },
     { name: "feed, Hyperdrive", run: (t) => runFeed(t, environment, backlog, "hyperdrive", {}) },
   ];
-  // A million rows take a while to write, too.
+  // Writing a million rows takes a while too.
   const samples = await takeTurns(contestants, Math.min(environment.rounds, 3));
   const time = (name: string) => ({ ...figureOf(samples, name, "ms", "ms"), group: "time", name });
   const floor = time("floor");

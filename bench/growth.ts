@@ -1,8 +1,9 @@
-// Whether a change costs more when more of them wait: drain time for each change against the size of
-// the backlog, in transactions of ten rows.
+// Whether a change costs more if more of them wait: the time to drain one change by the size of the backlog, in
+// transactions of ten rows.
 import { runFeed } from "./drain.ts";
 import { figureOf, takeTurns, type Contestant } from "./trial.ts";
-import { spread, type Report } from "./report.ts";
+import type { Report } from "./report.ts";
+import { spread } from "./statistics.ts";
 import type { Environment } from "./environment.ts";
 
 const sizes = [1_000, 10_000, 100_000, 1_000_000];

@@ -1,4 +1,4 @@
-// What a feed uses while nothing happens: with a client it polls, without one it hibernates.
+// The resources of a feed while nothing happens: with a client it polls, without one it hibernates.
 import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
@@ -12,16 +12,16 @@ import type { Environment } from "./environment.ts";
 
 const minutes = 3;
 
-/** A poll's pause doubles from 20 ms on, until it has reached the interval of a second. */
-const settlesMs = 5_000;
+/** The pause between polls doubles from 20 ms until it reaches the interval of one second. */
+const settlingMs = 5_000;
 
-/** Prints what is billed. */
+/** Prints whatever is billed. */
 const watch = `
-const wrap = (object, name, told) => {
+const wrap = (object, name, report) => {
   const original = object[name];
-  object[name] = function (...given) {
-    const result = original.apply(this, given);
-    told(result);
+  object[name] = function (...args) {
+    const result = original.apply(this, args);
+    report(result);
     return result;
   };
 };
@@ -32,7 +32,7 @@ globalThis.onConstruction = ({ storage }) => {
   wrap(Object.getPrototypeOf(storage.sql), "exec", (cursor) => {
     if (cursor.rowsWritten > 0) console.log("ROWS " + cursor.rowsWritten);
   });
-  // The price list: each setAlarm() is billed as a row written.
+  // According to the price list each setAlarm() is billed as a row written.
   wrap(Object.getPrototypeOf(storage), "setAlarm", () => console.log("ROWS 1"));
 };
 globalThis.onAlarm = (ms) => console.log("ALARM " + ms);
@@ -45,21 +45,21 @@ export async function idle(environment: Environment): Promise<Report> {
     Object.entries(sample).map(([name, value]) => ({ group, name, unit: "", samples: [value] }));
   return {
     name: "idle",
-    about: `A feed with its defaults, and nothing that changes: counted for ${minutes} minutes, over Hyperdrive.`,
+    about: `A feed with its defaults while nothing changes: counted for ${minutes} minutes, over Hyperdrive.`,
     figures: [...figures("polling, one client", polling), ...figures("hibernating, no client", hibernating)],
   };
 }
 
 async function run(t: Lifetime, environment: Environment, hasClient: boolean): Promise<Sample> {
   const database = await createSource(t, environment.postgres);
-  // Before the feed comes: it keeps its connection, and a session logs by what was set when it began.
+  // Before the feed connects, since it keeps its connection, and a session keeps the log settings that it began with.
   await database.query(`ALTER DATABASE ${database.name} SET log_statement = 'all'`);
   await database.query("ALTER SYSTEM SET log_line_prefix = '%d %a '");
   await database.query("ALTER SYSTEM SET log_connections = 'authorization'");
   await database.query("SELECT pg_reload_conf()");
   const worker = await startFeed(t, database, "hyperdrive", {}, { before: watch });
   if (hasClient) await (await worker.connect()).message("caught_up");
-  await delay(settlesMs);
+  await delay(settlingMs);
   const counted = () => count(environment, database, worker);
   const before = counted();
   await delay(minutes * 60_000);

@@ -1,9 +1,9 @@
-// How long a commit takes to a WebSocket client: from the moment its writer knows that it has
-// committed, to the arrival of the change.
+// How long a change takes to reach a WebSocket client: from the moment the writer knows of its commit to the arrival of
+// the change.
 //
-//     nudged    the writer calls POST /poll after each commit: one in flight, one pending at most
-//     polling   the feed looks by itself, as its defaults say
-//     floor     psql with the cycle's own SQL, on a session that is kept, and a WebSocket's echo
+//     nudged    the writer calls POST /poll after each commit, with at most one call in flight and one pending
+//     polling   the feed polls by itself, with its defaults
+//     floor     psql with the SQL of a cycle, on a session that stays open, and the echo of a WebSocket
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { WebSocket, WebSocketServer } from "ws";
@@ -17,17 +17,18 @@ import { poll, startFeed, status } from "./feed.ts";
 import { figureOf, takeTurns, type Contestant, type Sample } from "./trial.ts";
 import type { Panel } from "./plot.ts";
 import { PsqlSession } from "./psql-session.ts";
-import { percentile, spread, type Figure, type Report } from "./report.ts";
+import type { Figure, Report } from "./report.ts";
+import { percentile, spread } from "./statistics.ts";
 import type { Environment } from "./environment.ts";
 
-/** Transactions a second, and for how many seconds. */
+/** Transactions per second, and the number of seconds. */
 const loads = [
   { rate: 1, seconds: 20 },
   { rate: 100, seconds: 10 },
   { rate: 1000, seconds: 10 },
 ];
 
-/** As many writers as commit side by side at the highest load. */
+/** The number of concurrent writers that the highest load needs. */
 const writers = 8;
 
 const parts = ["p50", "p99", "max"];
@@ -66,7 +67,7 @@ export async function latency(environment: Environment): Promise<Report> {
     name: "latency",
     about: "Milliseconds from a commit to its arrival at a WebSocket client, over Hyperdrive, at a steady load of single-row transactions.",
     figures: [...floors, ...figures],
-    plot: [panel("Commit to client, nudged", "nudged"), panel("Commit to client, polling alone", "polling")],
+    plot: [panel("Commit to client, nudged", "nudged"), panel("Commit to client, polling only", "polling")],
   };
 }
 
@@ -76,21 +77,21 @@ async function runFeed(t: Lifetime, environment: Environment, load: (typeof load
   const arrivals = await listen(t, worker);
   const nudger = new Nudger(worker);
   const nudge = way === "nudged" ? () => nudger.nudge() : () => undefined;
-  // Code is compiled and the first poll is over before it counts.
+  // The measurement begins when the code is compiled and the first poll is over.
   await writeSteadily(t, database, { rate: 50, seconds: 2 }, 0, nudge);
   await waitFor("the first changes have arrived", () => arrivals.size === 100);
   const started = performance.now();
   const commits = await writeSteadily(t, database, load, 100, nudge);
   const seconds = (performance.now() - started) / 1000;
   await waitFor("all changes have arrived", () => arrivals.size === 100 + commits.size, 60_000);
-  await nudger.landed();
+  await nudger.idle();
   const took = [...commits].map(([id, at]) => (arrivals.get(id) ?? Number.NaN) - at);
   const { polling } = await status(worker);
   const cycle = Object.values(polling.lastCycleMs).reduce((sum, part) => sum + part);
   return { ...summed(took), "last cycle": cycle, reached: commits.size / seconds };
 }
 
-/** Follows the feed; gives when each row arrived. */
+/** Follows the feed. Returns the time at which each row arrived. */
 async function listen(t: Lifetime, worker: Workerd): Promise<Map<number, number>> {
   const arrivals = new Map<number, number>();
   const url = Object.assign(new URL("/ws?v=1", worker.url), { protocol: "ws:" });
@@ -107,11 +108,11 @@ async function listen(t: Lifetime, worker: Workerd): Promise<Map<number, number>
   return arrivals;
 }
 
-/** Calls POST /poll: while one is in flight, all further nudges are one that follows it. */
+/** Calls POST /poll. All nudges while a call is in flight become one call after it. */
 class Nudger {
   readonly #worker: Workerd;
   #pending = false;
-  #flight: Promise<void> | undefined;
+  #calling: Promise<void> | undefined;
 
   constructor(worker: Workerd) {
     this.#worker = worker;
@@ -119,15 +120,15 @@ class Nudger {
 
   nudge(): void {
     this.#pending = true;
-    this.#flight ??= this.#fly().finally(() => (this.#flight = undefined));
+    this.#calling ??= this.#call().finally(() => (this.#calling = undefined));
   }
 
-  /** Resolves when no nudge is in flight; fails as the last did. */
-  async landed(): Promise<void> {
-    await this.#flight;
+  /** Resolves when no call is in flight; rejects if the last one failed. */
+  async idle(): Promise<void> {
+    await this.#calling;
   }
 
-  async #fly(): Promise<void> {
+  async #call(): Promise<void> {
     while (this.#pending) {
       this.#pending = false;
       await poll(this.#worker);
@@ -135,7 +136,7 @@ class Nudger {
   }
 }
 
-/** Commits single rows at this rate, whatever each takes; gives when each row's writer knew. */
+/** Commits single rows at this rate, however long each takes. Returns the time at which each writer knew of its commit. */
 async function writeSteadily(
   t: Lifetime,
   database: TestDatabase,
@@ -169,7 +170,7 @@ async function writeSteadily(
   return commits;
 }
 
-/** What a cycle of one row asks of Postgres, from a session that is kept, and a WebSocket's echo. */
+/** The queries of a cycle of one row, on a session that stays open, and the echo of a WebSocket. */
 async function runFloor(t: Lifetime, environment: Environment): Promise<Sample> {
   const database = await createSource(t, environment.postgres);
   const { slot } = database;
@@ -194,13 +195,13 @@ async function runFloor(t: Lifetime, environment: Environment): Promise<Sample> 
       UPDATE replication_checkpoint SET lsn = :'flush', last_id = ${id}, updated_at = now() WHERE slot = '${slot}';
       COMMIT;
       SELECT pg_replication_slot_advance('${slot}', :'flush') \\g /dev/null`);
-    // The first ones plan and load what later ones find.
+    // The first ones fill caches of plans and catalogues.
     if (id > 100) took.push(cycle + (await echo()));
   }
   return summed(took);
 }
 
-/** A WebSocket on this machine that sends back what it gets; the call gives its milliseconds. */
+/** A WebSocket on this machine that echoes. The returned function measures one echo in milliseconds. */
 async function openEcho(t: Lifetime): Promise<() => Promise<number>> {
   const server = new WebSocketServer({ port: 0, host: "127.0.0.1" });
   server.on("connection", (socket) => socket.on("message", (data) => socket.send(String(data))));

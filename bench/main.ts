@@ -1,8 +1,8 @@
-// Runs the benchmarks: `npm run bench`, or some of them: `npm run bench -- drain latency`. With
-// BENCH_ROUNDS each is repeated so often.
+// Runs the benchmarks: `npm run bench`, or some of them: `npm run bench -- drain latency`. BENCH_ROUNDS is the number of
+// rounds of each.
 //
-// They have a Postgres of their own with PostgreSQL's default durability, psql (Debian's where there
-// is none), and the Worker's production bundle in real workerd.
+// They use their own Postgres with PostgreSQL's default durability, psql (Debian's if none is installed), and the Worker's
+// production bundle in real workerd.
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import pg from "pg";
@@ -19,7 +19,7 @@ import { giant } from "./giant.ts";
 import { growth } from "./growth.ts";
 import { latency } from "./latency.ts";
 import { idle } from "./idle.ts";
-import { keep, table, type Report } from "./report.ts";
+import { save, table, type Report } from "./report.ts";
 import { size } from "./size.ts";
 import { machineInfo, type Environment } from "./environment.ts";
 
@@ -36,10 +36,14 @@ const benchmarks: Record<string, (environment: Environment) => Promise<Report>> 
 };
 
 await main(async () => {
-  const asked = process.argv.slice(2);
-  const unknown = asked.find((name) => !(name in benchmarks));
-  if (unknown !== undefined)
-    throw new Failure(`There is no benchmark "${unknown}".`, `They are ${Object.keys(benchmarks).join(", ")}; none named runs all.`);
+  const requested = process.argv.slice(2);
+  const unknown = requested.find((name) => !(name in benchmarks));
+  if (unknown !== undefined) {
+    throw new Failure(
+      `There is no benchmark "${unknown}".`,
+      `The benchmarks are ${Object.keys(benchmarks).join(", ")}; without a name, all of them run.`,
+    );
+  }
   await buildWorker();
   const psql = await psqlPath();
   const scratch = join(root, ".postgres", `bench-${process.pid}`);
@@ -61,10 +65,10 @@ await main(async () => {
       scratch,
       rounds: Number(process.env["BENCH_ROUNDS"] ?? 5),
     };
-    for (const name of asked.length === 0 ? Object.keys(benchmarks) : asked) {
+    for (const name of requested.length === 0 ? Object.keys(benchmarks) : requested) {
       const report = await step(`Benchmark ${name}`, "some minutes", () => (benchmarks[name] as (typeof benchmarks)[string])(environment));
       process.stdout.write(`\n${name}: ${report.about}\n${JSON.stringify(on)}\n${table(report)}\n`);
-      keep(report, on);
+      save(report, on);
     }
   } finally {
     await server.stop("immediate");

@@ -1,9 +1,9 @@
-// The peer, in a process of its own: npm's pg-logical-replication decodes the stream, `pg` stores it.
-// Reading goes on while a batch is being stored.
+// The peer, in its own process: npm's pg-logical-replication decodes the stream, `pg` stores it. It continues to read
+// while a batch is being stored.
 import { LogicalReplicationService, PgoutputPlugin, type Pgoutput } from "pg-logical-replication";
 import pg from "pg";
 
-/** What the parent sends: the answers are `acknowledged` and, when the slot is free again, `ended`. */
+/** The order that the parent sends. The answers are `acknowledged` and, when the slot is free again, `ended`. */
 export interface PeerOrder {
   url: string;
   slot: string;
@@ -16,7 +16,7 @@ INSERT INTO change_history (lsn, table_name, operation, data, xid, committed_at,
 SELECT r.lsn, 'orders', 'insert', r.data, r.xid, r.committed_at, 1
 FROM unnest($1::text[], $2::jsonb[], $3::bigint[], $4::timestamptz[]) AS r(lsn, data, xid, committed_at)`;
 
-/** Columns of a batch: an array for each, so that one statement inserts it. */
+/** The columns of a batch, each as an array, so that one statement inserts it. */
 class Batch {
   readonly lsn: string[] = [];
   readonly data: string[] = [];
@@ -31,7 +31,7 @@ async function drain({ url, slot, changes, batch: size }: PeerOrder): Promise<vo
   let batch = new Batch();
   let seen = 0;
   let begin: Pgoutput.MessageBegin | undefined;
-  // The client sends one after the other, each while the stream is read on.
+  // The batches are stored one after the other, while the stream is read.
   let stored: Promise<unknown> = Promise.resolve();
   const flush = () => {
     const { lsn, data, xid, committedAt } = batch;

@@ -1,5 +1,5 @@
-// A plot, written as SVG by hand: lines over logarithmic axes, a panel beside a panel.
-import type { Spread } from "./report.ts";
+// A plot, written as SVG by hand: lines over logarithmic axes, with the panels side by side.
+import type { Spread } from "./statistics.ts";
 
 /** One line. */
 export interface Series {
@@ -18,7 +18,7 @@ export interface Panel {
 const [width, height, margin] = [440, 330, { left: 64, right: 16, top: 56, bottom: 48 }];
 const colours = ["#2563eb", "#dc2626", "#059669", "#9333ea", "#d97706"];
 
-/** The panels as one SVG document. The bars at each point reach from the least to the most. */
+/** The panels as one SVG document. The bar at each point reaches from the minimum to the maximum. */
 export function svg(panels: Panel[]): string {
   const drawn = panels.map((panel, nth) => `<g transform="translate(${nth * width} 0)">${draw(panel)}</g>`);
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width * panels.length} ${height}" font-family="sans-serif" font-size="11">
@@ -69,7 +69,7 @@ function draw({ title, x, y, series }: Panel): string {
   return [...grid, ...lines, ...labels].join("\n");
 }
 
-/** A logarithmic axis that ends at powers of ten. */
+/** A logarithmic axis between powers of ten. */
 function axis(values: number[], from: number, to: number) {
   const low = Math.floor(Math.log10(Math.min(...values)));
   const high = Math.max(low + 1, Math.ceil(Math.log10(Math.max(...values))));

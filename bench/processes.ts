@@ -1,4 +1,4 @@
-// What processes have used, as Linux tells in /proc (proc(5)).
+// The resources that processes have used, from /proc on Linux (proc(5)).
 import { readdirSync, readFileSync } from "node:fs";
 
 /** Linux counts processor time in hundredths of a second. */
@@ -10,7 +10,7 @@ export function processorMs(pid: number | undefined): number {
   return own * tickMs;
 }
 
-/** That of a process, its children, and those of its children that have ended. */
+/** The same for a process and its children, including those that have ended. */
 export function processorMsOfFamily(pid: number): number {
   const children = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && parentOf(name) === pid);
   const { own, ended } = times(pid);
@@ -23,7 +23,7 @@ export function peakMemoryMib(pid: number | undefined): number {
   return Number(peak) / 1024;
 }
 
-/** The fields of /proc/PID/stat from the third on; a name with spaces stands before them. */
+/** The fields of /proc/PID/stat from the third on. The second is a name that may contain spaces. */
 function stat(pid: number | string | undefined): string[] {
   return readFileSync(`/proc/${pid}/stat`, "utf8")
     .replace(/^.*\) /, "")
@@ -39,10 +39,10 @@ function parentOf(pid: string): number | undefined {
   return attempt(() => Number(stat(pid)[1]));
 }
 
-/** A process may end while it is looked at. */
-function attempt<T>(look: () => T): T | undefined {
+/** Undefined if the process ends while it is read. */
+function attempt<T>(read: () => T): T | undefined {
   try {
-    return look();
+    return read();
   } catch {
     return undefined;
   }

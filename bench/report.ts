@@ -1,57 +1,37 @@
-// Figures: how they are summed up, printed and kept.
+// Figures: how they are compared, printed and saved.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { loadavg } from "node:os";
 import { join } from "node:path";
 import { root } from "../scripts/steps.ts";
-import { svg, type Panel } from "./plot.ts";
 import type { MachineInfo } from "./environment.ts";
+import { svg, type Panel } from "./plot.ts";
+import { spread, type Spread } from "./statistics.ts";
 
 /** One measured quantity. */
 export interface Figure {
-  /** The circumstances, under which figures are listed together. */
+  /** The circumstances. Figures with the same ones are listed together. */
   group: string;
   name: string;
   unit: string;
-  /** One value a round. */
+  /** One value per round. */
   samples: number[];
-  /** Figures of the same rounds that this one is a multiple of. */
+  /** Figures of the same rounds that this one is compared with. */
   against?: Figure[];
 }
 
-/** The middle of the rounds and their ends. */
-export interface Spread {
-  median: number;
-  min: number;
-  max: number;
-}
-
-/** What a benchmark gives. */
+/** The result of a benchmark. */
 export interface Report {
   name: string;
   /** What was measured, in a sentence or two. */
   about: string;
   figures: Figure[];
-  /** Kept as bench/results/NAME.svg. */
+  /** Saved as bench/results/NAME.svg. */
   plot?: Panel[];
 }
 
-/** Sums up samples; at least one. */
-export function spread(samples: number[]): Spread {
-  const sorted = samples.toSorted((a, b) => a - b);
-  const at = (index: number) => sorted[Math.min(Math.max(index, 0), sorted.length - 1)] ?? Number.NaN;
-  const middle = (sorted.length - 1) / 2;
-  return { median: (at(Math.floor(middle)) + at(Math.ceil(middle))) / 2, min: at(0), max: at(sorted.length - 1) };
-}
-
-/** One figure as a multiple of another, round by round: what slowed a round slowed both. */
+/** One figure as a multiple of another, round by round: whatever slowed a round down slowed both of them down. */
 export function ratio(figure: Figure, against: Figure): Spread {
   return spread(figure.samples.map((value, round) => value / (against.samples[round] ?? Number.NaN)));
-}
-
-/** The value at this fraction of the sorted values, `0.99` for the 99th percentile. */
-export function percentile(values: number[], fraction: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.ceil(sorted.length * fraction) - 1)] ?? Number.NaN;
 }
 
 /** The figures as lines of a table. */
@@ -72,9 +52,9 @@ export function table({ figures }: Report): string {
     .join("\n");
 }
 
-/** Keeps the report as bench/results/NAME.json, and its plot beside it. */
-export function keep({ name, about, figures, plot }: Report, on: MachineInfo): void {
-  const told = figures.map((figure) => ({
+/** Saves the report as bench/results/NAME.json, and its plot next to it. */
+export function save({ name, about, figures, plot }: Report, on: MachineInfo): void {
+  const summaries = figures.map((figure) => ({
     group: figure.group,
     name: figure.name,
     unit: figure.unit,
@@ -87,7 +67,7 @@ export function keep({ name, about, figures, plot }: Report, on: MachineInfo): v
   mkdirSync(folder, { recursive: true });
   writeFileSync(
     join(folder, `${name}.json`),
-    `${JSON.stringify({ name, about, on: { ...on, loadAtEnd: load }, figures: told }, undefined, 2)}\n`,
+    `${JSON.stringify({ name, about, on: { ...on, loadAtEnd: load }, figures: summaries }, undefined, 2)}\n`,
   );
   if (plot !== undefined) writeFileSync(join(folder, `${name}.svg`), svg(plot));
 }
@@ -96,7 +76,7 @@ function show({ median, min, max }: Spread): string {
   return min === max ? digits(median) : `${digits(median)} (${digits(min)} - ${digits(max)})`;
 }
 
-/** Three digits that count, no more. */
+/** Three significant digits. */
 function digits(value: number): string {
   return Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 }

@@ -1,5 +1,5 @@
-// How large the Worker is, and how long it takes from nothing to its first answer. Against an empty
-// Worker with an empty Durable Object, in JavaScript.
+// The size of the Worker, and the time from nothing to its first answer, compared with an empty Worker with an empty
+// Durable Object in JavaScript.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { constants, brotliCompressSync, gzipSync } from "node:zlib";
@@ -45,7 +45,7 @@ export async function size(environment: Environment): Promise<Report> {
   });
   return {
     name: "size",
-    about: "Size of the WebAssembly that is uploaded, and milliseconds until GET /status is answered.",
+    about: "Size of the uploaded WebAssembly, and milliseconds until GET /status is answered.",
     figures: [...sizes(), ...starts],
   };
 }

@@ -1,25 +1,25 @@
-// One repetition of one measurement, and how repetitions follow each other.
+// One repetition of one measurement, and the order of the repetitions.
 import { loadavg } from "node:os";
 import { say } from "../scripts/steps.ts";
 import type { Lifetime } from "../tests/e2e/support/afterwards.ts";
 import type { Figure } from "./report.ts";
 
-/** Owns what one repetition starts. */
+/** Owns everything that one repetition starts. */
 class Trial implements Lifetime {
-  readonly #works: (() => Promise<void>)[] = [];
-  /** What failed prints what it knows at its end, as a test does. */
+  readonly #work: (() => Promise<void>)[] = [];
+  /** At the end of a failed trial its parts print what they know, as they do for a test. */
   passed = false;
 
   after(work: () => Promise<void>): void {
-    this.#works.push(work);
+    this.#work.push(work);
   }
 
   async end(): Promise<void> {
-    for (const work of this.#works) await work();
+    for (const work of this.#work) await work();
   }
 }
 
-/** Runs something that owns what it starts; everything has ended when it returns. */
+/** Runs one trial. Everything that it started has ended when this returns. */
 export async function runTrial<T>(work: (t: Lifetime) => Promise<T>): Promise<T> {
   const t = new Trial();
   try {
@@ -31,19 +31,18 @@ export async function runTrial<T>(work: (t: Lifetime) => Promise<T>): Promise<T>
   }
 }
 
-/** What one repetition gave, by the name of the figure. */
+/** The result of one repetition, by the name of the figure. */
 export type Sample = Record<string, number>;
 
-/** One of those that are compared: it sets up, measures, and checks what it did. */
+/** One of the compared candidates. It sets up, measures, and checks the result. */
 export interface Contestant {
   name: string;
   run(t: Lifetime): Promise<Sample>;
 }
 
 /**
- * Lets all take turns, so that a busy minute of the machine hits all of them, and each round in
- * another order, so that nobody always runs behind the same one. Gives each one's samples, round by
- * round.
+ * Lets the contestants take turns, so that a busy minute of the machine affects all of them. Each round has another order,
+ * so that none of them always follows the same one. Returns the samples of each, round by round.
  */
 export async function takeTurns(contestants: Contestant[], rounds: number): Promise<Map<string, Sample[]>> {
   const samples = new Map<string, Sample[]>(contestants.map(({ name }) => [name, []]));
@@ -53,14 +52,14 @@ export async function takeTurns(contestants: Contestant[], rounds: number): Prom
       const load = loadavg()[0] ?? 0;
       const sample = await runTrial((t) => contestant.run(t));
       samples.get(contestant.name)?.push(sample);
-      const told = Object.entries(sample).map(([figure, value]) => `${figure} ${value.toFixed(1)}`);
-      say(`   ${round + 1}/${rounds} ${contestant.name}: ${told.join(", ")} (load ${load.toFixed(1)})`);
+      const values = Object.entries(sample).map(([figure, value]) => `${figure} ${value.toFixed(1)}`);
+      say(`   ${round + 1}/${rounds} ${contestant.name}: ${values.join(", ")} (load ${load.toFixed(1)})`);
     }
   }
   return samples;
 }
 
-/** One contestant's part of the samples. */
+/** One part of a contestant's samples, as a figure. */
 export function figureOf(samples: Map<string, Sample[]>, contestant: string, part: string, unit: string): Figure {
   const values = (samples.get(contestant) ?? []).map((sample) => sample[part] ?? Number.NaN);
   return { group: contestant, name: part, unit, samples: values };

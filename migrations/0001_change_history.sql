@@ -1,5 +1,5 @@
--- Every captured change, in commit order. `id` has no gaps: it is given out by the poll cycle under
--- the lock of the checkpoint row, and the sequence only follows.
+-- Every captured change, in commit order. `id` has no gaps: the poll cycle assigns it together with the
+-- update of the checkpoint row, and the sequence only follows.
 CREATE TABLE change_history (
     id BIGSERIAL PRIMARY KEY,
     lsn TEXT NOT NULL,
@@ -16,7 +16,7 @@ CREATE TABLE change_history (
     epoch INTEGER
 );
 
--- LSNs as text do not sort ('0/A' > '0/10'): compare them as pg_lsn. BRIN costs next to nothing at
+-- LSNs do not sort as text ('0/A' > '0/10'): compare them as pg_lsn. BRIN costs next to nothing on
 -- insert, since both columns grow with the table.
 CREATE INDEX change_history_lsn ON change_history USING brin ((lsn::pg_lsn) pg_lsn_minmax_ops);
 

@@ -1,4 +1,4 @@
-// Builds the Worker into build/ (`npm run build`; wrangler's [build] command calls the same).
+// Builds the Worker into build/ (`npm run build`, which is also wrangler's [build] command).
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,13 +9,13 @@ import { main, root, run, say, step } from "./steps.ts";
 
 const buildDir = join(root, "build");
 const stamp = join(buildDir, ".inputs");
-/** The same code with its functions' names, which tell what `wasm-function[1234]` in a stack is. */
+/** The same code with function names, to look up `wasm-function[1234]` in a stack trace. */
 const named = join(buildDir, "index_bg.named.wasm");
 
-/** Everything that decides what the build gives. */
+/** Everything that the result of the build depends on. */
 const inputs = ["Cargo.toml", "Cargo.lock", "src", "migrations", "package-lock.json", "scripts/setup.ts", "scripts/build.ts"];
 
-/** Builds the Worker unless build/ is already what the sources would give. */
+/** Builds the Worker, unless build/ is up to date. */
 export async function buildWorker(): Promise<void> {
   const wanted = inputsHash();
   if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return;
@@ -25,7 +25,7 @@ export async function buildWorker(): Promise<void> {
   );
   const file = join(buildDir, "index_bg.wasm");
   renameSync(file, named);
-  // A tenth of what would be uploaded.
+  // This makes the upload a tenth smaller.
   await run(
     process.execPath,
     [npmBinary("binaryen", "bin/wasm-opt"), named, "--all-features", "--strip-debug", "--strip-producers", "-o", file],
@@ -37,7 +37,7 @@ export async function buildWorker(): Promise<void> {
   say(`   index_bg.wasm: ${kib(wasm.length)}, ${kib(gzipSync(wasm).length)} compressed`);
 }
 
-/** Makes the bundle that `wrangler deploy` would upload, in a folder. */
+/** Writes the bundle that `wrangler deploy` would upload to a folder. */
 export async function bundleWorker(bundle: string): Promise<void> {
   const wrangler = join(root, "node_modules", "wrangler", "bin", "wrangler.js");
   const env = { ...process.env, WRANGLER_SEND_METRICS: "false" };
@@ -46,7 +46,7 @@ export async function bundleWorker(bundle: string): Promise<void> {
   );
 }
 
-/** Contents, not times: a checkout or a rebase touches files that it does not change. */
+/** Hashes contents, not times: a checkout or a rebase touches files without changing them. */
 function inputsHash(): string {
   const hash = createHash("sha256");
   const add = (path: string): void => {

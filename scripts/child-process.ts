@@ -1,9 +1,9 @@
-// Child processes that never outlive us.
+// Child processes that never outlive this process.
 import { spawn, type ChildProcess, type SpawnOptions, type StdioOptions } from "node:child_process";
 
 /**
- * The program is a shell's child, and the shell ends it when its own input closes: however we end,
- * killed or crashed, nothing stays behind.
+ * The program is the child of a shell, which ends it when the shell's own input closes. So nothing stays behind however
+ * this process ends, even if it is killed or crashes.
  */
 const guard = `
 exec 3<&0
@@ -16,11 +16,10 @@ exit "$code"
 `;
 
 /**
- * Starts a program that ends when `endChild` says so, or when we end in whatever way. It has a
- * process group of its own, so that Ctrl-C in the terminal reaches us alone and we choose the order
- * in which things stop.
+ * Starts a program that ends with `endChild`, or when this process ends for any reason. It has its own process group, so
+ * that Ctrl-C in the terminal reaches only this process, which chooses the order in which things stop.
  *
- * @param endSignal The signal that the program takes as the request to end.
+ * @param endSignal The signal that asks the program to end.
  */
 export function spawnChild(
   endSignal: "INT" | "TERM",
@@ -39,12 +38,12 @@ export function ended(child: ChildProcess): Promise<void> {
   return new Promise((resolve) => child.once("exit", () => resolve()));
 }
 
-/** Ends a program, the hard way after `patienceMs`. */
+/** Ends a program, and kills it after `patienceMs`. */
 export async function endChild(child: ChildProcess, patienceMs: number): Promise<void> {
   child.stdin?.end();
-  const impatient = setTimeout(() => {
+  const killTimer = setTimeout(() => {
     if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
   }, patienceMs);
   await ended(child);
-  clearTimeout(impatient);
+  clearTimeout(killTimer);
 }

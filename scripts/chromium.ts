@@ -5,16 +5,16 @@ import { Failure, output } from "./steps.ts";
 
 const debianChromium = "/usr/bin/chromium";
 
-/** Browsers of the same engine, by their names on PATH and their places on macOS. */
+/** Browsers with the same engine, by their names on PATH and their paths on macOS. */
 const known = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const onMac = ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium"];
 
-/** The path of a Chromium: that of `CHROMIUM`, one that is installed, or Debian's, which is installed. */
+/** The path of a Chromium: `CHROMIUM`, one that is installed, or Debian's, which this installs. */
 export async function chromium(): Promise<string> {
   const given = process.env["CHROMIUM"];
   if (given !== undefined && given !== "") {
     if ((await output(given, ["--version"])) !== undefined) return given;
-    throw new Failure(`CHROMIUM is "${given}", which does not run.`, "Set it to the path of a Chromium or Chrome, or leave it out.");
+    throw new Failure(`CHROMIUM is "${given}", which does not run.`, "Set it to the path of a Chromium or Chrome, or unset it.");
   }
   for (const name of known) {
     const path = await output("which", [name]);
@@ -25,7 +25,7 @@ export async function chromium(): Promise<string> {
   await installDebianPackages(
     ["chromium"],
     "No Chromium or Chrome is installed, and the client library is tested in one.",
-    "Install Chromium or Chrome, and set CHROMIUM to its path where it is not on PATH",
+    "Install Chromium or Chrome, and set CHROMIUM to its path if it is not on PATH",
   );
   return debianChromium;
 }

@@ -1,11 +1,11 @@
-// Debian's packages, for what neither npm nor cargo has.
+// Debian's packages, for tools that neither npm nor cargo has.
 import { Failure, output, run, step } from "./steps.ts";
 
 /**
- * Installs those of the packages that are missing.
+ * Installs the packages that are missing.
  *
- * @param tried What else was tried, in words, for the message of the failure.
- * @param otherwise What to do instead on a machine that is no Debian.
+ * @param tried What else was tried, in words, for the error message.
+ * @param otherwise What to do instead on a machine without Debian.
  */
 export async function installDebianPackages(packages: string[], tried: string, otherwise: string): Promise<void> {
   const missing: string[] = [];

@@ -1,5 +1,4 @@
-// The two tables of the demo: `npm run dev` makes them in the Postgres that it brings, `npm run demo`
-// writes to them.
+// The two tables of the demo: `npm run dev` creates them in its own Postgres, `npm run demo` writes to them.
 import pg from "pg";
 
 const schema = `
@@ -21,7 +20,7 @@ DO $$ BEGIN
 END $$;
 `;
 
-/** Makes the demo's tables and publication where they are missing. */
+/** Creates the demo's tables and publication if they are missing. */
 export async function prepareDemo(database: string): Promise<void> {
   const client = new pg.Client(database);
   await client.connect();
@@ -32,7 +31,7 @@ export async function prepareDemo(database: string): Promise<void> {
   }
 }
 
-/** One write to a demo table, and the row that it was about. */
+/** One write to a demo table, and the id of its row. */
 export interface DemoWrite {
   table: "orders" | "todos";
   operation: "insert" | "update" | "delete";
@@ -47,10 +46,10 @@ function anyOf<T>(choices: T[]): T {
 }
 
 /**
- * The writes of the demo, round after round: each row is inserted and changed, todos deleted too.
+ * The endless writes of the demo: each row is inserted and updated, and todos are deleted too.
  *
- * @param committing Called with each write just before its commit is sent: no earlier can its change
- *   be seen by anybody.
+ * @param committing Called with each write just before its commit is sent, which is the earliest moment at which anybody can
+ *   see its change.
  */
 export async function* demoWrites(client: pg.Client, committing: (write: DemoWrite) => void): AsyncGenerator<DemoWrite> {
   const run = async (write: Omit<DemoWrite, "id">, sql: string, values: unknown[]) => {

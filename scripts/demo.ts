@@ -1,5 +1,5 @@
-// Writes to the demo tables of `npm run dev`, and prints each change as it arrives over the
-// WebSocket, with the time from sending the commit to having the change: `npm run demo -- --count 20`.
+// Writes to the demo tables of `npm run dev`, and prints each change as it arrives over the WebSocket, with the time since
+// its commit was sent: `npm run demo -- --count 20`.
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import pg from "pg";
@@ -10,22 +10,22 @@ import { runningInstance } from "./instance.ts";
 import { Failure, main, say } from "./steps.ts";
 
 const usage = `npm run demo -- [options]
-  --count <n>      end after so many writes; without it the demo goes on until Ctrl-C
-  --every <ms>     pause between two writes; 700 when left out`;
+  --count <n>      end after n writes; default: run until Ctrl-C
+  --every <ms>     pause between two writes; default: 700`;
 
 function options(): { count: number; every: number } {
   try {
     const { values } = parseArgs({ options: { count: { type: "string" }, every: { type: "string" } } });
     const count = values.count === undefined ? Infinity : Number(values.count);
     const every = Number(values.every ?? 700);
-    if (!(count > 0) || !(every >= 0)) throw new Error("--count and --every take numbers");
+    if (!(count > 0) || !(every >= 0)) throw new Error("--count and --every must be numbers");
     return { count, every };
   } catch (error) {
     throw new Failure((error as Error).message, usage);
   }
 }
 
-/** When the commit of each write was sent whose change has not arrived, by table, operation and row. */
+/** For each write whose change has not arrived: when its commit was sent, by table, operation and row. */
 const awaited = new Map<string, number>();
 const latencies: number[] = [];
 
@@ -36,13 +36,13 @@ await main(async () => {
   const instance = runningInstance();
   if (!instance.demo) {
     throw new Failure(
-      "The instance uses a database of yours (DATABASE_URL), and the demo writes only to the one that `npm run dev` brings.",
+      "The instance uses your own database (DATABASE_URL), and the demo writes only to the one that `npm run dev` starts.",
       "Use `npm run tail` and change rows yourself; or start `npm run dev` without DATABASE_URL.",
     );
   }
   const [stop, end] = [new AbortController(), new AbortController()];
   let isWriting = false;
-  // What was written before Ctrl-C is still waited for, until there is another.
+  // After the first Ctrl-C the demo still waits for the changes that it has written. A second one ends it.
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => (isWriting && !stop.signal.aborted ? stop : end).abort());
   const feed = connect({
     url: instance.url,

@@ -5,8 +5,8 @@
 //         | Hyperdrive binding
 //     wrangler dev (workerd) <-- POST /init, then it polls
 //
-// With DATABASE_URL set, that database takes the place of the first box, and nothing is touched in it
-// beside this system's own tables, slot and publication.
+// If DATABASE_URL is set, that database takes the place of the first box. Nothing in it is touched except for this
+// system's own tables, slot and publication.
 import { createHash } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -23,18 +23,18 @@ import { Failure, main, root, say, step } from "./steps.ts";
 const workerPort = 8787;
 const postgresPort = 54329;
 
-/** What was started, to be stopped in the reverse order. */
+/** Everything that was started, to be stopped in the reverse order. */
 class Running {
   postgres: PostgresServer | undefined;
   wrangler: ChildProcess | undefined;
   #stopping: Promise<void> | undefined;
 
-  /** Whether the end was asked for. */
+  /** Whether it is being stopped. */
   get stopping(): boolean {
     return this.#stopping !== undefined;
   }
 
-  /** Stops everything; once, however often it is called. */
+  /** Stops everything. Calling it again does nothing. */
   stop(): Promise<void> {
     return (this.#stopping ??= (async () => {
       withdrawInstance();
@@ -44,18 +44,18 @@ class Running {
   }
 }
 
-/** The preferred port, or a free one with a word about it. */
-async function portNear(preferred: number, whose: string): Promise<number> {
+/** The preferred port, or a free one, which is then announced. */
+async function portNear(preferred: number, user: string): Promise<number> {
   if (await isFree(preferred)) return preferred;
   const port = await freePort();
-  say(`   Port ${preferred} is taken, so ${whose} listens on ${port}`);
+  say(`   Port ${preferred} is taken, so ${user} listens on ${port}`);
   return port;
 }
 
 async function startDatabase(running: Running): Promise<string> {
   const given = process.env["DATABASE_URL"];
   if (given !== undefined && given !== "") {
-    say("-> Using the database of DATABASE_URL");
+    say("-> Using the database in DATABASE_URL");
     return given;
   }
   const port = await portNear(postgresPort, "Postgres");
@@ -68,7 +68,7 @@ async function startDatabase(running: Running): Promise<string> {
 
 /** Starts wrangler dev, and waits until the Worker answers. */
 async function startWorker(running: Running, database: string, port: number): Promise<void> {
-  // The object's storage belongs to one database: another one gets another object.
+  // The object's storage belongs to one database. Another database gets another object.
   const key = createHash("sha256")
     .update(running.postgres?.dataDir ?? database)
     .digest("hex")
@@ -90,7 +90,7 @@ async function startWorker(running: Running, database: string, port: number): Pr
       `--persist-to=${state}`,
       "--show-interactive-dev-session=false",
       "--log-level=log",
-      // For this machine alone: without the secret REPLICATION_TOKEN production refuses everything.
+      // For this machine only. In production every request is refused unless the secret REPLICATION_TOKEN is set.
       ...["REPLICATION_DEV_NO_AUTH:true", ...overrides].flatMap((pair) => ["--var", pair]),
     ],
     {
@@ -99,7 +99,7 @@ async function startWorker(running: Running, database: string, port: number): Pr
         ...process.env,
         PATH: `${dirname(process.execPath)}:${process.env["PATH"] ?? ""}`,
         CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE: database,
-        // It would ask the network where this machine is, and complain where it cannot.
+        // Otherwise it asks the network where this machine is, and complains if it cannot.
         CLOUDFLARE_CF_FETCH_ENABLED: "false",
         WRANGLER_SEND_METRICS: "false",
       },
@@ -107,8 +107,7 @@ async function startWorker(running: Running, database: string, port: number): Pr
     },
   );
   running.wrangler = wrangler;
-  // Its start is of interest only when it fails; what it says afterwards always is, but for its
-  // line about each request.
+  // The output of its start matters only if it fails. Later output is shown, except for its line about each request.
   let held: string[] | undefined = [];
   const show = (line: string) => {
     if (held !== undefined) held.push(line);
@@ -126,14 +125,15 @@ async function startWorker(running: Running, database: string, port: number): Pr
   };
   while (!(await answers())) {
     if (running.stopping) return;
-    if (wrangler.exitCode !== null)
-      throw new Failure(`wrangler dev ended:\n${held.join("\n")}`, "Mend what it says above, then run the command again.");
+    if (wrangler.exitCode !== null) {
+      throw new Failure(`wrangler dev ended:\n${held.join("\n")}`, "Fix what it reports above, then run the command again.");
+    }
     await delay(100);
   }
   held = undefined;
 }
 
-/** Asks the Worker to set itself up, and waits until it has stored what waited in the slot. */
+/** Initialises the feed, and waits until it has stored the changes that waited in the slot. */
 async function initialise(url: string): Promise<void> {
   await call(`${url}/init`, "POST");
   await call(`${url}/wait-for-initial-poll?timeoutMs=60000`, "GET");
@@ -147,9 +147,10 @@ async function call(url: string, method: string): Promise<void> {
   try {
     error = (JSON.parse(body) as { error: typeof error }).error;
   } catch {
-    // The runtime's own page or nothing: shown as it is.
+    // The runtime's own error page, or nothing: shown as it is.
   }
-  const here = error.code === "publication_missing" ? "\nOr let it make one: REPLICATION_TABLES=first_table,second_table npm run dev" : "";
+  const here =
+    error.code === "publication_missing" ? "\nOr let it create one: REPLICATION_TABLES=first_table,second_table npm run dev" : "";
   throw new Failure(
     `${method} ${new URL(url).pathname} answered ${response.status}: ${error.message}`,
     `${error.remedy ?? "See the Worker's messages above."}${here}`,
@@ -158,12 +159,12 @@ async function call(url: string, method: string): Promise<void> {
 
 function printBanner(url: string, database: string, demo: boolean): void {
   const shown = new URL(database);
-  // A password of the person's own has no place on a screen; that of the local server is no secret.
+  // The user's own password must not appear on the screen. The local server's password is not a secret.
   if (!demo && shown.password !== "") shown.password = "...";
-  const first = demo ? "  npm run demo                    writes to the demo tables, and shows each change as it arrives\n" : "";
+  const first = demo ? "  npm run demo                    writes to the demo tables and shows each change as it arrives\n" : "";
   const write = demo ? "INSERT INTO orders (customer, amount) VALUES ('you', 42)" : "UPDATE your_table SET ...";
   say(`
-The change feed runs. Ctrl-C ends it.
+The change feed is running. Press Ctrl-C to stop it.
 
   Worker      ${url}
   Database    ${shown.href}
@@ -178,11 +179,12 @@ ${first}  npm run tail                    follows the feed; in a third, change a
 
 await main(async () => {
   const other = findInstance();
-  if (other !== undefined)
+  if (other !== undefined) {
     throw new Failure(
-      `\`npm run dev\` runs already, as process ${other.pid}, at ${other.url}.`,
-      "Use that one, or end it with Ctrl-C first.",
+      `\`npm run dev\` is already running, as process ${other.pid}, at ${other.url}.`,
+      "Use that one, or stop it with Ctrl-C first.",
     );
+  }
   const running = new Running();
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {

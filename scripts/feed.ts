@@ -1,25 +1,25 @@
-// How `npm run tail` and `npm run demo` show the feed, and what they say when it ends.
+// How `npm run tail` and `npm run demo` print the feed, and the error that ends it.
 import { FeedError, type TableChange } from "../client/src/index.ts";
 import { Failure } from "./steps.ts";
 
-/** What ended a feed, with what to do. */
+/** The error that ended a feed, with a remedy. */
 export function feedFailure(error: unknown): unknown {
   if (!(error instanceof FeedError)) return error;
   const remedy =
     error.code === "unauthorized"
       ? "Give the instance's token: --token, or REPLICATION_TOKEN in the environment."
-      : "Mend what it says, then start again.";
+      : "Fix what it reports, then start again.";
   return new Failure(error.kind === "refused" || error.kind === "server" ? `The server refused: ${error.message}` : error.message, remedy, {
     cause: error,
   });
 }
 
-/** How long until the next try, for people. */
+/** How long until the next try, for humans. */
 export function soon(retryMs: number): string {
   return `${(retryMs / 1000).toFixed(1)} s`;
 }
 
-/** A change as one readable line; `latencyMs` is printed where it is known. */
+/** A change as one readable line, with its latency if that is known. */
 export function changeLine(change: TableChange, latencyMs?: number): string {
   const name = change.schema === "public" ? change.table : `${change.schema}.${change.table}`;
   const after = change.operation === "update" && change.old !== null ? `${JSON.stringify(change.old)} => ` : "";

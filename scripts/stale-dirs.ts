@@ -1,9 +1,9 @@
-// Folders of runs that were killed.
+// Folders that killed runs left behind.
 import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "./steps.ts";
 
-/** Removes what killed runs of this kind left in `.postgres`; their servers have ended with them. */
+/** Removes what killed runs of this kind left in `.postgres`. Their servers ended with them. */
 export function removeStaleDirs(kind: "test" | "bench"): void {
   const folder = join(root, ".postgres");
   for (const name of existsSync(folder) ? readdirSync(folder) : []) {

@@ -1,17 +1,17 @@
-// How the scripts talk to whoever runs them, and how they run programs: every long step says what
-// it does and how long it usually takes, and a failure says what was tried and what to do.
+// How the scripts report progress and run programs: every long step says what it does and how long it usually takes, and
+// a failure says what was tried and what to do.
 import { spawn, type SpawnOptions } from "node:child_process";
 import { createWriteStream, mkdirSync, readFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** The checkout. */
+/** The root of the checkout. */
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
-/** Tools that set-up builds or copies; ignored by git, kept between runs. */
+/** Tools that the set-up builds or copies. Ignored by git, kept between runs. */
 export const toolsDir = join(root, ".tools");
 
-/** A failure that was foreseen: printed as what happened and what to do, without a stack. */
+/** An anticipated failure: printed as what happened and what to do, without a stack trace. */
 export class Failure extends Error {
   readonly remedy: string;
 
@@ -22,23 +22,23 @@ export class Failure extends Error {
   }
 }
 
-/** One line to the person at the terminal. */
+/** Prints one line to the terminal. */
 export function say(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
 /**
- * Runs one step that takes noticeably long.
+ * Runs a step that takes noticeably long.
  *
- * @param what What is being done, as "Building worker-build 0.8.7".
- * @param usually How long it usually takes, as "once, about 3 minutes".
+ * @param what What is being done, for example "Building worker-build 0.8.7".
+ * @param usually How long it usually takes, for example "once, about 3 minutes".
  */
 export async function step<T>(what: string, usually: string, work: () => Promise<T>): Promise<T> {
   const started = performance.now();
   say(`-> ${what} (${usually})`);
   const seconds = () => ((performance.now() - started) / 1000).toFixed(1);
-  // Where no terminal shows the program's own progress, silence looks like a hang.
-  const heartbeat = setInterval(() => say(`   still at it: ${what}, ${seconds()} s`), 30_000);
+  // Without a terminal that shows the program's own progress, silence looks like a hang.
+  const heartbeat = setInterval(() => say(`   still running: ${what}, ${seconds()} s`), 30_000);
   try {
     const result = await work();
     say(`   done in ${seconds()} s`);
@@ -50,20 +50,20 @@ export async function step<T>(what: string, usually: string, work: () => Promise
 
 /** How a program is run. */
 export interface RunOptions extends Pick<SpawnOptions, "cwd" | "env" | "uid" | "gid"> {
-  /** The program is stopped after so many milliseconds. */
+  /** The program is stopped after this time. */
   timeoutMs?: number;
-  /** Its output goes to this file under `.tools/logs` unless a terminal can show it. */
+  /** Its output goes to this file in `.tools/logs`, unless a terminal can show it. */
   log?: string;
 }
 
-/** What a program that ended by itself left behind. */
+/** The result of a program that ended by itself. */
 export interface Finished {
   code: number;
   stdout: string;
   stderr: string;
 }
 
-/** Runs a program to its end and gives its exit code and output; fails only if it cannot start. */
+/** Runs a program and returns its exit code and output. Rejects only if it cannot start. */
 export function capture(program: string, args: string[], options: RunOptions = {}): Promise<Finished> {
   return new Promise((resolve, reject) => {
     const { timeoutMs, log: _, ...spawnOptions } = options;
@@ -81,7 +81,7 @@ export function capture(program: string, args: string[], options: RunOptions = {
   });
 }
 
-/** The output of a program, or undefined where it is not installed or fails. */
+/** The output of a program; undefined if it is not installed or fails. */
 export async function output(program: string, args: string[], options: RunOptions = {}): Promise<string | undefined> {
   try {
     const finished = await capture(program, args, options);
@@ -92,8 +92,8 @@ export async function output(program: string, args: string[], options: RunOption
 }
 
 /**
- * Runs a program whose progress is worth seeing: on a terminal it draws there itself, elsewhere it
- * writes to a log file, whose end is shown when it fails.
+ * Runs a program whose progress is worth seeing. On a terminal its output goes there; otherwise it goes to a log file, and
+ * the end of that is shown if the program fails.
  */
 export async function run(program: string, args: string[], options: RunOptions & { log: string }): Promise<void> {
   const { timeoutMs, log, ...spawnOptions } = options;
@@ -121,12 +121,12 @@ export async function run(program: string, args: string[], options: RunOptions &
     const tail = shown ? "" : `\n${lastLines(logFile, 25)}`;
     throw new Failure(
       `\`${[program, ...args].join(" ")}\` ended with exit code ${code}.${tail}`,
-      "Mend what it says above, then run the command again.",
+      "Fix what it reports above, then run the command again.",
     );
   }
 }
 
-/** The end of a text file, for messages. */
+/** The last lines of a text file, for messages. */
 export function lastLines(file: string, count: number): string {
   try {
     return readFileSync(file, "utf8").trimEnd().split("\n").slice(-count).join("\n");
@@ -135,12 +135,12 @@ export function lastLines(file: string, count: number): string {
   }
 }
 
-/** PATH with folders put first. */
+/** PATH with these folders in front. */
 export function pathWith(...folders: string[]): string {
   return [...folders, process.env["PATH"] ?? ""].join(delimiter);
 }
 
-/** Runs a script's main function; a foreseen failure ends it with a message instead of a stack. */
+/** Runs a script's main function. A `Failure` ends it with a message instead of a stack trace. */
 export async function main(work: () => Promise<void>): Promise<void> {
   try {
     await work();

@@ -6,11 +6,11 @@ import { runningInstance } from "./instance.ts";
 import { Failure, main, say } from "./steps.ts";
 
 const usage = `npm run tail -- [options]
-  --url <url>          the instance; the one that \`npm run dev\` started when left out
-  --token <token>      its token; REPLICATION_TOKEN of the environment when left out
-  --tables <a,b>       these tables alone
-  --after <position>   go on after a position, or \`earliest\` for all that is kept; from now when left out
-  --json               the server's messages as they come, one a line`;
+  --url <url>          the instance; default: the one that \`npm run dev\` started
+  --token <token>      its token; default: REPLICATION_TOKEN in the environment
+  --tables <a,b>       only these tables
+  --after <position>   start after a position, or \`earliest\` for everything that is kept; default: from now on
+  --json               print the server's messages as received, one per line`;
 
 function options() {
   try {
@@ -35,12 +35,12 @@ await main(async () => {
   const url = asked.url ?? runningInstance().url;
   const stop = new AbortController();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stop.abort());
-  // `npm run tail | head` ends when its reader does.
+  // `npm run tail | head` ends with its reader.
   process.stdout.on("error", () => process.exit(0));
   const print = (line: string) => process.stdout.write(`${line}\n`);
   const { tables, after } = asked;
   if (after !== undefined && after !== "earliest" && !isPosition(after)) {
-    throw new Failure(`"${after}" is not a position.`, "Give one that the feed has sent, such as 1-42; or earliest.");
+    throw new Failure(`"${after}" is not a position.`, "Use one that the feed has sent, such as 1-42; or earliest.");
   }
   let isFirst = true;
   const feed = connect({
@@ -54,12 +54,12 @@ await main(async () => {
     onChanges: ({ changes }) => {
       if (!json) for (const change of changes) print(changeLine(change));
     },
-    onReset: ({ reason }) => say(`Reset (${reason}): changes before this point may be missing here. Reload what you derived from them.`),
+    onReset: ({ reason }) => say(`Reset (${reason}): changes before this point may be missing. Reload what you derived from them.`),
     onState: (state) => {
       if (state.status === "waiting") say(`Disconnected (${state.reason}); next try in ${soon(state.retryMs)}.`);
       if (state.status !== "catching_up") return;
       const { head } = state.welcome;
-      say(isFirst ? `Following ${url}; its head is ${head}. Ctrl-C ends.` : `Connected again; the head is ${head}.`);
+      say(isFirst ? `Following ${url}; its head is ${head}. Press Ctrl-C to stop.` : `Connected again; the head is ${head}.`);
       isFirst = false;
     },
   });

@@ -1,15 +1,14 @@
-// Runs every test there is: `npm test`, or parts of it: `npm test -- lint`, `-- client`,
-// `-- rust`, `-- e2e`.
+// Runs all tests: `npm test`, or parts of them: `npm test -- lint`, `-- client`, `-- rust`, `-- e2e`.
 //
 //     lint   rustfmt, clippy, prettier, tsc
-//     client the client library by itself
+//     client the client library on its own
 //     rust   unit and integration tests, natively, against real Postgres servers
 //     e2e    the WASM build, `wrangler deploy --dry-run`, and its bundle in real workerd
 //
-// `TEST_POSTGRES_VERSIONS=16,17 npm test -- rust` runs what depends on the server's version on those
-// too; they are fetched from npm. `TEST_ONLY=part-of-a-name` runs those files of the Node tests alone.
+// `TEST_POSTGRES_VERSIONS=16,17 npm test -- rust` also runs the tests that depend on the server's version on those, which are
+// fetched from npm. `TEST_ONLY=part-of-a-name` runs only the Node tests in files with that in their name.
 //
-// The last line sums up all suites: "N passed, N failed".
+// The last line is the sum of all suites: "N passed, N failed".
 import { spawn } from "node:child_process";
 import { readdirSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -23,8 +22,8 @@ const parts = ["lint", "client", "rust", "e2e"] as const;
 type Part = (typeof parts)[number];
 
 /**
- * Servers for tests keep nothing, so they need not wait for the disk. Commits still flush, which
- * costs little without fsync: a change is there for logical decoding only once it is flushed.
+ * Test servers keep nothing, so they need not wait for the disk. Commits still flush, which is cheap without fsync: logical
+ * decoding sees a change only once it is flushed.
  */
 const settings = {
   fsync: "off",
@@ -37,19 +36,20 @@ const settings = {
 
 const bundle = join(root, "build", "bundle");
 
-/** Node's time limit for a test is also that of its whole file. */
+/** Node's time limit for a test also applies to its whole file. */
 const fileTimeoutMs = 600_000;
 
-/** The versions between the oldest and the newest, which TEST_POSTGRES_VERSIONS asks for. */
+/** The versions in TEST_POSTGRES_VERSIONS: those between the oldest and the newest. */
 function versionsOnDemand(): PostgresVersion[] {
   const asked = (process.env["TEST_POSTGRES_VERSIONS"] ?? "").split(",").filter((text) => text.trim() !== "");
   return asked.map((text) => {
     const version = ([16, 17] as const).find((known) => known === Number(text));
-    if (version === undefined)
+    if (version === undefined) {
       throw new Failure(
         `TEST_POSTGRES_VERSIONS names "${text}".`,
-        "It takes 16, 17 or both, with a comma between; 18 and 15 are tested always.",
+        "It takes 16, 17 or both, separated by a comma; 18 and 15 are always tested.",
       );
+    }
     return version;
   });
 }
@@ -57,15 +57,15 @@ function versionsOnDemand(): PostgresVersion[] {
 let passed = 0;
 let failed = 0;
 
-/** What one suite counted. */
+/** The result of one suite. */
 interface Counts {
   passed: number;
   failed: number;
 }
 
 /**
- * Runs one suite with its output shown, and adds up what it counted. A suite that fails without
- * saying which test (it does not compile, say) counts as one failure.
+ * Runs one suite, shows its output and adds up its counts. A suite that fails without a failed test (because it does not
+ * compile, say) counts as one failure.
  */
 async function suite(
   name: string,
@@ -94,7 +94,7 @@ async function suite(
   return code === 0;
 }
 
-/** A check without tests of its own counts as one. */
+/** A check without tests counts as one. */
 const asOne = (): Counts => ({ passed: 0, failed: 0 });
 
 async function check(name: string, usually: string, program: string, args: string[], env: NodeJS.ProcessEnv): Promise<void> {
@@ -120,7 +120,7 @@ async function lint(env: NodeJS.ProcessEnv): Promise<void> {
   await check("clippy", "2 minutes the first time", "cargo", ["clippy", "--all-targets", "--quiet", "--", "--deny", "warnings"], env);
   const prettier = join("node_modules", "prettier", "bin", "prettier.cjs");
   await check("prettier", "3 seconds", process.execPath, [prettier, "--check", "--log-level=warn", "**/*.{ts,mjs}"], env);
-  // One for each place that the code runs in: each has globals of its own.
+  // One project for each runtime: each has its own globals.
   for (const project of [".", "client", "examples/browser", "examples/sync-do", "tests/e2e/workers"]) {
     await check(
       `tsc ${project}`,
@@ -132,7 +132,7 @@ async function lint(env: NodeJS.ProcessEnv): Promise<void> {
   }
 }
 
-/** The native tests, with what they print: seeds, counts, times. */
+/** The native tests, with their output: seeds, counts, times. */
 async function nativeTests(env: NodeJS.ProcessEnv, onDemand: PostgresVersion[]): Promise<void> {
   const test = ["test", "--no-fail-fast"];
   await suite("cargo test", "8 minutes the first time", "cargo", [...test, "--", "--show-output"], env, countCargo);
@@ -157,10 +157,10 @@ async function endToEnd(env: NodeJS.ProcessEnv): Promise<void> {
   await nodeTests("end to end", "2 minutes", "e2e", { ...env, ...(await browser()), TEST_WORKER_BUNDLE: bundle });
 }
 
-/** Tests that wait for minutes and need next to nothing meanwhile: they run beside the others. */
-const waiting = ["outage.test.ts"];
+/** Tests that wait for minutes and use hardly any resources: they run in parallel with the others. */
+const slow = ["outage.test.ts"];
 
-/** Runs the tests in one folder of `tests`; with TEST_ONLY set, those whose file's name has it. */
+/** Runs the tests in one folder of `tests`; if TEST_ONLY is set, only the files with that in their name. */
 async function nodeTests(name: string, usually: string, folder: string, env: NodeJS.ProcessEnv): Promise<void> {
   const only = process.env["TEST_ONLY"];
   const names = readdirSync(join(root, "tests", folder)).filter(
@@ -181,16 +181,16 @@ async function nodeTests(name: string, usually: string, folder: string, env: Nod
   await Promise.all([
     run(
       name,
-      names.filter((name) => !waiting.includes(name)),
+      names.filter((name) => !slow.includes(name)),
     ),
     run(
-      `${name}, beside`,
-      names.filter((name) => waiting.includes(name)),
+      `${name}, in parallel`,
+      names.filter((name) => slow.includes(name)),
     ),
   ]);
 }
 
-/** The tests in a browser fail where there is none, and only they. */
+/** Without a browser, only the tests that need one fail. */
 async function browser(): Promise<NodeJS.ProcessEnv> {
   try {
     return { TEST_CHROMIUM: await chromium() };
@@ -200,7 +200,7 @@ async function browser(): Promise<NodeJS.ProcessEnv> {
   }
 }
 
-/** The servers that tests find by TEST_POSTGRES_<version>, or those that the environment names already. */
+/** Starts the servers that tests find in TEST_POSTGRES_<version>, except for those that the environment already names. */
 async function servers(versions: PostgresVersion[], env: NodeJS.ProcessEnv, started: PostgresServer[]): Promise<void> {
   removeStaleDirs("test");
   for (const version of versions) {
@@ -213,16 +213,18 @@ async function servers(versions: PostgresVersion[], env: NodeJS.ProcessEnv, star
 }
 
 await main(async () => {
-  const asked = process.argv.slice(2);
-  const unknown = asked.find((part) => !parts.includes(part as Part));
-  if (unknown !== undefined) throw new Failure(`There is no part "${unknown}".`, `Parts are ${parts.join(", ")}; none named runs all.`);
+  const requested = process.argv.slice(2);
+  const unknown = requested.find((part) => !parts.includes(part as Part));
+  if (unknown !== undefined) {
+    throw new Failure(`There is no part "${unknown}".`, `The parts are ${parts.join(", ")}; without one, all of them run.`);
+  }
   const onDemand = versionsOnDemand();
-  const wanted = new Set<string>(asked.length === 0 ? parts : asked);
+  const wanted = new Set<string>(requested.length === 0 ? parts : requested);
   const env: NodeJS.ProcessEnv = {
     ...process.env,
     PATH: pathWith(dirname(process.execPath)),
     WRANGLER_SEND_METRICS: "false",
-    // Colours would hide the counts that are read from the output.
+    // Colours would hide the counts in the output.
     NO_COLOR: "1",
     CARGO_TERM_COLOR: "never",
     RUST_BACKTRACE: process.env["RUST_BACKTRACE"] ?? "0",
@@ -251,7 +253,7 @@ await main(async () => {
   } finally {
     for (const server of started) {
       const log = lastLines(`${server.dataDir}.log`, 200);
-      // A server that went down by itself explains every failure after it.
+      // A server that crashed explains every failure after that.
       if (/PANIC|terminated by signal/.test(log)) say(`PostgreSQL ${server.version} crashed:\n${log}`);
     }
     await stop();

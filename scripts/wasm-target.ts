@@ -1,10 +1,9 @@
-// The wasm32-unknown-unknown target of Rust: found, added by rustup, or made from Debian's packages.
+// Rust's wasm32-unknown-unknown target: found, added by rustup, or built from Debian's packages.
 //
-// rustup fetches the target from Rust's own download server. A machine that reaches only package
-// registries (many build machines are such) cannot, so there the compiler comes from Debian's
-// packages `rustc-web` and `cargo-web`, and its standard library for wasm32 is built once from
-// `rust-web-src`. That toolchain is used for the WASM build alone and by its own path; native
-// builds and tests stay with the toolchain that is installed.
+// rustup fetches the target from Rust's own download server. Many build machines reach only package registries. There the
+// compiler comes from Debian's packages `rustc-web` and `cargo-web`, and its standard library for wasm32 is built once from
+// `rust-web-src`. That toolchain is used only for the WASM build, by its own path. Native builds and tests keep the installed
+// toolchain.
 import { createHash } from "node:crypto";
 import {
   chmodSync,
@@ -31,14 +30,14 @@ const debianCargo = "/usr/bin/cargo";
 const debianRustlib = "/usr/lib/rustlib";
 
 /**
- * Makes sure that Rust can build for wasm32, and gives the environment to do it in.
+ * Makes sure that Rust can build for wasm32, and returns the environment for that.
  *
- * `REPLICATION_WASM_TOOLCHAIN=debian` takes Debian's packages even where rustup would do.
+ * `REPLICATION_WASM_TOOLCHAIN=debian` uses Debian's packages even if rustup would work.
  */
 export async function wasmToolchain(): Promise<Record<string, string>> {
   const forced = process.env["REPLICATION_WASM_TOOLCHAIN"];
   if (forced !== undefined && forced !== "debian") {
-    throw new Failure(`REPLICATION_WASM_TOOLCHAIN is "${forced}".`, 'Leave it out, or set it to "debian".');
+    throw new Failure(`REPLICATION_WASM_TOOLCHAIN is "${forced}".`, 'Unset it, or set it to "debian".');
   }
   if ((await output("rustc", ["--version"])) === undefined) {
     throw new Failure(
@@ -76,7 +75,7 @@ async function addWithRustup(): Promise<{ done: boolean; why: string }> {
   });
 }
 
-/** Debian's compiler with a standard library for wasm32, in a folder of its own. */
+/** Debian's compiler with a standard library for wasm32, in its own folder. */
 async function debianToolchain(rustupSaid: string): Promise<string> {
   await installDebianPackages(
     debianPackages,
@@ -91,7 +90,7 @@ async function debianToolchain(rustupSaid: string): Promise<string> {
       `Reinstall it: apt-get install --reinstall ${debianPackages[0]}`,
     );
   }
-  // A standard library fits one compiler only, so a newer Debian package starts over.
+  // A standard library fits exactly one compiler, so a newer Debian package needs a new build.
   const key = createHash("sha256").update(version).digest("hex").slice(0, 12);
   const toolchain = join(toolsDir, "wasm-rust", key);
   if (!existsSync(toolchain)) {
@@ -101,8 +100,8 @@ async function debianToolchain(rustupSaid: string): Promise<string> {
 }
 
 /**
- * Lays out a sysroot (the compiler's host libraries by link, wasm32's built here) and a `rustc` that
- * uses it, so that nothing is written to folders that belong to Debian's package manager.
+ * Creates a sysroot (a link to the compiler's host libraries, and those for wasm32, built here) and a `rustc` that uses it, so
+ * that nothing is written to folders that belong to Debian's package manager.
  */
 async function buildToolchain(toolchain: string, host: string): Promise<void> {
   mkdirSync(join(toolsDir, "wasm-rust"), { recursive: true });
@@ -110,7 +109,7 @@ async function buildToolchain(toolchain: string, host: string): Promise<void> {
   try {
     const shell = join(made, "std");
     mkdirSync(join(shell, "src"), { recursive: true });
-    // The empty [workspace] keeps cargo from taking the project around it for its parent.
+    // The empty [workspace] keeps cargo from treating the surrounding project as its parent.
     writeFileSync(join(shell, "Cargo.toml"), '[package]\nname = "std-shell"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n');
     writeFileSync(join(shell, "src", "lib.rs"), "");
     await run(debianCargo, ["build", "--release", "--target", target, "-Zbuild-std=std,panic_abort,proc_macro,test"], {
@@ -121,7 +120,7 @@ async function buildToolchain(toolchain: string, host: string): Promise<void> {
         RUSTC: debianRustc,
         CARGO_TARGET_DIR: join(shell, "target"),
         RUSTC_BOOTSTRAP: "1",
-        // Without bitcode a crate with link-time optimisation fails: "failed to get bitcode".
+        // Without bitcode, link-time optimisation fails: "failed to get bitcode".
         RUSTFLAGS: "-Cembed-bitcode=yes",
       },
       log: "wasm-std.log",

@@ -1,8 +1,8 @@
-//! The two things asked of a clock: what time it is, and to be woken later.
+//! The time, timers and timeouts.
 //!
-//! In WASM these are the platform's `Date.now` and `setTimeout`; natively Tokio's. Workers' time
-//! stands still between I/O, so durations measured here count waiting, not computing
-//! (Workers documentation, "Performance and timers").
+//! In WASM they are the platform's `Date.now` and `setTimeout`, natively those of std and Tokio. On
+//! Workers the time stands still between I/O, so durations measured here are of waiting, not of
+//! computing (Workers documentation, "Performance and timers").
 
 use std::future::Future;
 use std::time::Duration;
@@ -24,6 +24,18 @@ pub fn now_ms() -> u64 {
     }
 }
 
+/// Milliseconds since `since_ms`, which is a time that [`now_ms`] has returned. 0 if the clock was
+/// set back.
+pub fn elapsed_ms(since_ms: u64) -> u64 {
+    now_ms().saturating_sub(since_ms)
+}
+
+/// Whether at least `limit` has passed since `since_ms`, which is a time that [`now_ms`] has
+/// returned.
+pub fn has_elapsed(since_ms: u64, limit: Duration) -> bool {
+    u128::from(elapsed_ms(since_ms)) >= limit.as_millis()
+}
+
 /// Resolves after `duration`.
 pub async fn sleep(duration: Duration) {
     #[cfg(target_arch = "wasm32")]
@@ -32,12 +44,12 @@ pub async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-/// The future was not done in time. It has been dropped.
+/// The future did not finish in time. It has been dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not done within {} ms", .0.as_millis())]
+#[error("not finished within {} ms", .0.as_millis())]
 pub struct Elapsed(pub Duration);
 
-/// Runs `future`, but no longer than `limit`; at the limit it is dropped.
+/// Runs `future` for at most `limit`, and drops it then.
 pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
     match select(std::pin::pin!(future), std::pin::pin!(sleep(limit))).await {
         Either::Left((output, _)) => Ok(output),

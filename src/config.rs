@@ -1,8 +1,8 @@
-//! `ReplicationConfig`: what an operator may set, its defaults and its limits.
+//! `ReplicationConfig`: what an operator can configure, with defaults and limits.
 //!
-//! Two layers are merged: the deployment's variables, and the fields that `POST /init` was given,
-//! which are persisted. A field of the second wins; `null` takes it back. Pure: JSON in, a valid
-//! configuration or an error that names the field out.
+//! Two layers are merged: the deployment's variables, and the fields that were passed to `POST
+//! /init`, which are persisted. A field of the second layer wins; `null` removes it. Pure: takes
+//! JSON, returns a valid configuration or an error that names the field.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Category, Error, Result};
 
-/// How the feed reads, keeps and recovers. Always valid: made by [`ReplicationConfig::from_fields`].
+/// How the feed reads, retains and recovers. Always valid: only
+/// [`ReplicationConfig::from_fields`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicationConfig {
@@ -19,65 +20,65 @@ pub struct ReplicationConfig {
     pub slot: String,
     /// The publication: 1 to 63 bytes.
     pub publication: String,
-    /// How long a feed without clients sleeps between looks at its slot. 1 s to 1 day.
+    /// How long a feed without clients sleeps between checks of its slot. 1 s to 1 day.
     #[serde(serialize_with = "as_millis")]
     pub hibernation_delay: Duration,
-    /// The pause between polls while nothing changes. 20 ms to 1 hour.
+    /// The longest pause between polls while nothing changes. 20 ms to 1 hour.
     #[serde(serialize_with = "as_millis")]
     pub poll_interval: Duration,
-    /// About how many changes one cycle reads; a transaction is never split. 1 to 1,000,000.
+    /// About how many changes one cycle reads. A transaction is never split. 1 to 1,000,000.
     pub max_changes_per_poll: u32,
-    /// The tables of a publication that must be made; empty: the publication must be there.
+    /// The tables of the publication, if it has to be created. Empty: the publication must exist.
     pub tables: Vec<TableName>,
-    /// How long change history is kept.
+    /// What is kept of the change history.
     pub history_retention: HistoryRetention,
-    /// Bytes of WAL the slot may hold back while nobody listens, before the feed drains anyway.
-    /// 1 MiB or more.
+    /// Bytes of WAL that the slot may retain while there are no clients, before the feed drains it
+    /// anyway. 1 MiB or more.
     pub max_slot_lag: u64,
-    /// What to do when changes may have been missed.
+    /// What to do if changes may have been missed.
     pub on_slot_lost: OnSlotLost,
-    /// Bytes of one row's message that are read at most; larger rows lose their largest columns
-    /// to `omitted`. 64 KiB to 16 MiB.
+    /// The maximum number of bytes that are read of one row's message. Of larger rows the largest
+    /// columns are omitted. 64 KiB to 16 MiB.
     pub max_row_bytes: u32,
 }
 
-/// A table, with the schema `public` unless it was given.
+/// A table with its schema, which is `public` unless it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableName {
-    /// The schema, as it is written in the catalogue.
+    /// The schema as the catalogue spells it.
     pub schema: String,
-    /// The table, as it is written in the catalogue.
+    /// The table as the catalogue spells it.
     pub table: String,
 }
 
-/// What is kept of `change_history`. Without a limit nothing is pruned.
+/// What is kept of `change_history`. Without limits nothing is pruned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryRetention {
-    /// Changes stored longer ago than this may be pruned. 1 minute or more.
+    /// Changes older than this may be pruned. 1 minute or more.
     #[serde(
         serialize_with = "as_optional_millis",
         skip_serializing_if = "Option::is_none"
     )]
     pub max_age: Option<Duration>,
-    /// The newest changes that are kept. 1 or more.
+    /// All but this many newest changes may be pruned. 1 or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rows: Option<u64>,
 }
 
-/// What to do when the slot can no longer give every change since the checkpoint.
+/// What to do if the slot can no longer return every change since the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnSlotLost {
-    /// Begin a new epoch with a new slot; every client is told to reset.
+    /// Begin a new epoch with a new slot. Every client is told to reset.
     Recover,
-    /// Stop, and say what to do.
+    /// Halt, and report what to do.
     Halt,
 }
 
 impl TableName {
-    /// Reads `table` or `schema.table`; a part that holds a dot or a quote stands in double quotes.
-    /// `None` when it is neither.
+    /// Parses `table` or `schema.table`. A part that contains a dot or a quote must be in double
+    /// quotes. `None` if the text is neither.
     pub fn parse(text: &str) -> Option<Self> {
         let (first, rest) = identifier(text)?;
         let Some(rest) = rest else {
@@ -112,7 +113,7 @@ impl Serialize for TableName {
     }
 }
 
-/// One identifier, and what follows the dot behind it.
+/// Splits off one identifier. Returns it and what follows the dot after it.
 fn identifier(text: &str) -> Option<(String, Option<&str>)> {
     let (name, rest) = if let Some(quoted) = text.strip_prefix('"') {
         quoted_identifier(quoted)?
@@ -130,14 +131,14 @@ fn identifier(text: &str) -> Option<(String, Option<&str>)> {
     fits.then_some((name, rest))
 }
 
-/// The name up to the closing quote; a quote inside of it stands twice.
+/// Splits off the name up to the closing quote. A quote in the name is doubled.
 fn quoted_identifier(text: &str) -> Option<(String, &str)> {
     let (mut name, mut rest) = (String::new(), text);
     loop {
-        let (part, behind) = rest.split_once('"')?;
+        let (part, after) = rest.split_once('"')?;
         name.push_str(part);
-        let Some(more) = behind.strip_prefix('"') else {
-            return Some((name, behind));
+        let Some(more) = after.strip_prefix('"') else {
+            return Some((name, after));
         };
         name.push('"');
         rest = more;
@@ -152,7 +153,7 @@ fn write_identifier(f: &mut std::fmt::Formatter<'_>, name: &str) -> std::fmt::Re
     }
 }
 
-/// The fields as they are given by an operator or a deployment: `camelCase` keys, JSON values.
+/// Fields as an operator or a deployment sets them: `camelCase` keys, JSON values.
 pub type Fields = Map<String, Value>;
 
 const KIB: u64 = 1024;
@@ -160,10 +161,10 @@ const MIB: u64 = 1024 * KIB;
 const DAY_MS: u64 = 86_400_000;
 
 impl ReplicationConfig {
-    /// Merges `given` over `defaults` and checks every field.
+    /// Merges `given` over `defaults` and validates every field.
     ///
-    /// Fails with category [`Category::Configuration`] and a message that names the first field
-    /// that is unknown, of the wrong kind or out of its range.
+    /// Fails with [`Category::Configuration`] and a message that names the first field that is
+    /// unknown, of the wrong type or out of range.
     pub fn from_fields(defaults: &Fields, given: &Fields) -> Result<Self> {
         let mut merged = defaults.clone();
         for (field, value) in given {
@@ -172,18 +173,22 @@ impl ReplicationConfig {
             }
             merged.insert(field.clone(), value.clone());
         }
-        let mut fields = Reader { fields: merged };
+        let mut fields = FieldReader { fields: merged };
         let config = Self {
             slot: fields.slot("slot")?,
             publication: fields.name("publication")?,
             hibernation_delay: fields.duration("hibernationDelay", 60_000, 1_000..=DAY_MS)?,
             poll_interval: fields.duration("pollInterval", 1_000, 20..=3_600_000)?,
-            max_changes_per_poll: fields.narrow("maxChangesPerPoll", 100_000, 1..=1_000_000)?,
+            max_changes_per_poll: fields.integer_u32(
+                "maxChangesPerPoll",
+                100_000,
+                1..=1_000_000,
+            )?,
             tables: fields.tables("tables")?,
             history_retention: fields.retention("historyRetention")?,
             max_slot_lag: fields.integer("maxSlotLag", 64 * MIB, MIB..=1 << 50)?,
             on_slot_lost: fields.on_slot_lost("onSlotLost")?,
-            max_row_bytes: fields.narrow("maxRowBytes", 8 * MIB, 64 * KIB..=16 * MIB)?,
+            max_row_bytes: fields.integer_u32("maxRowBytes", 8 * MIB, 64 * KIB..=16 * MIB)?,
         };
         match fields.fields.keys().next() {
             Some(unknown) => Err(invalid(unknown, "is not a field of ReplicationConfig")),
@@ -191,7 +196,7 @@ impl ReplicationConfig {
         }
     }
 
-    /// Reads the body of `POST /init`: nothing, or one JSON object.
+    /// Parses the body of `POST /init`: empty, or one JSON object.
     pub fn fields_of(body: &str) -> Result<Fields> {
         if body.trim().is_empty() {
             return Ok(Fields::new());
@@ -204,12 +209,12 @@ impl ReplicationConfig {
     }
 }
 
-/// Takes one field after another out of the merged object; what is left at the end is unknown.
-struct Reader {
+/// Removes the known fields from the merged object, one by one. What is left is unknown.
+struct FieldReader {
     fields: Fields,
 }
 
-impl Reader {
+impl FieldReader {
     fn name(&mut self, field: &'static str) -> Result<String> {
         match self.fields.remove(field) {
             Some(Value::String(name)) if (1..=63).contains(&name.len()) && !name.contains('\0') => {
@@ -228,7 +233,7 @@ impl Reader {
         } else {
             Err(invalid(
                 field,
-                "may hold only lower-case letters, digits and underscores",
+                "may contain only lower-case letters, digits and underscores",
             ))
         }
     }
@@ -254,7 +259,7 @@ impl Reader {
             })
     }
 
-    fn narrow(
+    fn integer_u32(
         &mut self,
         field: &'static str,
         default: u64,
@@ -295,13 +300,13 @@ impl Reader {
         let fields = match self.fields.remove(field) {
             None => return Ok(HistoryRetention::default()),
             Some(Value::Object(fields)) => fields,
-            Some(_) => return Err(invalid(field, "must be an object of maxAge and maxRows")),
+            Some(_) => return Err(invalid(field, "must be an object with maxAge and maxRows")),
         };
-        let mut inner = Reader { fields };
+        let mut inner = FieldReader { fields };
         let max_age = inner.integer("maxAge", 0, 60_000..=u64::MAX / 1_000)?;
         let max_rows = inner.integer("maxRows", 0, 1..=u64::MAX >> 1)?;
         match inner.fields.keys().next() {
-            Some(_) => Err(invalid(field, "knows only maxAge and maxRows")),
+            Some(_) => Err(invalid(field, "has no fields but maxAge and maxRows")),
             None => Ok(HistoryRetention {
                 max_age: (max_age > 0).then(|| Duration::from_millis(max_age)),
                 max_rows: (max_rows > 0).then_some(max_rows),
@@ -320,7 +325,7 @@ impl Reader {
 }
 
 fn invalid(field: &str, what: &str) -> Error {
-    // A field's name is the caller's text: bounded, since it goes back out.
+    // The field's name comes from the caller and is returned in the error, so it is cut.
     let field: String = field.chars().take(64).collect();
     Error::new(
         Category::Configuration,
@@ -339,7 +344,7 @@ fn as_millis<S: serde::Serializer>(
     to.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-// serde hands a reference to the field over.
+// serde passes a reference to the field.
 #[allow(clippy::ref_option)]
 fn as_optional_millis<S: serde::Serializer>(
     duration: &Option<Duration>,
@@ -369,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_field_wins_over_the_variables_and_null_takes_it_back() {
+    fn a_given_field_overrides_the_variable_and_null_does_not() {
         let given = fields(json!({"slot": "other", "pollInterval": 250, "publication": null}));
         let config = ReplicationConfig::from_fields(&vars(), &given).unwrap();
         assert_eq!(config.slot, "other");
@@ -379,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_field_is_named() {
+    fn the_error_names_the_invalid_field() {
         for (field, value) in [
             ("slot", json!("Upper")),
             ("slot", json!("")),
@@ -403,14 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_nothing_or_one_object() {
+    fn a_body_is_empty_or_one_object() {
         assert!(ReplicationConfig::fields_of(" ").unwrap().is_empty());
         assert!(ReplicationConfig::fields_of("[]").is_err());
         assert!(ReplicationConfig::fields_of("{").is_err());
     }
 
     #[test]
-    fn table_names_read_back_from_how_they_are_written() {
+    fn table_names_survive_a_round_trip() {
         for (text, schema, table) in [
             ("orders", "public", "orders"),
             ("shop.orders", "shop", "orders"),

@@ -1,12 +1,13 @@
-//! The error every layer above the wire ends in: a category (a fact), a stable code, words for the
-//! operator, and the remedy. What is done about it is decided elsewhere (`polling::policy`).
+//! The error of every layer above the wire client: a category (a fact), a stable code, a message
+//! for the operator, and the remedy. How the feed reacts to it is decided elsewhere
+//! (`polling::policy`).
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use serde::Serialize;
 
-/// Where an error belongs. A fact about what happened, never a decision about what to do.
+/// What kind of error it is. A fact about what happened, never a decision about what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -17,33 +18,35 @@ pub enum Category {
     Authentication,
     /// A field of the configuration, or a setting of the server, is wrong.
     Configuration,
-    /// The role may not do what replication needs.
+    /// The role lacks a privilege that replication needs.
     Permission,
-    /// The replication slot is not there.
+    /// The replication slot does not exist.
     SlotMissing,
-    /// The slot is there but can no longer give what was written since the checkpoint.
+    /// The slot exists but can no longer return the changes written since the checkpoint.
     SlotLost,
     /// Another session reads the slot.
     SlotInUse,
-    /// The publication is not there.
+    /// The publication does not exist.
     PublicationMissing,
     /// Postgres refused a statement for another reason.
     Query,
-    /// The server's bytes are not the protocol.
+    /// What the server sent violates the protocol.
     Protocol,
-    /// The output plugin's bytes are not what pgoutput is documented to send.
+    /// What the output plugin sent is not what pgoutput is documented to send.
     Decode,
     /// A row could not be stored.
     Storage,
-    /// A client could not be told.
+    /// A client could not be notified.
     Notify,
     /// Something took longer than its limit.
     Timeout,
 }
 
-/// An error with its category, a stable code, a message for people, and the way out.
+const NOT_INITIALIZED: &str = "not_initialized";
+
+/// An error with its category, a stable code, a message for people, and a remedy.
 ///
-/// Neither the message nor the remedy holds row values or credentials: both reach logs and
+/// Neither the message nor the remedy contains row values or credentials, since both reach logs and
 /// `/status`.
 #[derive(Debug)]
 pub struct Error {
@@ -55,7 +58,7 @@ pub struct Error {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The result of everything above the wire.
+/// The result type of everything above the wire client.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -72,7 +75,17 @@ impl Error {
         }
     }
 
-    /// Adds what the operator can do, with the SQL that does it where SQL does.
+    /// The feed has not been initialised in this database, or no longer is.
+    pub fn not_initialized(message: impl Into<String>) -> Self {
+        Self::new(Category::Configuration, NOT_INITIALIZED, message).with_remedy("call POST /init")
+    }
+
+    /// Whether it was made by [`Self::not_initialized`].
+    pub fn is_not_initialized(&self) -> bool {
+        self.code == NOT_INITIALIZED
+    }
+
+    /// Adds what the operator can do, with the SQL if SQL fixes it.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
@@ -86,14 +99,14 @@ impl Error {
         self
     }
 
-    /// Keeps the five characters Postgres classed the error with.
+    /// Keeps the SQLSTATE, if Postgres reported the error.
     #[must_use]
     pub fn with_sqlstate(mut self, sqlstate: impl Into<String>) -> Self {
         self.sqlstate = Some(sqlstate.into());
         self
     }
 
-    /// Where the error belongs.
+    /// What kind of error it is.
     pub fn category(&self) -> Category {
         self.category
     }
@@ -103,13 +116,12 @@ impl Error {
         self.code
     }
 
-    /// What the operator can do, when anything is known.
+    /// What the operator can do, if that is known.
     pub fn remedy(&self) -> Option<&str> {
         self.remedy.as_deref()
     }
 
-    /// Postgres's error code, when the error came from Postgres
-    /// (PostgreSQL documentation, appendix A).
+    /// The SQLSTATE, if Postgres reported the error (PostgreSQL documentation, appendix A).
     pub fn sqlstate(&self) -> Option<&str> {
         self.sqlstate.as_deref()
     }

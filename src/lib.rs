@@ -11,6 +11,7 @@
 //! clients                              what clients say and are told, and what they may see
 //! state   history                      slot, checkpoint and epoch; the table change_history
 //! changes                              TableChange, and rows as JSON
+//! pipeline                             receipts for statements in flight
 //! pgoutput   postgres                  the decoder; the wire client, over any stream of bytes
 //! config  clock  error  lsn
 //! ```
@@ -32,6 +33,7 @@ pub mod error;
 pub mod history;
 pub mod lsn;
 pub mod pgoutput;
+mod pipeline;
 pub mod polling;
 pub mod postgres;
 mod replication_do;

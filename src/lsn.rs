@@ -5,31 +5,31 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A byte position in the write-ahead log, as Postgres's `pg_lsn`.
+/// A byte position in the write-ahead log: Postgres's `pg_lsn`.
 ///
-/// Ordered as a number: the text form does not sort (`0/A` is before `0/10`).
+/// Ordered as a number. The text form does not sort: as text, `0/10` comes before `0/A`.
 /// Source: PostgreSQL documentation, section "`pg_lsn` Type".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// `0/0`, which no record has: Postgres's `InvalidXLogRecPtr`.
+    /// `0/0`, at which there is no record: Postgres's `InvalidXLogRecPtr`.
     pub const INVALID: Self = Self(0);
 
-    /// Bytes from `earlier` to `self`; 0 when `self` is not ahead.
+    /// The number of bytes from `earlier` to `self`; 0 if `self` is not ahead.
     pub fn bytes_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
 impl fmt::Display for Lsn {
-    /// As Postgres prints it: two hexadecimal halves without leading zeros, `16/B374D848`.
+    /// As Postgres prints it: two hexadecimal halves without leading zeros, such as `16/B374D848`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
     }
 }
 
-/// The text is not two hexadecimal numbers of at most 32 bits with a slash between.
+/// The text is not two hexadecimal numbers of at most 32 bits, separated by a slash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a log sequence number: expected two hexadecimal numbers, such as 16/B374D848")]
 pub struct ParseLsnError;
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_an_lsn_is_refused() {
+    fn text_that_is_not_an_lsn_is_rejected() {
         for text in [
             "",
             "/",
@@ -98,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_lsn_reads_back_from_its_text(position: u64) {
+        fn every_lsn_survives_a_round_trip_through_its_text(position: u64) {
             prop_assert_eq!(Lsn(position).to_string().parse(), Ok(Lsn(position)));
         }
     }

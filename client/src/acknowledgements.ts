@@ -36,6 +36,11 @@ export class Acknowledgements {
     this.#send = send;
   }
 
+  /** Characters of all `changes` frames that have come. */
+  get receivedChars(): number {
+    return this.#received;
+  }
+
   /** A `changes` frame of `size` characters has come. The function that is returned is called once it has been dealt with. */
   received(size: number): Acknowledge {
     const through = (this.#received += size);

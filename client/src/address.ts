@@ -2,7 +2,7 @@
 import { FeedError } from "./errors.ts";
 import { protocolVersion, subprotocol, type Position } from "./protocol.ts";
 
-/** What the query of the upgrade says. */
+/** The query of the upgrade. */
 export interface ConnectQuery {
   after: Position | "earliest" | undefined;
   tables: readonly string[] | undefined;
@@ -26,8 +26,8 @@ export function feedUrl(base: string | URL, query: ConnectQuery): URL {
 }
 
 /**
- * The subprotocols to offer. The credential goes there since browsers cannot set headers on a
- * WebSocket, and a URL ends up in logs.
+ * The subprotocols to offer. The credential is one of them, since browsers cannot set headers on a WebSocket, and URLs
+ * end up in logs.
  */
 export function subprotocols(credential: string | undefined): string[] {
   return credential === undefined ? [subprotocol] : [subprotocol, `bearer.${base64url(credential)}`];

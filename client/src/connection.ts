@@ -1,9 +1,9 @@
-// One WebSocket from its opening to its end, with a heartbeat: a network that dies without a word
-// leaves a socket that looks open for ever.
+// One WebSocket from its opening to its end, with a heartbeat: a network that dies silently leaves a socket that looks
+// open for ever.
 //
-//     new -> open -> text, text, ... -> end (told once: closed, silent for too long, or never opened)
+//     new -> open -> text, text, ... -> end (reported once: closed, silent for too long, or never opened)
 
-/** What this library needs of a WebSocket. Browsers, Node and Workers have it as a global. */
+/** The part of a WebSocket that this library needs. Browsers, Node and Workers have it as a global. */
 export interface WebSocketLike {
   send(data: string): void;
   close(code?: number, reason?: string): void;
@@ -13,16 +13,16 @@ export interface WebSocketLike {
 /** What a close event says of a connection that was lost without a close frame. */
 const lostCode = 1006;
 
-/** Makes a WebSocket. */
+/** The constructor of a WebSocket. */
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
 
-/** How a connection is watched, in milliseconds. */
+/** How long the steps of a connection may take, in milliseconds. */
 export interface Watch {
   /** The function that fetches the ticket or token must have answered within this time. */
   credentialMs: number;
   /** It must be open within this time. */
   openMs: number;
-  /** A ping is sent as often; a server that has said nothing by the next one is taken for dead. */
+  /** The interval between pings. A server that has said nothing by the next one is considered dead. */
   heartbeatMs: number;
 }
 
@@ -35,16 +35,16 @@ export interface End {
   reason: string;
 }
 
-/** Who is told what happens. */
+/** Learns what happens on a connection. */
 export interface Listener {
-  /** A text frame, pongs excepted. */
+  /** A text frame, except for pongs. */
   text(frame: string): void;
-  /** A frame that is not text. */
+  /** A binary frame. */
   binary(): void;
   end(end: End): void;
 }
 
-/** An open WebSocket, or one that is being opened. */
+/** A WebSocket that is open or opening. */
 export class Connection {
   readonly #socket: WebSocketLike;
   readonly #listener: Listener;
@@ -54,11 +54,11 @@ export class Connection {
   #ended = false;
   #opening: ReturnType<typeof setTimeout> | undefined;
   #heartbeat: ReturnType<typeof setInterval> | undefined;
-  /** A ping was sent, and nothing was heard since. */
+  /** A ping was sent, and nothing has come since. */
   #waiting = false;
   #lastTick = 0;
 
-  /** Opens a connection. Throws what the constructor of the WebSocket throws, for a wrong URL. */
+  /** Opens a connection. Throws what the constructor of the WebSocket throws, for an invalid URL. */
   constructor(url: URL, protocols: string[], listener: Listener, watch: Watch, Socket: WebSocketConstructor) {
     this.#listener = listener;
     this.#watch = watch;
@@ -75,18 +75,18 @@ export class Connection {
     this.#opening = setTimeout(() => this.#giveUp(`not open within ${watch.openMs} ms`), watch.openMs);
   }
 
-  /** Sends a text frame; dropped when the connection is not open. */
+  /** Sends a text frame. It is dropped if the connection is not open. */
   send(frame: string): void {
     if (this.#openedAt === undefined || this.#ended) return;
     try {
       this.#socket.send(frame);
     } catch (error) {
-      // Some runtimes refuse to send while the socket closes.
+      // Some runtimes refuse to send while the socket is closing.
       this.#giveUp(String(error));
     }
   }
 
-  /** Closes in order. The listener is told at once, and nothing else afterwards. */
+  /** Closes the socket. The listener is told at once, and hears nothing afterwards. */
   close(reason: string): void {
     this.#giveUp(reason);
   }
@@ -110,8 +110,7 @@ export class Connection {
   #tick(): void {
     const { heartbeatMs } = this.#watch;
     const now = Date.now();
-    // A timer that is late (a hidden tab, a program that was busy) says nothing about the server,
-    // whose answer may wait to be read.
+    // If the timer itself is late (a hidden tab, a busy program), the server's answer may be waiting to be read.
     const late = now - this.#lastTick > heartbeatMs * 1.5;
     this.#lastTick = now;
     if (this.#waiting && !late) return this.#giveUp(`nothing heard for ${heartbeatMs} ms`);
@@ -125,7 +124,7 @@ export class Connection {
     try {
       this.#socket.close(1000);
     } catch {
-      // Workers refuse to close a WebSocket that is not open yet; it is forgotten.
+      // Workers refuse to close a WebSocket that is not open yet. Nothing refers to it any more.
     }
   }
 

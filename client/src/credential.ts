@@ -1,4 +1,4 @@
-// The secret that a connection is opened with, fetched anew for each one.
+// The secret that a connection is opened with. It is fetched for each connection.
 import { FeedError } from "./errors.ts";
 import type { Credential } from "./options.ts";
 

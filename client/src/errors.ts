@@ -2,18 +2,18 @@
 import type { Position, ResetReason } from "./protocol.ts";
 
 /**
- * What kind of thing went wrong: `connection` (lost, or not to be had), `refused` (by the server's
- * answer to the upgrade), `server` (an `error` frame), `protocol` (a frame that is not of this
- * protocol), `gap` (changes are missing between two frames), `credential` (the token's function
- * failed), `storage` (of the position), `reset`, `consumer` (a callback failed).
+ * What went wrong: `connection` (lost, or could not be made), `refused` (the server's answer to the upgrade), `server` (an
+ * `error` frame), `protocol` (an invalid or unknown frame), `gap` (changes are missing between two frames), `credential`
+ * (the function for the ticket or token failed, or took too long), `storage` (the position could not be stored or read), `reset`,
+ * `consumer` (a callback failed).
  */
 export type FeedErrorKind = "connection" | "refused" | "server" | "protocol" | "gap" | "credential" | "storage" | "reset" | "consumer";
 
-/** Something went wrong. Where it is `retryable`, the feed goes on by itself; else it has ended. */
+/** Something went wrong. If it is `retryable`, the feed continues by itself; otherwise it has ended. */
 export class FeedError extends Error {
   readonly kind: FeedErrorKind;
   readonly retryable: boolean;
-  /** The server's own code, where it gave one. */
+  /** The server's code (`unauthorized`, `rate_limited` and so on), if the error came from the server. */
   readonly code: string | undefined;
 
   constructor(kind: FeedErrorKind, message: string, options: { retryable: boolean; code?: string | undefined; cause?: unknown }) {
@@ -25,14 +25,14 @@ export class FeedError extends Error {
   }
 }
 
-/** Changes may have been missed, and nobody was there to be told: the feed was given no `onReset`. */
+/** Changes may have been missed, and the feed has no `onReset` to report that to. */
 export class ResetError extends FeedError {
   readonly reason: ResetReason;
-  /** Where the feed could go on once everything is reloaded. */
+  /** Where the feed can continue once everything is reloaded. */
   readonly position: Position;
 
   constructor(reason: ResetReason, position: Position) {
-    super("reset", `the feed cannot go on from the stored position (${reason}): reload, then connect with after: "${position}"`, {
+    super("reset", `the feed cannot continue from the stored position (${reason}): reload, then connect with after: "${position}"`, {
       retryable: false,
       code: reason,
     });

@@ -47,9 +47,9 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
   readonly #inbox = new Inbox<InboxItem>();
   readonly #receiver: Receiver;
   #isRead = false;
-  /** Numbers what was given out or skipped, in order. */
+  /** Numbers the batches and skipped positions, in order. */
   #count = 0;
-  /** What was given out last, until it is committed. */
+  /** The last batch, until it is committed. */
   #outstanding: Outstanding | undefined;
   #committed: { count: number; position: Position | undefined } = { count: 0, position: undefined };
   #storing: Promise<void> = Promise.resolve();
@@ -159,7 +159,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
     const { onReset } = this.#options;
     if (onReset === undefined) throw new ResetError(reason, to);
     await consumer("onReset", () => onReset({ reason, position: to }));
-    // Whatever was given out before the reset no longer counts.
+    // Batches from before the reset no longer count.
     this.#outstanding = undefined;
     await this.#commit({ count: (this.#count += 1), position: to, acknowledge: undefined });
   }
@@ -167,11 +167,11 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
   /**
    * Stores a position, then tells the server; does nothing if a later one was committed before.
    *
-   * A position that could not be stored does not end the feed. Nothing is lost by going on: a restart resumes from
-   * the position that was stored last, which is older, so that changes come twice. Only what was committed is ever
-   * stored, so that the next commit can store its own position without looking back. The server is told all the same:
-   * an acknowledgement makes room for more and nothing else. What the server keeps does not depend on it, and without it a
-   * full storage would stall the feed after one window.
+   * A position that cannot be stored does not end the feed, and nothing is lost by continuing. A restart resumes from the last stored
+   * position, which is older, so that changes come again. Only committed positions are stored, and in order, so that a later one
+   * covers all earlier ones that could not be stored. The position is acknowledged even so: an acknowledgement only makes room in
+   * the server's window, and how long the server keeps changes does not depend on it. Without it a full storage would stall the feed
+   * after one window.
    */
   #commit(what: Outstanding): Promise<void> {
     const { storage } = this.#options;
@@ -210,8 +210,9 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
       throw new FeedError("storage", `the stored position could not be read: ${String(cause)}`, { retryable: false, cause });
     }
     if (stored === undefined || stored === null) return checkedStart(after);
-    if (!isPosition(stored))
+    if (!isPosition(stored)) {
       throw new FeedError("storage", `the stored value is not a position: ${JSON.stringify(stored)}`, { retryable: false });
+    }
     this.#committed.position = stored;
     return stored;
   }
@@ -274,7 +275,7 @@ export class Feed<T extends object = Tables> implements AsyncIterable<Batch<Chan
   }
 }
 
-/** Something that was given out or skipped, and waits for its commit. */
+/** A batch or a skipped position that waits for its commit. */
 interface Outstanding {
   readonly count: number;
   position: Position;

@@ -1,7 +1,7 @@
-// Holds what comes over the wire against the types of the protocol. A frame that passes can be
-// relied on; one that does not never reaches the application.
+// Checks what comes over the wire against the types of the protocol. A frame that does not pass never reaches the
+// application.
 //
-// Unknown members are let through: a later server of the same protocol version may add some.
+// Unknown members pass: a later server of the same protocol version may add some.
 import { isPosition } from "./position.ts";
 import type {
   CaughtUpMessage,
@@ -17,9 +17,9 @@ import type {
   WelcomeMessage,
 } from "./protocol.ts";
 
-/** A frame that is not of this protocol. */
+/** An invalid frame. */
 export class MalformedFrame extends Error {
-  /** The path of what is wrong, as `changes[3].lsn`. */
+  /** The path of the invalid part, such as `changes[3].lsn`. */
   readonly path: string;
 
   constructor(path: string, problem: string) {
@@ -29,7 +29,7 @@ export class MalformedFrame extends Error {
   }
 }
 
-/** The `type` is none of this library's protocol version; the rest of the frame was not looked at. */
+/** A frame with a `type` that this library does not know. The rest of it was not checked. */
 export class UnknownFrame extends MalformedFrame {
   constructor(type: string) {
     super("type", `unknown: ${JSON.stringify(type.slice(0, 50))}`);
@@ -37,7 +37,7 @@ export class UnknownFrame extends MalformedFrame {
   }
 }
 
-/** Reads a text frame of the server. Throws {@link MalformedFrame}. */
+/** Parses and checks a text frame of the server. Throws {@link MalformedFrame}. */
 export function readServerMessage(text: string): ServerMessage {
   let frame: unknown;
   try {
@@ -48,7 +48,7 @@ export function readServerMessage(text: string): ServerMessage {
   return checkServerMessage(frame);
 }
 
-/** Checks a frame that was parsed already. Throws {@link MalformedFrame}. */
+/** Checks a frame that has been parsed. Throws {@link MalformedFrame}. */
 export function checkServerMessage(frame: unknown): ServerMessage {
   const fields = members(frame, "frame");
   const type = text(fields, "type", "");
@@ -58,8 +58,7 @@ export function checkServerMessage(frame: unknown): ServerMessage {
 }
 
 /**
- * Checks the body that a Sync Durable Object is sent: a `changes` frame. Throws
- * {@link MalformedFrame}.
+ * Checks the body of a call to a Sync Durable Object, which must be a `changes` frame. Throws {@link MalformedFrame}.
  */
 export function checkChangesMessage(frame: unknown): ChangesMessage {
   const message = checkServerMessage(frame);
@@ -69,7 +68,7 @@ export function checkChangesMessage(frame: unknown): ChangesMessage {
 
 type Members = Record<string, unknown>;
 
-/** One check for each frame there is: the compiler asks for it when the protocol gets another. */
+/** One check for each type of frame. The compiler demands one for each frame that is added to the protocol. */
 const checks: Record<ServerMessage["type"], (fields: Members) => void> = {
   welcome: (fields: Members & Partial<Unchecked<WelcomeMessage>>) => {
     text(fields, "clientId", "");
@@ -91,6 +90,8 @@ const checks: Record<ServerMessage["type"], (fields: Members) => void> = {
   reset: (fields: Members & Partial<Unchecked<ResetMessage>>) => {
     const reason = text(fields, "reason", "");
     if (!resetReasons.has(reason)) throw new MalformedFrame("reason", `unknown: ${JSON.stringify(reason.slice(0, 50))}`);
+    if (fields.oldest !== undefined) position(fields, "oldest");
+    if (fields.head !== undefined) position(fields, "head");
   },
   error: (fields: Members & Partial<Unchecked<ErrorMessage>>) => {
     text(fields, "code", "");
@@ -119,9 +120,11 @@ const operations = new Set<string>(["insert", "update", "delete", "truncate"] sa
 
 function checkChange(change: unknown, path: string): void {
   const fields = members(change, path);
-  // Ids are 64-bit on the server; one that a double would round could not be told from its neighbour.
+  // Ids are 64-bit on the server. One that a double rounds cannot be told from its neighbour.
   if (whole(fields, "id", path) < 1) throw new MalformedFrame(`${path}.id`, "must be positive");
-  if (!/^[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/.test(text(fields, "lsn", path))) throw new MalformedFrame(`${path}.lsn`, "must be as 0/16B3748");
+  if (!/^[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/.test(text(fields, "lsn", path))) {
+    throw new MalformedFrame(`${path}.lsn`, "must look like 0/16B3748");
+  }
   whole(fields, "epoch", path);
   if (fields["xid"] !== null) whole(fields, "xid", path);
   text(fields, "schema", path);
@@ -153,8 +156,9 @@ function text(fields: Members, name: string, path: string): string {
 
 function whole(fields: Members, name: string, path: string): number {
   const value = fields[name];
-  if (!Number.isSafeInteger(value) || (value as number) < 0)
-    throw new MalformedFrame(inside(path, name), "must be a whole number that a double holds exactly");
+  if (!Number.isSafeInteger(value) || (value as number) < 0) {
+    throw new MalformedFrame(inside(path, name), "must be a whole number that a double can hold exactly");
+  }
   return value as number;
 }
 
@@ -173,6 +177,7 @@ function list(fields: Members, name: string, path: string): unknown[] {
 }
 
 function names(fields: Members, name: string, path: string): void {
-  if (!list(fields, name, path).every((column) => typeof column === "string"))
+  if (!list(fields, name, path).every((column) => typeof column === "string")) {
     throw new MalformedFrame(inside(path, name), "must be a list of strings");
+  }
 }

@@ -1,14 +1,14 @@
-// The library's own look into a position, "<epoch>-<id>": to tell what comes twice, and what is missing.
+// The parts of a position, "<epoch>-<id>", by which the library recognises duplicates and gaps.
 import type { Position } from "./protocol.ts";
 
-/** A position taken apart. Ids of different epochs say nothing about each other. */
+/** A parsed position. Ids of different epochs cannot be compared. */
 export interface Place {
   epoch: number;
   /** The id of a change; 0 is before the first. Ids are 64-bit. */
   id: bigint;
 }
 
-/** Takes a position apart; undefined for text that no server gave out. */
+/** Parses a position; undefined for text that is not one. */
 export function readPosition(text: Position): Place | undefined {
   const match = /^(0|[1-9]\d{0,9})-(0|[1-9]\d{0,18})$/.exec(text);
   if (match === null) return undefined;

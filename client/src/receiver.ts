@@ -82,14 +82,14 @@ export class Receiver {
   }
 
   /** What follows the end of a connection: waiting until the next try is due. Throws if there must not be another try. */
-  async #waitForNextTry({ outcome, course = neverOpened }: Ending): Promise<void> {
+  async #waitForNextTry({ outcome, stats = neverOpened }: Ending): Promise<void> {
     if (outcome.kind === "failed") throw outcome.error;
     if (outcome.kind === "full") {
       this.#pacer.reset();
       this.#callbacks.onState({ status: "paused" });
       return this.#inbox.drained();
     }
-    const retryMs = this.#pacer.pauseAfter(course);
+    const retryMs = this.#pacer.pauseAfter(stats);
     // The application hears of a reset in its place among the changes.
     if (outcome.error.kind !== "reset") this.#callbacks.onError(outcome.error);
     this.#callbacks.onState({ status: "waiting", reason: outcome.error.message, retryMs });
@@ -109,7 +109,7 @@ export class Receiver {
     if (this.#stop.aborted) return lost(hasEnded());
     const url = this.#url();
     const ending = await this.#converse(url, credential);
-    if (ending.course !== undefined || ending.outcome.kind === "failed" || this.#stop.aborted) return ending;
+    if (ending.stats !== undefined || ending.outcome.kind === "failed" || this.#stop.aborted) return ending;
     const refusal = await askWhyRefused(url, credential, typeof source === "function");
     if (refusal === undefined) return ending;
     if (!refusal.retryable) throw refusal;
@@ -173,5 +173,5 @@ function hasEnded(): FeedError {
 }
 
 function lost(error: FeedError): Ending {
-  return { outcome: { kind: "lost", error }, course: undefined };
+  return { outcome: { kind: "lost", error }, stats: undefined };
 }

@@ -1,20 +1,20 @@
-// Whether what arrives follows what has arrived.
+// Checks that each frame continues from the one before.
 //
-// The server sends a chain: each `changes` frame says where its reader stood before (`from`) and
-// stands afterwards (`to`). Delivery is at least once, so a link may come twice, and only its new part
-// counts; a link that begins ahead of where we stand means that something is missing.
+// The server sends a chain: each `changes` frame says where its reader stood before it (`from`) and stands after it
+// (`to`). Delivery is at least once, so a link may come twice, and only its new part counts. A link that begins ahead of
+// where the reader stands means that something is missing.
 import { readPosition, type Place } from "./position.ts";
 import type { ChangesMessage, Position, TableChange } from "./protocol.ts";
 
 /** What a frame adds. */
 export type Step =
-  /** These changes, none of which came before; the position is past them. */
+  /** These changes, which are all new. The position is past them. */
   | { kind: "changes"; changes: TableChange[] }
-  /** No change; the position has moved. */
+  /** No new change. The position has moved. */
   | { kind: "moved" }
-  /** Nothing: all of it came before. */
+  /** Nothing: all of it had come before. */
   | { kind: "known" }
-  /** Something is missing, or out of order; the position has not moved. */
+  /** Something is missing, or out of order. The position has not moved. */
   | { kind: "gap"; message: string };
 
 /** The place up to which a feed has arrived. */
@@ -22,7 +22,7 @@ export class Sequence {
   #position: Position;
   #place: Place;
 
-  /** Begins after a position that the server gave out; throws for text that is none. */
+  /** Begins after a position. Throws a `RangeError` for text that is not one. */
   constructor(position: Position) {
     this.#position = position;
     this.#place = place(position);
@@ -33,17 +33,18 @@ export class Sequence {
     return this.#position;
   }
 
-  /** Takes in a `changes` frame. */
+  /** Takes a `changes` frame. */
   take({ changes, from, to }: Pick<ChangesMessage, "changes" | "from" | "to">): Step {
     const [start, end] = [place(from), place(to)];
     const here = this.#place;
-    if (start.epoch !== here.epoch || end.epoch !== here.epoch) return this.#gap(`changes ${from} to ${to} are of another epoch`);
+    if (start.epoch !== here.epoch || end.epoch !== here.epoch) return this.#gap(`changes ${from} to ${to} belong to another epoch`);
     if (start.id > here.id) return this.#gap(`the next changes begin after ${from}`);
     let last = start.id;
     for (const { id, epoch } of changes) {
-      // What is kept from earlier epochs has their number still; ids go on from one to the next.
-      if (epoch > start.epoch || id <= last || id > end.id)
+      // Changes from earlier epochs keep their number, and ids continue from one epoch to the next.
+      if (epoch > start.epoch || id <= last || id > end.id) {
         return this.#gap(`change ${epoch}-${id} is out of order between ${from} and ${to}`);
+      }
       last = BigInt(id);
     }
     if (end.id <= here.id) return { kind: "known" };
@@ -52,10 +53,10 @@ export class Sequence {
     return fresh.length > 0 ? { kind: "changes", changes: fresh } : { kind: "moved" };
   }
 
-  /** Takes in the position of a `caught_up` or `progress` frame. */
+  /** Takes the position of a `caught_up` or `progress` frame. */
   moveTo(position: Position): Step {
     const to = place(position);
-    if (to.epoch !== this.#place.epoch) return this.#gap(`${position} is of another epoch`);
+    if (to.epoch !== this.#place.epoch) return this.#gap(`${position} belongs to another epoch`);
     if (to.id <= this.#place.id) return { kind: "known" };
     this.#moveTo(position, to);
     return { kind: "moved" };
@@ -73,6 +74,6 @@ export class Sequence {
 
 function place(position: Position): Place {
   const read = readPosition(position);
-  if (read === undefined) throw new RangeError(`not a position of a feed: ${JSON.stringify(position)}`);
+  if (read === undefined) throw new RangeError(`not a position: ${JSON.stringify(position)}`);
   return read;
 }

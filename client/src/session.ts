@@ -8,7 +8,7 @@
 // that come between it and its welcome still belong to the previous subscription. They are dropped: whatever matters in
 // them comes again.
 import { Acknowledgements } from "./acknowledgements.ts";
-import type { Course } from "./backoff.ts";
+import type { ConnectionStats } from "./backoff.ts";
 import { Connection, type End } from "./connection.ts";
 import { FeedError } from "./errors.ts";
 import { MalformedFrame, readServerMessage, UnknownFrame } from "./guards.ts";
@@ -41,7 +41,7 @@ export type Outcome =
 export interface Ending {
   outcome: Outcome;
   /** How its connection went; undefined if it never opened. */
-  course: Course | undefined;
+  stats: ConnectionStats | undefined;
 }
 
 /** What a session needs of whoever opened it. */
@@ -79,7 +79,7 @@ export class Session {
   #asked: Position | undefined;
   /** Why this side ended it; undefined if the connection ended by itself. */
   #outcome: Outcome | undefined;
-  #broughtNews = false;
+  #madeProgress = false;
 
   /** Opens the connection. Throws what the constructor of the WebSocket throws, for an invalid URL. */
   constructor({ owner, progress, settings, callbacks }: SessionContext, url: URL, protocols: string[]) {
@@ -187,7 +187,7 @@ export class Session {
     if (this.#phase !== "following") return;
     const step = this.#progress.moveTo(to);
     if (!this.#follows(step)) return;
-    if (kind === "live") this.#broughtNews = true;
+    if (kind === "live") this.#madeProgress = true;
     // The feed may already be ahead of a position that the server repeats.
     if (kind === "live" || step.kind === "moved") this.#owner.deliver({ kind, to: this.#progress.position ?? to }, 0);
   }
@@ -199,7 +199,7 @@ export class Session {
       this.#lose("gap", step.message);
       return false;
     }
-    if (step.kind !== "known") this.#broughtNews = true;
+    if (step.kind !== "known") this.#madeProgress = true;
     return true;
   }
 
@@ -237,7 +237,9 @@ export class Session {
   #end({ lastedMs, code, reason }: End): void {
     this.#acknowledgements.abandon();
     const outcome = this.#outcome ?? { kind: "lost", error: new FeedError("connection", reason, { retryable: true }) };
-    this.#owner.ended({ outcome, course: lastedMs === undefined ? undefined : { lastedMs, broughtNews: this.#broughtNews, code } });
+    const { receivedChars } = this.#acknowledgements;
+    const stats = lastedMs === undefined ? undefined : { lastedMs, madeProgress: this.#madeProgress, receivedChars, code };
+    this.#owner.ended({ outcome, stats });
   }
 }
 

@@ -1,12 +1,12 @@
-// Shows a feed in a page. It goes on where it was when the page is loaded again:
+// Shows a feed in a page, and resumes where it was when the page is loaded again:
 //
 //     npx esbuild examples/browser/page.ts --bundle --format=esm --servedir=examples/browser --outdir=examples/browser
 //
-// In a project of your own import from "pg-change-feed-client".
+// In your own project import from "pg-change-feed-client".
 import { connect, webStorage, type Feed, type FeedState, type TableChange } from "../../client/src/index.ts";
 
-/** So many changes stay on the page. */
-const shown = 500;
+/** How many changes stay on the page. */
+const maxRows = 500;
 
 let feed: Feed | undefined;
 
@@ -15,8 +15,8 @@ const list = element("changes", HTMLTableSectionElement);
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const asked = new FormData(form);
-  const value = (name: string) => String(asked.get(name) ?? "").trim();
+  const fields = new FormData(form);
+  const value = (name: string) => String(fields.get(name) ?? "").trim();
   follow(value("url"), value("ticket"), value("tables"));
 });
 
@@ -28,10 +28,10 @@ function follow(url: string, ticket: string, tables: string): void {
     ticket: ticket === "" ? undefined : ticket,
     tables: tables === "" ? undefined : tables.split(",").map((name) => name.trim()),
     after: "earliest",
-    // The position belongs to what it was asked for.
+    // A position belongs to one feed and one choice of tables.
     storage: webStorage(localStorage, `feed ${url} ${tables}`),
     onChanges: ({ changes }) => changes.forEach(show),
-    // Nothing here is derived from the changes, so there is nothing to load anew.
+    // Nothing here is derived from the changes, so there is nothing to reload.
     onReset: () => list.replaceChildren(),
     onState: (state) => (element("state", HTMLElement).textContent = inWords(state)),
   });
@@ -43,7 +43,7 @@ function show(change: TableChange): void {
     row.append(Object.assign(document.createElement("td"), { textContent: text }));
   }
   list.prepend(row);
-  while (list.childElementCount > shown) list.lastElementChild?.remove();
+  while (list.childElementCount > maxRows) list.lastElementChild?.remove();
 }
 
 function inWords(state: FeedState): string {

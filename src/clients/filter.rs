@@ -230,12 +230,20 @@ fn read_operands(operator: Operator, value: &RawValue) -> Result<Vec<Operand>, F
 
 impl From<Condition> for RawCondition {
     fn from(condition: Condition) -> Self {
-        let text = match (condition.operator, condition.operands.as_slice()) {
-            (Operator::In, operands) => {
-                let operands: Vec<String> = operands.iter().map(Operand::to_json).collect();
+        let text = match condition.operator {
+            Operator::In => {
+                let operands: Vec<String> =
+                    condition.operands.iter().map(Operand::to_json).collect();
                 format!("[{}]", operands.join(","))
             }
-            (_, operands) => operands
+            // No wildcard: an operator with several operands must not lose any in the attachment.
+            Operator::Eq
+            | Operator::Neq
+            | Operator::Lt
+            | Operator::Lte
+            | Operator::Gt
+            | Operator::Gte => condition
+                .operands
                 .first()
                 .map_or_else(|| "null".into(), Operand::to_json),
         };

@@ -21,6 +21,8 @@ pub const RECLAIM_AFTER_MS: u64 = 10_000;
 pub(super) struct Budget {
     limit: u64,
     used: Cell<u64>,
+    /// Consumers that wait for room.
+    waiting: Cell<usize>,
 }
 
 impl Default for Budget {
@@ -34,7 +36,19 @@ impl Budget {
         Self {
             limit,
             used: Cell::new(0),
+            waiting: Cell::new(0),
         }
+    }
+
+    /// A consumer begins or ceases to wait for room.
+    pub(super) fn update_waiting(&self, before: bool, after: bool) {
+        let waiting = self.waiting.get().saturating_sub(usize::from(before));
+        self.waiting.set(waiting.saturating_add(usize::from(after)));
+    }
+
+    /// Whether any consumer waits for room.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting.get() > 0
     }
 
     /// Whether a consumer that has `unacknowledged` bytes in flight may be sent `bytes` more. When

@@ -146,7 +146,14 @@ impl<S: Sink> Consumer<S> {
     /// The connection or the registration has ended.
     pub fn leave(&self) {
         self.is_gone.set(true);
+        self.wait_for_bytes(0);
         self.update_share();
+    }
+
+    /// The budget has refused a frame of this many bytes; 0: the consumer waits no longer.
+    fn wait_for_bytes(&self, bytes: u64) {
+        let before = self.refused_bytes.replace(bytes);
+        self.budget.update_waiting(before > 0, bytes > 0);
     }
 
     /// The registration lasts until `expires_at`, in milliseconds since 1970.
@@ -229,7 +236,7 @@ impl<S: Sink> Consumer<S> {
             Ok(()) => {
                 self.binding.set(Binding::Due);
                 self.reading.set(Reading::default());
-                self.refused_bytes.set(0);
+                self.wait_for_bytes(0);
                 Heard::Subscribed
             }
             Err(error) => self.refuse_position(&error.to_string()),
@@ -370,12 +377,9 @@ impl<S: Sink> Consumer<S> {
     }
 
     fn group(&self, after: i64, catch_up: bool) -> Option<GroupKey> {
+        let has_budget = self.waits_for_bytes().is_none();
         let state = self.state.borrow();
-        let has_room = self.budget.allows(
-            state.cursor.unacknowledged().unwrap_or_default(),
-            self.refused_bytes.get(),
-        );
-        has_room.then(|| GroupKey {
+        has_budget.then(|| GroupKey {
             after,
             last_sent: state.cursor.last_sent(),
             catch_up,
@@ -473,10 +477,10 @@ impl<S: Sink> Consumer<S> {
             return false;
         }
         if unacknowledged.is_none_or(|sent| self.budget.allows(sent, bytes)) {
-            self.refused_bytes.set(0);
+            self.wait_for_bytes(0);
             return true;
         }
-        self.refused_bytes.set(bytes);
+        self.wait_for_bytes(bytes.max(1));
         self.change(|state| state.cursor.fall_behind());
         if self.must_reconnect() && unacknowledged.is_some_and(|sent| sent > 0) {
             self.disconnect(Disconnect::Unacknowledged);
@@ -488,16 +492,15 @@ impl<S: Sink> Consumer<S> {
         self.state.borrow().cursor.must_reconnect()
     }
 
-    /// Whether the budget had no room for the consumer's next frame when that was tried last.
-    pub(super) fn was_refused(&self) -> bool {
-        self.refused_bytes.get() > 0 && !self.is_gone.get()
-    }
-
-    /// Whether the budget still has no room for it.
-    pub(super) fn waits_for_budget(&self) -> bool {
-        let unacknowledged = self.state.borrow().cursor.unacknowledged();
-        let sent = unacknowledged.unwrap_or_default();
-        self.was_refused() && !self.budget.allows(sent, self.refused_bytes.get())
+    /// Bytes of a frame that the budget still has no room for.
+    pub(super) fn waits_for_bytes(&self) -> Option<u64> {
+        let bytes = self.refused_bytes.get();
+        if bytes == 0 || self.is_gone.get() {
+            return None;
+        }
+        let sent = self.state.borrow().cursor.unacknowledged();
+        let has_room = self.budget.allows(sent.unwrap_or_default(), bytes);
+        (!has_room).then_some(bytes)
     }
 
     /// Its part of the shared budget, and how long it has acknowledged nothing.
@@ -629,5 +632,7 @@ fn accept(cursor: &mut Cursor, answers: &mut Answers, outstanding: Outstanding, 
 impl<S> Drop for Consumer<S> {
     fn drop(&mut self) {
         self.budget.update(self.share.get(), 0);
+        self.budget
+            .update_waiting(self.refused_bytes.get() > 0, false);
     }
 }

@@ -62,6 +62,14 @@ impl<S: Sink> Consumers<S> {
         consumers.last().map_or(0, |consumer| consumer.number())
     }
 
+    /// Removes one.
+    pub(super) fn remove(&self, number: u64) {
+        let mut consumers = self.0.borrow_mut();
+        if let Ok(index) = consumers.binary_search_by_key(&number, |consumer| consumer.number()) {
+            Rc::make_mut(&mut consumers).remove(index);
+        }
+    }
+
     /// Removes those that can be sent nothing more.
     pub(super) fn remove_gone(&self) {
         let mut consumers = self.0.borrow_mut();

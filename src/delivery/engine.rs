@@ -131,7 +131,7 @@ impl<S: Sink> Engine<S> {
         let heard = consumer.on_message(text, &self.views, now, check);
         if heard == Heard::Acknowledged {
             self.serve(std::slice::from_ref(consumer), now);
-            if self.has_refused() {
+            if self.budget.has_waiting() {
                 // What was acknowledged may be room for another consumer.
                 return true;
             }
@@ -152,6 +152,15 @@ impl<S: Sink> Engine<S> {
             consumer.leave();
         }
         self.serve_from_memory(now);
+    }
+
+    /// A consumer wants nothing more. True when another one may have waited for its room.
+    pub fn remove(&self, number: u64) -> bool {
+        if let Some(consumer) = self.consumers.find(number) {
+            consumer.leave();
+            self.consumers.remove(number);
+        }
+        self.budget.has_waiting()
     }
 
     // Schemas.
@@ -431,8 +440,14 @@ impl<S: Sink> Engine<S> {
             reading.succeeded(page.next_changes, page.is_range_read, took);
             member.set_reading(reading);
         }
+        let head = self.head().filter(|head| head.epoch == extent.epoch);
+        let Some(head) = head else {
+            // Another epoch has begun meanwhile: the cursors say so the next time.
+            return Ok(());
+        };
         let extent = Extent {
-            oldest: page.oldest.min(extent.head.saturating_add(1)),
+            oldest: page.oldest.min(head.id.saturating_add(1)),
+            head: head.id,
             ..extent
         };
         self.oldest.set(Some(extent.oldest));
@@ -496,18 +511,16 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    fn has_refused(&self) -> bool {
-        let consumers = self.consumers.all();
-        consumers.iter().any(|consumer| consumer.was_refused())
-    }
-
-    /// Ends the connections that hold the shared budget without acknowledging anything, until another
+    /// Ends the connections that hold the shared budget without acknowledging anything, until a
     /// consumer that waits for it has room. They connect again with their positions.
     fn reclaim(&self, now: u64) {
+        if !self.budget.has_waiting() {
+            return;
+        }
         let consumers = self.consumers.all();
         let waiting: Vec<_> = consumers
             .iter()
-            .filter(|consumer| consumer.waits_for_budget())
+            .filter(|consumer| consumer.waits_for_bytes().is_some())
             .collect();
         if waiting.is_empty() {
             return;
@@ -518,7 +531,10 @@ impl<S: Sink> Engine<S> {
             .filter(|((share, idle), _)| *share > 0 && *idle >= RECLAIM_AFTER_MS)
             .collect();
         holders.sort_by_key(|((share, _), _)| *share);
-        while waiting.iter().all(|consumer| consumer.waits_for_budget()) {
+        while waiting
+            .iter()
+            .all(|consumer| consumer.waits_for_bytes().is_some())
+        {
             let Some((_, holder)) = holders.pop() else {
                 break;
             };
@@ -561,7 +577,7 @@ fn work_at<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> Option<u64
         // The answer wakes the engine.
         return None;
     }
-    if consumer.waits_for_budget() {
+    if consumer.waits_for_bytes().is_some() {
         return Some(now.saturating_add(RECLAIM_AFTER_MS / 2));
     }
     let cursor = &consumer.state().cursor;
@@ -572,8 +588,11 @@ fn work_at<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> Option<u64
         // Memory serves it; what is left is a fresh position.
         return cursor.progress_at().map(|at| at.max(now + 1));
     }
-    // A welcome or a reset needs no room.
-    (cursor.is_starting() || cursor.has_room()).then_some(read_at)
+    // A welcome and a reset need no room.
+    let is_elsewhere = cursor
+        .position()
+        .is_none_or(|at| at.epoch != head.position.epoch);
+    (is_elsewhere || cursor.is_starting() || cursor.has_room()).then_some(read_at)
 }
 
 /// Whether the changes in memory are all that the consumer needs.

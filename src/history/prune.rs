@@ -1,4 +1,4 @@
-//! Pruning: the oldest changes go, in small batches, and never one out of the middle.
+//! Pruning: removes the oldest changes in small batches, so that what is left has no gaps.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::config::HistoryRetention;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Param, Stream};
 
-/// What of the history is kept.
+/// The oldest and the newest change of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryBounds {
     /// The id of the oldest change.
@@ -17,21 +17,21 @@ pub struct HistoryBounds {
     pub oldest_age: Duration,
 }
 
-/// What one batch did.
+/// The result of pruning one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
-    /// Changes that are gone.
+    /// The number of changes removed.
     pub rows: u64,
-    /// The oldest id that may be left.
+    /// The lowest id that may be left.
     pub oldest: i64,
     /// The batch was full: there may be more to prune.
     pub more: bool,
 }
 
-/// Ids in one batch, and so in one transaction: few enough to hold no lock for long.
+/// Ids in one batch, and so in one transaction: few enough to hold locks only briefly.
 const BATCH: i64 = 5_000;
 
-/// Reads what is kept; `None` when the history is empty.
+/// Reads the bounds of the history; `None` if it is empty.
 pub async fn read_bounds<S: Stream>(
     connection: &mut Connection<S>,
 ) -> Result<Option<HistoryBounds>> {
@@ -50,18 +50,18 @@ FROM change_history ORDER BY id LIMIT 1";
     }))
 }
 
-/// Removes the oldest changes that `retention` does not keep, at most one batch of them, and none
-/// from `floor` on. Sends no statement when there is nothing to remove.
+/// Prunes at most one batch: changes older than `max_age`, and all but the newest `max_rows`. Never
+/// removes a change whose id is `floor` or above. Sends no statement if there is nothing to remove.
 ///
-/// A change goes when it is older than `max_age`, or when `max_rows` newer ones are there. Only a
-/// whole stretch from the oldest on goes: what is left has no gaps.
+/// Only an unbroken run from the oldest change on is removed, so that what is left has no gaps.
 pub async fn prune<S: Stream>(
     connection: &mut Connection<S>,
     bounds: HistoryBounds,
     retention: HistoryRetention,
     floor: Option<i64>,
 ) -> Result<Pruned> {
-    // Created by transactions that take turns, so in id order; a clock set back only delays.
+    // Storing transactions take turns, so created_at ascends with the id. If the clock was set back
+    // it does not, which only delays pruning.
     const PRUNE: &str = "\
 WITH kept AS (SELECT min(id) AS id FROM change_history WHERE id >= $1::int8 AND id < $2::int8 \
   AND ($4::int8 IS NULL OR created_at >= now() - $4::int8 * interval '1 millisecond')), \

@@ -1,60 +1,91 @@
-//! Inserting captured changes.
+//! Writing captured changes.
 
 use std::rc::Rc;
 
 use super::copy::{COPY, CopyRows};
 use crate::changes::{Change, ChangeBatch};
 use crate::error::{Category, Error, Result};
-use crate::postgres::{ArrayParam, Connection, Element, Param, Stream};
+use crate::pipeline::Queued;
+use crate::postgres::{self, ArrayParam, Connection, Element, Param, Stream};
 
-/// One statement for a whole batch: a binary array for each column, so that nothing is escaped and
-/// a batch costs one round trip. `ordinality` gives the ids, in the order of the batch.
-const INSERT: &str = "\
-INSERT INTO change_history (id, lsn, table_name, operation, data, old_data, unchanged, omitted, \
-as_text, xid, committed_at, epoch) \
+/// Inserts a whole batch with one binary array for each column, so that nothing is escaped and a
+/// batch costs one round trip. `ordinality` numbers the rows in the order of the batch, which makes
+/// the ids.
+///
+/// The expressions are in the order of `change_columns`.
+const INSERT: &str = concat!(
+    "INSERT INTO change_history (",
+    change_columns!(),
+    ") \
 SELECT $1::int8 + ordinality - 1, c.lsn, c.table_name, c.operation, c.data, c.old_data, \
 c.unchanged::text[], c.omitted::text[], c.as_text::text[], c.xid, c.committed_at, $2::int4 \
 FROM unnest($3::text[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[], $8::text[], $9::text[], \
 $10::text[], $11::int8[], $12::timestamptz[]) WITH ORDINALITY AS c(lsn, table_name, operation, \
-data, old_data, unchanged, omitted, as_text, xid, committed_at, ordinality)";
+data, old_data, unchanged, omitted, as_text, xid, committed_at, ordinality)"
+);
 
-/// A statement that must return a row for a batch to be inserted. Both run as one statement, so that
-/// both happen, or neither.
+/// A statement that decides whether a batch is inserted: only if it returns a row. Both are one
+/// statement to Postgres, so either both take effect or neither does.
 #[derive(Clone, Debug)]
 pub struct Condition<'a> {
-    /// It changes something and returns a row, or changes nothing. Its parameters are numbered from
-    /// [`Self::FIRST_PARAM`] on.
+    /// The SQL: it either changes something and returns a row, or changes nothing and returns none.
+    /// Its parameters are numbered from [`Self::FIRST_PARAM`] on.
     pub sql: String,
     /// Its parameters.
     pub params: Vec<Param<'a>>,
 }
 
 impl Condition<'_> {
-    /// The first parameter's number: behind those of the insertion.
+    /// The number of its first parameter: those of the `INSERT` come before it.
     pub const FIRST_PARAM: usize = INSERT_PARAMS + 1;
 }
 
 const INSERT_PARAMS: usize = 12;
 
-/// Bytes of one message of a copy: Postgres reads each whole before it looks at a row of it.
+/// Bytes of one `CopyData` message. Postgres reads each message whole before it parses a row of it.
 const COPY_PIECE: usize = 64 << 10;
-
-/// The code of the error when Postgres refuses a value: jsonb does not take every JSON.
-pub const VALUE_REFUSED: &str = "value_refused";
 
 /// How batches are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMethod {
-    /// An `INSERT`, which every pooler knows.
+    /// By `INSERT`, which works through every pooler.
     Insert,
-    /// `COPY ... FROM STDIN`, over a connection to Postgres itself.
+    /// By `COPY ... FROM STDIN`, over a direct connection to Postgres.
     Copy,
 }
 
-/// Writes batches; keeps its buffers from one to the next.
+/// Why a batch was not written.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// Postgres refused a value (SQLSTATE classes 22 and 54): `jsonb` does not accept every JSON
+    /// document.
+    ValueRefused(postgres::Error),
+    /// Postgres has no disk space, memory or connections left (class 53).
+    NoRoom(postgres::Error),
+    /// Anything else.
+    Other(postgres::Error),
+}
+
+/// An insertion that is queued and whose result has not been read.
+#[must_use = "the result of a queued insertion must be read"]
+#[derive(Debug)]
+pub struct QueuedInsert(Queued);
+
+impl QueuedInsert {
+    /// Waits for the result. Returns the number of rows inserted.
+    pub async fn finish<S: Stream>(
+        self,
+        connection: &mut Connection<S>,
+    ) -> std::result::Result<u64, WriteError> {
+        self.0.finish(connection).await.map_err(WriteError::of)
+    }
+}
+
+/// Writes batches, and reuses its buffers from one to the next.
 #[derive(Debug)]
 pub struct Writer {
-    by: WriteMethod,
+    method: WriteMethod,
     copy: CopyRows,
     lsn: ArrayParam,
     table_name: ArrayParam,
@@ -70,9 +101,9 @@ pub struct Writer {
 
 impl Writer {
     /// A writer with empty buffers.
-    pub fn new(by: WriteMethod) -> Self {
+    pub fn new(method: WriteMethod) -> Self {
         Self {
-            by,
+            method,
             copy: CopyRows::default(),
             lsn: ArrayParam::new(Element::Text),
             table_name: ArrayParam::new(Element::Text),
@@ -87,28 +118,30 @@ impl Writer {
         }
     }
 
-    /// Queues what stores the batch under the ids from `first_id` on, in the caller's transaction.
-    /// [`Self::finish`] takes in the answer.
+    /// Queues the insertion of a batch whose first change gets the id `first_id`, in the caller's
+    /// transaction.
     pub fn queue<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         batch: &ChangeBatch,
         first_id: i64,
         epoch: i32,
-    ) -> Result<()> {
-        if self.by == WriteMethod::Copy {
-            connection.queue_copy(COPY)?;
-            for piece in self.copy.encode(batch, first_id, epoch).chunks(COPY_PIECE) {
-                connection.queue_copy_data(piece)?;
+    ) -> Result<QueuedInsert> {
+        let queued = match self.method {
+            WriteMethod::Copy => {
+                let pieces = self.copy.encode(batch, first_id, epoch).chunks(COPY_PIECE);
+                Queued::copy(connection, COPY, pieces)
             }
-            return Ok(connection.queue_copy_end()?);
-        }
-        self.fill(batch);
-        Ok(connection.queue(INSERT, &self.params(first_id, epoch))?)
+            WriteMethod::Insert => {
+                self.fill(batch);
+                Queued::statement(connection, INSERT, &self.params(first_id, epoch))
+            }
+        };
+        Ok(QueuedInsert(queued?))
     }
 
-    /// As [`Self::queue`], by an `INSERT`, which takes place only if `condition` is met: else it
-    /// inserts nothing.
+    /// As [`Self::queue`], but always by `INSERT`, and inserts nothing unless `condition` returns a
+    /// row.
     pub fn queue_if<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
@@ -116,7 +149,7 @@ impl Writer {
         first_id: i64,
         epoch: i32,
         condition: &Condition<'_>,
-    ) -> Result<()> {
+    ) -> Result<QueuedInsert> {
         self.fill(batch);
         let sql = format!(
             "WITH condition AS ({}) {INSERT} WHERE EXISTS (SELECT FROM condition)",
@@ -124,7 +157,7 @@ impl Writer {
         );
         let mut params = self.params(first_id, epoch).to_vec();
         params.extend_from_slice(&condition.params);
-        Ok(connection.queue(&sql, &params)?)
+        Ok(QueuedInsert(Queued::statement(connection, &sql, &params)?))
     }
 
     fn params(&self, first_id: i64, epoch: i32) -> [Param<'_>; INSERT_PARAMS] {
@@ -144,19 +177,11 @@ impl Writer {
         ]
     }
 
-    /// Takes in the answer to what was queued; gives the number of rows inserted.
-    ///
-    /// Fails with [`Category::Storage`] when Postgres refuses a value (SQLSTATE classes 22 and 54)
-    /// or has no room (class 53).
-    pub async fn finish<S: Stream>(connection: &mut Connection<S>) -> Result<u64> {
-        connection.finish().await.map_err(explain)
-    }
-
     fn fill(&mut self, batch: &ChangeBatch) {
         self.clear();
         let mut lsn = (None, String::new());
         for change in batch.changes() {
-            // The changes of a transaction share its text.
+            // All changes of a transaction have the same LSN: it is formatted once.
             if lsn.0 != Some(change.lsn) {
                 lsn = (Some(change.lsn), change.lsn.to_string());
             }
@@ -198,7 +223,7 @@ impl Writer {
     }
 }
 
-/// A column without a value is as good as none, and Postgres unnests one the less.
+/// A column of nulls is passed as null: Postgres then has one array less to unnest.
 fn unless_all_null(column: &ArrayParam) -> Param<'_> {
     if column.has_values() {
         Param::Array(column)
@@ -207,7 +232,8 @@ fn unless_all_null(column: &ArrayParam) -> Param<'_> {
     }
 }
 
-/// Column names as the text of a `text[]`: arrays of arrays of different lengths do not exist.
+/// Appends column names as the text of a `text[]`: Postgres has no arrays of arrays whose lengths
+/// differ.
 fn push_names(column: &mut ArrayParam, names: &[Rc<str>]) {
     if names.is_empty() {
         column.push_null();
@@ -220,18 +246,33 @@ fn push_names(column: &mut ArrayParam, names: &[Rc<str>]) {
     column.push_text(&format!("{{{}}}", quoted.join(",")));
 }
 
-fn explain(cause: crate::postgres::Error) -> Error {
-    let class = cause.sqlstate().map(|state| state.class().to_owned());
-    let (code, message) = match class.as_deref() {
-        Some("22" | "54") => (VALUE_REFUSED, "change_history refused a value"),
-        Some("53") => ("no_room", "Postgres has no room for change history"),
-        _ => return cause.into(),
-    };
-    let sqlstate = cause
-        .sqlstate()
-        .map(|state| state.as_str().to_owned())
-        .unwrap_or_default();
-    Error::new(Category::Storage, code, message)
-        .with_sqlstate(sqlstate)
+impl WriteError {
+    fn of(cause: postgres::Error) -> Self {
+        let state = cause.sqlstate();
+        match state.as_ref().map(postgres::SqlState::class) {
+            Some("22" | "54") => Self::ValueRefused(cause),
+            Some("53") => Self::NoRoom(cause),
+            _ => Self::Other(cause),
+        }
+    }
+}
+
+impl From<WriteError> for Error {
+    fn from(error: WriteError) -> Self {
+        let (code, message, cause) = match error {
+            WriteError::ValueRefused(cause) => {
+                ("value_refused", "change_history refused a value", cause)
+            }
+            WriteError::NoRoom(cause) => {
+                ("no_room", "Postgres has no room for change history", cause)
+            }
+            WriteError::Other(cause) => return cause.into(),
+        };
+        let error = Self::new(Category::Storage, code, message);
+        match cause.sqlstate() {
+            Some(state) => error.with_sqlstate(state.as_str()),
+            None => error,
+        }
         .with_source(cause)
+    }
 }

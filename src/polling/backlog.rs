@@ -1,51 +1,50 @@
-//! Storing what is too much for one write: slice by slice, over a second connection where there is
-//! one, so that Postgres reads and stores side by side.
+//! Stores a backlog: more than fits one write. It is read and written slice by slice, over a second
+//! connection if one can be opened, so that Postgres decodes and stores at the same time.
 //!
 //! ```text
-//! reader:  FETCH n+1 ......  FETCH n+2 ......            one transaction that only reads
+//! reader:  FETCH n+1 ......  FETCH n+2 ......            a transaction that only reads
 //! here:       decode n         decode n+1
-//! writer:       write n-1 .....  write n .....           one transaction: fence, writes, checkpoint
+//! writer:       write n-1 .....  write n .....           a transaction: lock, writes, checkpoint
 //! ```
 
 use futures_util::future::join;
 
 use super::batch_writer::BatchWriter;
 use super::begin::{BEGIN, COMMIT_TO_DISK, WORK_IN_MEMORY};
-use super::checkpoint_update;
-use super::cycle::{CycleConfig, CycleState};
+use super::checkpoint_update::QueuedLock;
+use super::cycle_config::CycleConfig;
+use super::cycle_state::CycleState;
 use super::peek::Peek;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::pipeline::Queued;
 use crate::postgres::{Connection, Stream};
 use crate::state;
 
-/// Logs in once more to the database that a cycle reads.
+/// Opens further connections to the database that a cycle reads.
 pub trait Connector {
     /// What its connections run on.
     type Stream: Stream;
 
-    /// A further connection, for the time of one cycle.
+    /// Opens a connection for the time of one cycle.
     fn connect(&self) -> impl Future<Output = Result<Connection<Self::Stream>>>;
 }
 
 /// The connections of a cycle with a backlog.
 pub(super) struct ReaderWriter<'a, S> {
     reader: &'a mut Connection<S>,
-    /// `None`: the reader writes, too.
+    /// `None`: the reader also writes.
     writer: Option<Connection<S>>,
 }
 
 impl<'a, S: Stream> ReaderWriter<'a, S> {
-    /// Opens the second lane, while what comes over the first one arrives. Where that fails, the
-    /// first one does for both.
-    pub(super) async fn open<C>(
+    /// Opens the second connection while the fetch in flight on the first one arrives. If that
+    /// fails, the first one does both, and the error is returned beside it.
+    pub(super) async fn open<C: Connector<Stream = S>>(
         reader: &'a mut Connection<S>,
         connector: &C,
         peek: &mut Peek,
-    ) -> Result<(Self, Option<Error>)>
-    where
-        C: Connector<Stream = S>,
-    {
+    ) -> Result<(Self, Option<Error>)> {
         let (writer, received) = join(connector.connect(), peek.receive(reader)).await;
         received?;
         let (writer, error) = match writer {
@@ -60,25 +59,25 @@ impl<'a, S: Stream> ReaderWriter<'a, S> {
         self.writer.as_mut().unwrap_or(self.reader)
     }
 
-    /// Commits what was written, and then has the slot advanced to `to`; the answer to that is still
-    /// to come.
-    pub(super) async fn commit(mut self, slot: &str, to: Lsn) -> Result<()> {
+    /// Commits what was written and sends the slot's advance to `to`, whose receipt it returns.
+    pub(super) async fn commit(mut self, slot: &str, to: Lsn) -> Result<Queued> {
         self.writer().execute("COMMIT", &[]).await?;
         let Self { reader, writer } = self;
-        if writer.is_some() {
-            // The reader's own transaction has nothing to commit.
-            reader.queue("COMMIT", &[])?;
-        }
-        state::queue_slot_advance(reader, slot, to)?;
+        let Some(writer) = writer else {
+            let advance = state::queue_slot_advance(reader, slot, to)?;
+            reader.send().await?;
+            return Ok(advance);
+        };
+        // The reader's own transaction has nothing to commit: this ends it.
+        let end = Queued::statement(reader, "COMMIT", &[])?;
+        let advance = state::queue_slot_advance(reader, slot, to)?;
         reader.send().await?;
-        if let Some(writer) = writer {
-            reader.finish().await?;
-            writer.close().await;
-        }
-        Ok(())
+        end.finish(reader).await?;
+        writer.close().await;
+        Ok(advance)
     }
 
-    /// Ends both transactions, and nothing was written.
+    /// Ends both transactions without having stored anything.
     pub(super) async fn roll_back(self) -> Result<()> {
         if let Some(writer) = self.writer {
             writer.close().await;
@@ -87,69 +86,72 @@ impl<'a, S: Stream> ReaderWriter<'a, S> {
         Ok(())
     }
 
-    /// Stores the rest of a peek behind what `store` has taken from it. False when another reader
-    /// has stored meanwhile: nothing of it counts then.
+    /// Stores what `changes` holds and the rest of the peek. False if another reader has stored
+    /// meanwhile: the caller must then roll back.
     pub(super) async fn store(
         &mut self,
         config: &CycleConfig,
         cycle: &mut CycleState,
         peek: &mut Peek,
-        store: &mut BatchWriter,
+        changes: &mut BatchWriter,
     ) -> Result<bool> {
         if self.begin(config, cycle).await? {
             return Ok(false);
         }
-        if store.has_unwritten() {
-            store.write(self.writer()).await?;
-        }
-        let single_connection = self.writer.is_none();
+        self.write(cycle, peek, changes).await?;
         loop {
             peek.receive(self.reader).await?;
             peek.queue_next(self.reader)?;
             self.reader.send_queued().await?;
             let Some(slice) = peek.take() else { break };
-            store
-                .transform(self.reader, cycle, peek, slice, single_connection)
+            changes.decode(self.reader, cycle, peek, slice).await?;
+            changes
+                .limit_pending(config.slice_bytes, self.reader, peek)
                 .await?;
-            store
-                .hold_at_most(
-                    config.slice_bytes,
-                    self.reader,
-                    cycle,
-                    peek,
-                    single_connection,
-                )
-                .await?;
-            let writes = store.has_unwritten();
-            if writes {
-                // Before the write ahead of it is answered: Postgres never waits for this side.
-                store.write(self.writer()).await?;
-            }
-            while store.writes_under_way() > usize::from(writes) {
-                store.await_write(self.writer(), cycle).await?;
-            }
+            self.write(cycle, peek, changes).await?;
         }
-        while store.writes_under_way() > 0 {
-            store.await_write(self.writer(), cycle).await?;
-        }
+        changes.await_writes(self.writer(), cycle, 0).await?;
         Ok(true)
     }
 
-    /// Begins the writer's transaction and locks the checkpoint. True when another reader has moved
+    /// Writes what `changes` holds. One write may stay in flight, so that Postgres never waits for
+    /// this side while memory stays bounded. Over a single connection none does: the peek needs it
+    /// for lookups, and it answers in order anyway, the slice in flight before the write.
+    async fn write(
+        &mut self,
+        cycle: &mut CycleState,
+        peek: &mut Peek,
+        changes: &mut BatchWriter,
+    ) -> Result<()> {
+        let mut in_flight = 0;
+        if changes.has_unwritten() {
+            changes.write(self.writer()).await?;
+            in_flight = 1;
+        }
+        if self.writer.is_none() {
+            peek.receive(self.reader).await?;
+            in_flight = 0;
+        }
+        changes.await_writes(self.writer(), cycle, in_flight).await
+    }
+
+    /// Begins the writer's transaction and locks the checkpoint. True if another reader has moved
     /// it.
     async fn begin(&mut self, config: &CycleConfig, cycle: &mut CycleState) -> Result<bool> {
-        let begins = self.writer.is_some();
+        let is_second = self.writer.is_some();
         let writer = self.writer();
-        if begins {
-            writer.queue(BEGIN, &[])?;
-            writer.queue(&format!("SELECT {COMMIT_TO_DISK}, {WORK_IN_MEMORY}"), &[])?;
+        let mut preparation = Vec::new();
+        if is_second {
+            let settings = format!("SELECT {COMMIT_TO_DISK}, {WORK_IN_MEMORY}");
+            preparation.push(Queued::statement(writer, BEGIN, &[])?);
+            preparation.push(Queued::statement(writer, &settings, &[])?);
         }
-        checkpoint_update::queue_lock(writer, &config.slot)?;
+        let lock = QueuedLock::queue(writer, &config.slot)?;
         writer.send().await?;
-        if begins {
-            writer.finish().await?;
-            writer.finish().await?;
+        for statement in preparation {
+            statement.finish(writer).await?;
         }
-        checkpoint_update::refresh_locked(writer, &config.slot, &mut cycle.checkpoint).await
+        lock.refresh(writer, &config.slot, &mut cycle.checkpoint)
+            .await
     }
 }

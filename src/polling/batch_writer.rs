@@ -1,4 +1,4 @@
-//! What one peek gave, on its way into history.
+//! Writes what one peek returned to the history.
 //!
 //! ```text
 //! Slice -> decode -> Assembler -> ChangeBatch -> Writer
@@ -6,14 +6,15 @@
 
 use std::collections::VecDeque;
 
-use super::checkpoint_update::{self, CheckpointUpdate};
-use super::cycle::{CycleConfig, CycleState};
+use super::checkpoint_update::CheckpointUpdate;
+use super::cycle_config::CycleConfig;
+use super::cycle_state::CycleState;
 use super::peek::{Peek, Slice};
 use crate::changes::{
     Accepted, Assembler, ChangeBatch, DescribedRelation, Limits, TypeCatalog, TypeRow,
 };
 use crate::error::Result;
-use crate::history::{self, Recent};
+use crate::history::{self, QueuedInsert, Recent, WriteError};
 use crate::lsn::Lsn;
 use crate::pgoutput;
 use crate::postgres::{self, ArrayParam, Connection, Element, Param, Stream};
@@ -30,22 +31,29 @@ pub(super) struct BatchWriter {
     epoch: i32,
     last_id: i64,
     stored: u64,
-    /// The end of the last commit that was given, stored or not.
+    /// The end of the last commit that was decoded, stored or not.
     last_commit_end: Lsn,
-    /// The ids of the first changes of the writes that are under way.
-    writing: VecDeque<i64>,
+    in_flight: VecDeque<Write>,
 }
 
-/// What one peek has stored.
+/// A write in flight.
+#[derive(Debug)]
+struct Write {
+    /// The id of its first change.
+    first_id: i64,
+    insert: QueuedInsert,
+}
+
+/// What was written of one peek.
 #[derive(Debug)]
 pub(super) struct Written {
     /// The id before the first change.
     pub(super) after: i64,
-    /// How many changes.
+    /// The number of changes.
     pub(super) stored: u64,
-    /// The changes, when they are few.
+    /// The changes, if they are few enough to be kept in memory.
     pub(super) recent: Option<Recent>,
-    /// The relations that were described, each with the id of the first change that it is of.
+    /// The relations that were described, each with the id of the first change that it applies to.
     pub(super) relations: Vec<(i64, DescribedRelation)>,
 }
 
@@ -55,7 +63,7 @@ impl BatchWriter {
         Self {
             assembler: Assembler::new(
                 checkpoint.lsn,
-                OWN_TABLES.map(|table| (config.own_schema.clone(), table.to_owned())),
+                OWN_TABLES.map(|table| (cycle.own_schema.clone(), table.to_owned())),
                 Limits {
                     max_row_bytes: config.max_row_bytes as usize,
                 },
@@ -68,56 +76,54 @@ impl BatchWriter {
             last_id: checkpoint.last_id,
             stored: 0,
             last_commit_end: checkpoint.lsn,
-            writing: VecDeque::new(),
+            in_flight: VecDeque::new(),
         }
     }
 
-    /// The end of the last commit.
+    /// The end of the last commit that was decoded, stored or not.
     pub(super) fn last_commit_end(&self) -> Lsn {
         self.last_commit_end
     }
 
-    /// There are changes that no write has taken.
+    /// There are changes that have not been sent.
     pub(super) fn has_unwritten(&self) -> bool {
         !self.batch.is_empty()
     }
 
-    /// Bytes of changes that no write has taken.
+    /// Bytes of changes that have not been sent.
     pub(super) fn unwritten_bytes(&self) -> usize {
         self.batch.bytes()
     }
 
-    /// The checkpoint's move when everything up to `covered` is stored, with what no write has
-    /// taken yet.
+    /// The update of the checkpoint once everything up to `covered_through` is stored, including
+    /// what has not been sent yet.
     pub(super) fn checkpoint_update<'a>(
         &self,
         slot: &'a str,
         known: &'a Checkpoint,
-        covered: Lsn,
+        covered_through: Lsn,
     ) -> CheckpointUpdate<'a> {
         let unwritten = self.batch.len() as u64;
         CheckpointUpdate {
             slot,
             known,
-            lsn: covered.max(known.lsn),
+            lsn: covered_through.max(known.lsn),
             last_id: self.last_id.saturating_add_unsigned(unwritten),
         }
     }
 
-    /// Decodes a slice into the batch. Asks the catalogue for types that are new over `connection`,
-    /// the one that is peeked over, once what is under way there has been answered: with `single_connection`,
-    /// writes too.
-    pub(super) async fn transform<S: Stream>(
+    /// Decodes a slice into the batch. Looks up unknown types over `connection`, which the peek
+    /// reads from; no write may be in flight on it.
+    pub(super) async fn decode<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         cycle: &mut CycleState,
         peek: &mut Peek,
         slice: Slice,
-        single_connection: bool,
     ) -> Result<()> {
         for message in slice.messages {
-            let whole = message.bytes.len() == message.full_len;
-            let decoded = if whole {
+            let is_whole = message.bytes.len() == message.full_len;
+            let decoded = if is_whole {
                 pgoutput::decode(&message.bytes)?
             } else {
                 pgoutput::decode_prefix(&message.bytes, message.full_len)?
@@ -133,9 +139,7 @@ impl BatchWriter {
                 Accepted::Nothing | Accepted::Changes(_) => {}
                 Accepted::Committed(end) => self.last_commit_end = self.last_commit_end.max(end),
                 Accepted::NeedTypes(missing) => {
-                    self.drain_responses(connection, cycle, peek, single_connection)
-                        .await?;
-                    let types = &mut cycle.types;
+                    peek.receive(connection).await?;
                     look_up_types(connection, types, &missing).await?;
                     self.assembler.accept(&decoded, types, &mut self.batch)?;
                 }
@@ -150,107 +154,98 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Where more than `max_bytes` of a transaction are held back, since its end has not come, looks
-    /// ahead for it. `connection` and `single_connection` are as for [`Self::transform`].
-    pub(super) async fn hold_at_most<S: Stream>(
+    /// If a transaction whose end has not arrived keeps more than `max_bytes` pending, scans ahead
+    /// for its commit, so that its changes can be written. `connection` is as for [`Self::decode`].
+    pub(super) async fn limit_pending<S: Stream>(
         &mut self,
         max_bytes: usize,
         connection: &mut Connection<S>,
-        cycle: &mut CycleState,
         peek: &mut Peek,
-        single_connection: bool,
     ) -> Result<()> {
         if let Some(xid) = self.assembler.open_transaction()
             && self.batch.held_back_bytes() > max_bytes
         {
-            self.drain_responses(connection, cycle, peek, single_connection)
-                .await?;
+            peek.receive(connection).await?;
             let end = peek.find_commit(connection, xid).await?;
             self.assembler.foresee_commit(end, &mut self.batch);
         }
         Ok(())
     }
 
-    /// Takes in whatever is under way on the connection that is peeked over.
-    async fn drain_responses<S: Stream>(
-        &mut self,
-        connection: &mut Connection<S>,
-        cycle: &mut CycleState,
-        peek: &mut Peek,
-        single_connection: bool,
-    ) -> Result<()> {
-        while single_connection && self.writes_under_way() > 0 {
-            self.await_write(connection, cycle).await?;
-        }
-        Ok(peek.receive(connection).await?)
-    }
-
-    /// Sends the insertion of all that is not written yet; [`Self::await_write`] takes in the answer.
+    /// Sends the insertion of the whole batch. [`Self::await_writes`] waits for the answer.
     pub(super) async fn write<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<()> {
         let first_id = self.next_id();
-        self.writer
+        let insert = self
+            .writer
             .queue(connection, &self.batch, first_id, self.epoch)?;
         connection.send().await?;
-        self.record_write(first_id);
+        self.batch_sent(Write { first_id, insert });
         Ok(())
     }
 
-    /// Queues the same, in one statement with the checkpoint's move, and only if that finds
-    /// the checkpoint as it is known.
+    /// Queues the insertion of the whole batch together with the checkpoint's update, in one
+    /// statement, which inserts nothing unless it updates the checkpoint.
     pub(super) fn queue_conditional_write<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         update: &CheckpointUpdate<'_>,
     ) -> Result<()> {
         let first_id = self.next_id();
-        let fence = checkpoint_update::condition(update);
-        self.writer
-            .queue_if(connection, &self.batch, first_id, self.epoch, &fence)?;
-        self.record_write(first_id);
+        let condition = update.condition();
+        let insert =
+            self.writer
+                .queue_if(connection, &self.batch, first_id, self.epoch, &condition)?;
+        self.batch_sent(Write { first_id, insert });
         Ok(())
     }
 
-    fn record_write(&mut self, first_id: i64) {
-        self.writing.push_back(first_id);
-        if !self
+    fn batch_sent(&mut self, write: Write) {
+        let fits = self
             .recent
             .as_mut()
-            .is_some_and(|recent| recent.push(&self.batch, first_id))
-        {
+            .is_some_and(|recent| recent.push(&self.batch, write.first_id));
+        if !fits {
             self.recent = None;
         }
+        self.in_flight.push_back(write);
         let count = self.batch.len() as u64;
         self.last_id = self.last_id.saturating_add_unsigned(count);
         self.stored += count;
         self.batch.clear();
     }
 
-    /// Waits for the oldest insertion that is under way, if there is one; gives the number of rows
-    /// it inserted.
+    /// Waits until at most `left` writes are in flight.
+    pub(super) async fn await_writes<S: Stream>(
+        &mut self,
+        connection: &mut Connection<S>,
+        cycle: &mut CycleState,
+        left: usize,
+    ) -> Result<()> {
+        while self.in_flight.len() > left {
+            self.await_write(connection, cycle).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest write in flight. Returns the number of rows that it inserted; 0 if none
+    /// is in flight.
     pub(super) async fn await_write<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         cycle: &mut CycleState,
     ) -> Result<u64> {
-        let Some(first_id) = self.writing.pop_front() else {
+        let Some(Write { first_id, insert }) = self.in_flight.pop_front() else {
             return Ok(0);
         };
-        history::Writer::finish(connection)
-            .await
-            .inspect_err(|error| {
-                if error.code() == history::VALUE_REFUSED {
-                    let from = cycle.documents_as_text_from.unwrap_or(first_id);
-                    cycle.documents_as_text_from = Some(from.min(first_id));
-                }
-            })
+        let written = insert.finish(connection).await;
+        if let Err(WriteError::ValueRefused(_)) = &written {
+            let from = cycle.documents_as_text_from.unwrap_or(first_id);
+            cycle.documents_as_text_from = Some(from.min(first_id));
+        }
+        Ok(written?)
     }
 
-    /// Insertions that are under way.
-    pub(super) fn writes_under_way(&self) -> usize {
-        self.writing.len()
-    }
-
-    /// What was stored.
+    /// What was written.
     pub(super) fn finish(self) -> Written {
         Written {
             after: self.last_id.saturating_sub_unsigned(self.stored),

@@ -1,44 +1,47 @@
-//! Opening a cycle: the transaction, the session's settings and a look at what the cycle must know,
-//! in the same round trip as the peek.
+//! Begins a cycle: the transaction, the session's settings, the preflight checks and the peek, all
+//! in one round trip.
 
 use super::checkpoint_update;
-use super::cycle::{CycleConfig, CycleState};
-use super::peek::{Missing, Peek, PeekRequest};
+use super::cycle_config::CycleConfig;
+use super::cycle_state::CycleState;
+use super::peek::{Missing, Peek, PeekRequest, QueuedPeek};
 use crate::changes::SESSION_SETTINGS;
 use crate::error::Result;
 use crate::lsn::Lsn;
+use crate::pipeline::Queued;
 use crate::postgres::{self, Connection, Param, Stream};
 
-/// The defaults of role and database may be others. The fence needs a lock that waits and then sees
-/// what was committed meanwhile: at a higher level it fails instead.
+/// Overrides the defaults of the role and the database. At a higher isolation level, waiting for
+/// the lock of the checkpoint would fail instead of seeing what was committed meanwhile.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE";
 
-/// What is stored must be on disk before the slot is advanced, else a crash of the server could
-/// lose it from both.
+/// What is stored must be on disk before the slot is advanced. Otherwise a crash of the server
+/// could lose it from both.
 pub(super) const COMMIT_TO_DISK: &str = "CASE current_setting('synchronous_commit') \
      WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
 
-/// Postgres keeps a whole peek, and the rows of an insertion, before it gives or stores the first of
-/// them; what is beyond `work_mem` goes through a file. A peek of the default size fits this.
+/// Postgres materialises a whole peek, and the rows of an insertion, before it returns or stores
+/// the first of them; what exceeds `work_mem` goes through a file. A peek of the default size fits
+/// this.
 pub(super) const WORK_IN_MEMORY: &str = "set_config('work_mem', '32MB', true)";
 
 /// A cycle whose first slice has arrived.
 pub(super) struct BegunCycle {
     pub(super) peek: Peek,
-    /// Everything that committed before it is in a peek that comes back whole: read before the peek.
-    /// The flush position, since the write position can run ahead of commits.
+    /// The flush position, read before the peek: a complete peek has everything that committed
+    /// before it. Not the write position, which can run ahead of the commits that decoding sees.
     pub(super) flush: Lsn,
     /// Where decoding began.
     pub(super) restart: Lsn,
-    /// The peek leaves out what the checkpoint has.
+    /// The peek skips what is stored already.
     pub(super) is_filtered: bool,
 }
 
-/// What must be known before the peek: the flush position, whether slot and publication are there,
-/// and the checkpoint. (The view of the slots takes longer than its function, and than the peek.)
+/// The preflight checks: the flush position, whether the slot and the publication exist, and the
+/// checkpoint. (The view `pg_replication_slots` takes longer than its function, and than the peek.)
 ///
-/// Fixes the session's settings for the transaction, the level of messages too: a warning is all that
-/// tells of changes left out.
+/// Fixes the session's settings for the transaction. Among them is the level of messages, since a
+/// warning is the only sign that changes were skipped.
 fn preflight_sql() -> String {
     let settings: Vec<String> = SESSION_SETTINGS
         .iter()
@@ -57,7 +60,7 @@ fn preflight_sql() -> String {
     )
 }
 
-/// Begins the transaction and opens the peek, in one round trip.
+/// Begins the transaction and opens the peek. Refreshes the checkpoint of `cycle`.
 pub(super) async fn begin<S: Stream>(
     connection: &mut Connection<S>,
     config: &CycleConfig,
@@ -71,25 +74,25 @@ pub(super) async fn begin<S: Stream>(
         slice_bytes: config.slice_bytes,
         stored_through: cycle.unconsumed.then_some(cycle.checkpoint.lsn),
     };
-    connection.queue(BEGIN, &[])?;
+    let transaction = Queued::statement(connection, BEGIN, &[])?;
     let names = [Param::Text(&config.slot), Param::Text(&config.publication)];
-    connection.queue(&preflight_sql(), &names)?;
-    let mut peek = Peek::queue(connection, request)?;
+    let preflight = Queued::statement(connection, &preflight_sql(), &names)?;
+    let peek = QueuedPeek::queue(connection, request)?;
     connection.send().await?;
 
-    connection.finish().await?;
-    let found = connection.next_row().await?.ok_or(postgres::Error::NoRow)?;
+    transaction.finish(connection).await?;
+    let found = preflight.first_row(connection).await?;
+    let found = found.ok_or(postgres::Error::NoRow)?;
     let flush = found.get(0)?;
-    // Of a slot that can no longer be read it is 0/0, and the peek says so.
+    // 0/0 if the slot can no longer be read; the peek then fails and says so.
     let restart: Option<Lsn> = found.get(1)?;
     let missing = Missing {
         slot: restart.is_none(),
         publication: !found.get::<bool>(2)?,
     };
-    // Another reader has stored, and may have gone before it advanced the slot.
+    // Another reader has stored changes, and may have gone before it advanced the slot.
     cycle.unconsumed |= checkpoint_update::refresh(&mut cycle.checkpoint, &found, 3, &config.slot)?;
-    connection.finish().await?;
-    peek.open(connection, request, missing).await?;
+    let peek = peek.open(connection, request, missing).await?;
     cycle.types.begin_peek();
     Ok(BegunCycle {
         peek,

@@ -1,13 +1,16 @@
-//! The checkpoint row as a cycle uses it: looked at before the peek, moved with what was stored, and
-//! locked before where that is not one statement. Its lock makes two readers of one slot take turns.
+//! The checkpoint row as a cycle uses it: read before the peek, and updated together with what was
+//! stored. The update is a compare-and-set: it takes effect only if the row is as it was read. A
+//! cycle that cannot store in one statement locks the row first. Two readers of one slot thus take
+//! turns.
 
 use crate::error::{Category, Error, Result};
 use crate::history::Condition;
 use crate::lsn::Lsn;
+use crate::pipeline::Queued;
 use crate::postgres::{Connection, Param, Row, Stream};
 use crate::state::Checkpoint;
 
-/// What of the checkpoint moves.
+/// The columns of the checkpoint that change from cycle to cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Position {
     epoch: i32,
@@ -15,41 +18,64 @@ struct Position {
     last_id: i64,
 }
 
-/// What [`refresh`] reads of the checkpoint's row.
+/// The columns that [`refresh`] reads.
 pub(super) const COLUMNS: &str = "epoch, lsn, last_id";
 
-/// Queues what locks the row to the end of the transaction; [`refresh_locked`] takes in the answer.
-pub(super) fn queue_lock<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<()> {
-    let lock =
-        format!("SELECT {COLUMNS} FROM replication_checkpoint WHERE slot = $1::text FOR UPDATE");
-    Ok(connection.queue(&lock, &[Param::Text(slot)])?)
+/// A lock on the checkpoint row that is queued and not yet answered.
+#[must_use = "the lock must be waited for"]
+#[derive(Debug)]
+pub(super) struct QueuedLock(Queued);
+
+impl QueuedLock {
+    /// Queues the lock, which is held to the end of the transaction.
+    pub(super) fn queue<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Self> {
+        let lock = format!(
+            "SELECT {COLUMNS} FROM replication_checkpoint WHERE slot = $1::text FOR UPDATE"
+        );
+        let queued = Queued::statement(connection, &lock, &[Param::Text(slot)])?;
+        Ok(Self(queued))
+    }
+
+    /// Waits for the lock and refreshes `known` from the locked row. True if another reader has
+    /// moved the checkpoint since.
+    pub(super) async fn refresh<S: Stream>(
+        self,
+        connection: &mut Connection<S>,
+        slot: &str,
+        known: &mut Checkpoint,
+    ) -> Result<bool> {
+        let row = self.0.first_row(connection).await?;
+        refresh(known, &row.ok_or_else(|| missing(slot))?, 0, slot)
+    }
 }
 
-/// Brings `known` up to date with the row that is locked. True when another reader has moved it.
-pub(super) async fn refresh_locked<S: Stream>(
-    connection: &mut Connection<S>,
-    slot: &str,
-    known: &mut Checkpoint,
-) -> Result<bool> {
-    let row = connection.next_row().await?.ok_or_else(|| gone(slot))?;
-    connection.finish().await?;
-    refresh(known, &row, 0, slot)
-}
-
-/// A move of the row, from what is known of it.
+/// A compare-and-set of the checkpoint row, from what is known of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CheckpointUpdate<'a> {
     pub(super) slot: &'a str,
+    /// The row is updated only if it still holds this.
     pub(super) known: &'a Checkpoint,
     pub(super) lsn: Lsn,
     pub(super) last_id: i64,
 }
 
+/// An update that is queued and not yet answered.
+#[must_use = "the result of a queued update must be read"]
+#[derive(Debug)]
+pub(super) struct QueuedUpdate(Queued);
+
+impl QueuedUpdate {
+    /// Waits for the result. False if the row no longer held what was known: nothing was updated.
+    pub(super) async fn finish<S: Stream>(self, connection: &mut Connection<S>) -> Result<bool> {
+        Ok(self.0.finish(connection).await? == 1)
+    }
+}
+
 impl<'a> CheckpointUpdate<'a> {
-    /// The statement, with its parameters numbered from `first` on. It returns a row when it has
-    /// found the checkpoint as it is known, and changes nothing when it has not.
+    /// The statement, with its parameters numbered from `first` on. It returns a row if it has
+    /// updated the checkpoint.
     ///
-    /// The sequence keeps step with the ids, for whoever looks at it.
+    /// The sequence follows the ids, for anybody who inspects it.
     fn sql(first: usize) -> String {
         let [slot, lsn, last_id, epoch, known_id, known_lsn]: [usize; 6] =
             std::array::from_fn(|nth| first + nth);
@@ -72,40 +98,37 @@ impl<'a> CheckpointUpdate<'a> {
             Param::Lsn(self.known.lsn),
         ]
     }
-}
 
-/// Queues the move.
-pub(super) fn queue<S: Stream>(
-    connection: &mut Connection<S>,
-    update: &CheckpointUpdate<'_>,
-) -> Result<()> {
-    Ok(connection.queue(&CheckpointUpdate::sql(1), &update.params())?)
-}
+    /// Queues the update.
+    pub(super) fn queue<S: Stream>(&self, connection: &mut Connection<S>) -> Result<QueuedUpdate> {
+        let queued = Queued::statement(connection, &Self::sql(1), &self.params())?;
+        Ok(QueuedUpdate(queued))
+    }
 
-/// Moves the row. False when it is not as it is known.
-pub(super) async fn execute<S: Stream>(
-    connection: &mut Connection<S>,
-    update: &CheckpointUpdate<'_>,
-) -> Result<bool> {
-    queue(connection, update)?;
-    connection.send().await?;
-    Ok(connection.finish().await? == 1)
-}
+    /// Runs the update. False if the row no longer held what was known: nothing was updated.
+    pub(super) async fn execute<S: Stream>(&self, connection: &mut Connection<S>) -> Result<bool> {
+        let queued = self.queue(connection)?;
+        connection.send().await?;
+        queued.finish(connection).await
+    }
 
-/// The move as what an insertion depends on: both happen, or neither.
-pub(super) fn condition<'a>(update: &CheckpointUpdate<'a>) -> Condition<'a> {
-    Condition {
-        sql: CheckpointUpdate::sql(Condition::FIRST_PARAM),
-        params: update.params().into(),
+    /// The update as the condition of an insertion: either both take effect or neither does.
+    pub(super) fn condition(&self) -> Condition<'a> {
+        Condition {
+            sql: Self::sql(Condition::FIRST_PARAM),
+            params: self.params().into(),
+        }
     }
 }
 
-/// Brings `known` up to date with [`COLUMNS`], the first of which is `row`'s column `first`. True
-/// when another reader has moved the checkpoint since.
+/// Refreshes `known` from [`COLUMNS`], which begin at column `first` of `row`. True if another
+/// reader has moved the checkpoint since.
+///
+/// Fails with `checkpoint_replaced` if the row cannot follow from what is known.
 pub(super) fn refresh(known: &mut Checkpoint, row: &Row, first: usize, slot: &str) -> Result<bool> {
     let epoch: Option<i32> = row.get(first)?;
     let found = Position {
-        epoch: epoch.ok_or_else(|| gone(slot))?,
+        epoch: epoch.ok_or_else(|| missing(slot))?,
         lsn: row.get(first + 1)?,
         last_id: row.get(first + 2)?,
     };
@@ -125,12 +148,11 @@ pub(super) fn refresh(known: &mut Checkpoint, row: &Row, first: usize, slot: &st
     Ok(true)
 }
 
-fn gone(slot: &str) -> Error {
-    let message = format!("the checkpoint of the slot {slot} is gone");
-    Error::new(Category::Configuration, "not_initialized", message).with_remedy("call POST /init")
+fn missing(slot: &str) -> Error {
+    Error::not_initialized(format!("the checkpoint of the slot {slot} is missing"))
 }
 
-/// Whoever resumes from the database finds out what that means.
+/// Resuming from the database finds out why.
 fn replaced(slot: &str) -> Error {
     let message = format!("the checkpoint of the slot {slot} was replaced");
     Error::new(Category::SlotInUse, "checkpoint_replaced", message)

@@ -1,5 +1,5 @@
-//! Reading a peek in slices: what the slot holds arrives through a cursor, so that a transaction of
-//! a million rows never has to fit in memory.
+//! Reads a peek in slices: the slot's messages arrive through a cursor, so that a transaction of a
+//! million rows need not fit in memory.
 
 use bytes::Bytes;
 use postgres_protocol::escape::escape_identifier;
@@ -9,14 +9,17 @@ use crate::changes::AssembleError;
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
-use crate::postgres::{self, Connection, FIRST_FETCH_SIZE, Param, Stream, next_fetch_size};
+use crate::pipeline::Queued;
+use crate::postgres::{
+    self, Connection, FIRST_FETCH_SIZE, Param, Row, SqlState, Stream, next_fetch_size,
+};
 
 /// One message of the output plugin, cut at the row limit.
 #[derive(Clone, Debug)]
 pub(super) struct PeekedMessage {
-    /// At most the row limit.
+    /// At most as many bytes as the row limit allows.
     pub(super) bytes: Bytes,
-    /// The message's whole length.
+    /// The length of the whole message.
     pub(super) full_len: usize,
 }
 
@@ -27,35 +30,44 @@ pub(super) struct PeekRequest<'a> {
     pub(super) publication: &'a str,
     pub(super) max_changes: u32,
     pub(super) max_row_bytes: u32,
-    /// Bytes of messages that one slice holds at most, but for one that is larger by itself.
+    /// The maximum number of bytes of messages in one slice; a single message may be larger.
     pub(super) slice_bytes: usize,
-    /// Leave out transactions that end at or before it. Set when the slot is behind the checkpoint.
+    /// Skip transactions that end at or before this position. Set if the slot may lag behind the
+    /// checkpoint.
     pub(super) stored_through: Option<Lsn>,
+}
+
+/// A peek that is queued and not yet answered.
+#[must_use = "the peek must be opened"]
+#[derive(Debug)]
+pub(super) struct QueuedPeek {
+    cursor: Queued,
+    peek: Peek,
 }
 
 /// An open cursor over one peek.
 #[derive(Debug)]
 pub(super) struct Peek {
     slice_bytes: usize,
-    /// Rows that the next FETCH asks for.
+    /// The number of rows that the next FETCH asks for.
     fetch_rows: u32,
-    /// The slice that has arrived and is not yet given out.
+    /// The slice that has arrived and was not returned yet.
     buffered: Option<Slice>,
-    /// The row of the cursor up to which slices have arrived, counted from 1.
-    row: u64,
-    /// The row behind which a slice was given out last.
+    /// The last row of the cursor that has arrived, counted from 1.
+    received_row: u64,
+    /// The last row of the slice that was returned last.
     returned_row: u64,
-    /// The cursor stands elsewhere than on `row`.
+    /// The cursor is not positioned on `received_row`.
     needs_reposition: bool,
-    /// What was sent and not yet answered.
     in_flight: Option<InFlightFetch>,
 }
 
-/// Statements under way that read the cursor on.
-#[derive(Clone, Copy, Debug)]
+/// A FETCH that is queued and not yet answered.
+#[derive(Debug)]
 struct InFlightFetch {
-    /// A MOVE goes before the FETCH.
-    has_move: bool,
+    /// The MOVE that goes before it, if the cursor was elsewhere.
+    reposition: Option<Queued>,
+    fetch: Queued,
 }
 
 /// Messages in the order of the slot.
@@ -67,20 +79,18 @@ pub(super) struct Slice {
 
 const MAX_FETCH_ROWS: u32 = 16_384;
 
-/// The type bytes of a commit, and of a relation's description.
+/// The type bytes of a commit and of a relation's description.
 const COMMIT: u8 = b'C';
 const RELATION: u8 = b'R';
 
-const UNDEFINED_OBJECT: &str = "42704";
-const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
-
-/// SCROLL, so that rows beyond the slice's bytes can be given back and fetched again.
+/// The cursor is declared SCROLL, so that rows beyond the slice's bytes can be left and fetched
+/// again.
 ///
-/// A filter on rows by LSN would lose changes: a row's LSN is where it was written, and a
-/// transaction that wrote earlier may commit later. Commits come in order, so what is stored is
-/// everything up to the last commit that is. No join, which would not keep the order. Descriptions
-/// of relations stay: pgoutput gives each once in a peek, for all the transactions that follow. The
-/// function must run once: a materialised CTE that two scans read.
+/// Filtering rows by their LSN would lose changes: a row's LSN is where it was written, and a
+/// transaction that wrote earlier may commit later. Commits come in order, so everything up to the
+/// last stored commit is skipped. A join would not keep the order. Descriptions of relations are
+/// kept: pgoutput sends each once in a peek, for all the transactions that follow. The function
+/// must run only once: hence a materialised CTE that is scanned twice.
 fn declare(filtered: bool) -> String {
     let peek = "pg_logical_slot_peek_binary_changes($1::name, NULL, $2::int4, \
                 'proto_version', '1', 'publication_names', $3::text)";
@@ -106,9 +116,9 @@ fn declare(filtered: bool) -> String {
     )
 }
 
-impl Peek {
-    /// Queues the cursor, in a transaction that is open by then. The caller sends, takes in what it
-    /// has queued before, and calls [`Self::open`].
+impl QueuedPeek {
+    /// Queues the cursor and its first FETCH in the transaction that is open by then. The caller
+    /// sends them and reads the results of what it has queued before.
     pub(super) fn queue<S: Stream>(
         connection: &mut Connection<S>,
         request: PeekRequest<'_>,
@@ -123,108 +133,111 @@ impl Peek {
             Param::Int4(max_row_bytes),
         ];
         params.extend(request.stored_through.map(Param::Lsn));
-        connection.queue(&declare(request.stored_through.is_some()), &params)?;
+        let declare = declare(request.stored_through.is_some());
+        let cursor = Queued::statement(connection, &declare, &params)?;
 
-        let mut peek = Self {
+        let mut peek = Peek {
             slice_bytes: request.slice_bytes,
-            // Enough for the few transactions of a live feed, which are then one round trip.
+            // Enough for the few transactions of a live feed, which then take one round trip.
             fetch_rows: FIRST_FETCH_SIZE,
             buffered: None,
-            row: 0,
+            received_row: 0,
             returned_row: 0,
             needs_reposition: false,
             in_flight: None,
         };
         peek.queue_fetch(connection)?;
-        Ok(peek)
+        Ok(Self { cursor, peek })
     }
 
-    /// Takes in the first slice. This is when Postgres decodes. `missing` explains a failure.
+    /// Waits for the first slice, which is when Postgres decodes. `missing` explains a failure.
     pub(super) async fn open<S: Stream>(
-        &mut self,
+        self,
         connection: &mut Connection<S>,
         request: PeekRequest<'_>,
         missing: Missing,
-    ) -> Result<()> {
-        let first = async {
-            connection.finish().await?;
-            self.receive(connection).await
+    ) -> Result<Peek> {
+        let Self { cursor, mut peek } = self;
+        let first_slice = async {
+            cursor.finish(connection).await?;
+            peek.receive(connection).await
         };
-        first
+        first_slice
             .await
             .map_err(|cause| missing.explain(request, cause))?;
-        // From PostgreSQL 18 on, pgoutput leaves out changes whose publication was not there when
-        // they were written, with no more than a warning. Going on would lose them silently.
+        // From PostgreSQL 18 on, pgoutput skips changes whose publication did not exist when they
+        // were written, with nothing but a warning. Going on would lose them silently.
         let skipped = connection
             .take_notices()
-            .find(|notice| notice.sqlstate().as_str() == OBJECT_NOT_IN_PREREQUISITE_STATE);
+            .find(|notice| notice.sqlstate() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
         if let Some(warning) = skipped {
             return Err(missing.publication_gap(request).with_source(warning));
         }
-        Ok(())
+        Ok(peek)
     }
+}
 
-    /// Messages given out so far.
+impl Peek {
+    /// The number of messages that were returned so far.
     pub(super) fn messages(&self) -> u64 {
         self.returned_row
     }
 
-    /// More was asked for and has not been taken in.
+    /// A FETCH is in flight.
     pub(super) fn is_in_flight(&self) -> bool {
         self.in_flight.is_some()
     }
 
-    /// The slice that has arrived is the last.
-    pub(super) fn is_at_end(&self) -> bool {
-        self.buffered.as_ref().is_none_or(|slice| slice.is_last)
-    }
-
-    /// The slice that has arrived; `None` after the last. What comes after it is to be asked for
-    /// with [`Self::queue_next`] and taken in with [`Self::receive`] before this is called again.
+    /// Returns the slice that has arrived; `None` after the last. Before it is called again, the
+    /// next slice must be asked for with [`Self::queue_next`] and awaited with [`Self::receive`].
     pub(super) fn take(&mut self) -> Option<Slice> {
-        self.returned_row = self.row;
+        self.returned_row = self.received_row;
         self.buffered.take()
     }
 
-    /// Queues what reads the slice behind the one that has arrived, unless that is the last.
+    /// Queues the FETCH of the slice after the one that has arrived, unless that is the last.
     pub(super) fn queue_next<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<()> {
-        if !self.is_at_end() {
+        let is_at_end = self.buffered.as_ref().is_none_or(|slice| slice.is_last);
+        if !is_at_end {
             self.queue_fetch(connection)?;
         }
         Ok(())
     }
 
     fn queue_fetch<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<()> {
-        let has_move = std::mem::take(&mut self.needs_reposition);
-        if has_move {
-            connection.queue(&format!("MOVE ABSOLUTE {} FROM peek_cursor", self.row), &[])?;
-        }
+        let reposition = if std::mem::take(&mut self.needs_reposition) {
+            let to = format!("MOVE ABSOLUTE {} FROM peek_cursor", self.received_row);
+            Some(Queued::statement(connection, &to, &[])?)
+        } else {
+            None
+        };
         let fetch = format!("FETCH FORWARD {} FROM peek_cursor", self.fetch_rows);
-        connection.queue(&fetch, &[])?;
-        self.in_flight = Some(InFlightFetch { has_move });
+        let fetch = Queued::statement(connection, &fetch, &[])?;
+        self.in_flight = Some(InFlightFetch { reposition, fetch });
         Ok(())
     }
 
-    /// Receives the slice that was asked for, if one was. Rows beyond its bytes are not kept but
-    /// given back to the cursor, so that memory is bounded whatever the rows' sizes are.
+    /// Waits for the slice in flight, if there is one. Rows beyond its bytes are not kept but
+    /// fetched again later, so that memory is bounded whatever the size of the rows.
     pub(super) async fn receive<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
     ) -> std::result::Result<(), postgres::Error> {
-        let Some(in_flight) = self.in_flight.take() else {
+        let Some(InFlightFetch { reposition, fetch }) = self.in_flight.take() else {
             return Ok(());
         };
-        if in_flight.has_move {
-            connection.finish().await?;
+        if let Some(reposition) = reposition {
+            reposition.finish(connection).await?;
         }
         let mut slice = Slice::default();
-        let (mut bytes, mut given_back) = (0_usize, 0_usize);
-        while let Some(row) = connection.next_row().await? {
+        let (mut bytes, mut discarded) = (0_usize, 0_usize);
+        let slice_bytes = self.slice_bytes;
+        let keep = |row: &Row| {
             let data: Bytes = row.get(1)?;
-            let is_too_much = !slice.messages.is_empty() && bytes + data.len() > self.slice_bytes;
-            if given_back > 0 || is_too_much {
-                given_back += 1;
-                continue;
+            let is_too_much = !slice.messages.is_empty() && bytes + data.len() > slice_bytes;
+            if discarded > 0 || is_too_much {
+                discarded += 1;
+                return Ok(());
             }
             bytes += data.len();
             let cut_from: Option<i32> = row.get(2)?;
@@ -233,47 +246,50 @@ impl Peek {
                 full_len: full_len.unwrap_or(data.len()),
                 bytes: data,
             });
-        }
+            Ok(())
+        };
+        fetch.for_each_row(connection, keep).await?;
         let kept = slice.messages.len();
-        slice.is_last = given_back == 0 && kept < self.fetch_rows as usize;
-        self.row += kept as u64;
-        self.needs_reposition = given_back > 0;
+        slice.is_last = discarded == 0 && kept < self.fetch_rows as usize;
+        self.received_row += kept as u64;
+        self.needs_reposition = discarded > 0;
         self.fetch_rows = next_fetch_size(kept, bytes, self.slice_bytes / 2, MAX_FETCH_ROWS);
         self.buffered = Some(slice);
         Ok(())
     }
 
-    /// Reads ahead to the commit of the transaction `xid`, of which everything that was given out
-    /// last is, and tells where its record ends. Nothing may be coming.
+    /// Scans ahead for the commit of the transaction `xid`, which the slice that was returned last
+    /// ends in, and returns the end LSN of its record. No FETCH may be in flight.
     ///
-    /// Fails with [`Category::Decode`] when the peek ends within it.
+    /// Fails with [`Category::Decode`] if the peek ends within the transaction.
     pub(super) async fn find_commit<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
         xid: u32,
     ) -> Result<Lsn> {
-        let mut search = CommitSearch::behind(self.returned_row);
+        let mut search = CommitSearch::after(self.returned_row);
         let mut last = Bytes::new();
         self.needs_reposition = true;
         loop {
-            let probes = search.probes();
-            if probes.is_empty() {
+            let rows = search.next_rows();
+            if rows.is_empty() {
                 break;
             }
-            for row in &probes {
-                connection.queue(&format!("FETCH ABSOLUTE {row} FROM peek_cursor"), &[])?;
+            let mut fetches = Vec::with_capacity(rows.len());
+            for row in rows {
+                let fetch = format!("FETCH ABSOLUTE {row} FROM peek_cursor");
+                fetches.push((row, Queued::statement(connection, &fetch, &[])?));
             }
             connection.send().await?;
-            for row in probes {
+            for (row, fetch) in fetches {
                 let mut is_inside = false;
-                if let Some(found) = connection.next_row().await? {
+                if let Some(found) = fetch.first_row(connection).await? {
                     is_inside = found.get::<u32>(0)? == xid;
                     if is_inside {
                         last = found.get(1)?;
                     }
-                    connection.finish().await?;
                 }
-                search.note(row, is_inside);
+                search.record(row, is_inside);
             }
         }
         match pgoutput::decode(&last) {
@@ -283,7 +299,7 @@ impl Peek {
     }
 }
 
-/// What the peek needs and does not find: Postgres has one SQLSTATE for both.
+/// Which of the objects that a peek needs do not exist. Postgres reports both with one SQLSTATE.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Missing {
     pub(super) slot: bool,
@@ -296,13 +312,13 @@ impl Missing {
         let Some(state) = cause.sqlstate() else {
             return cause.into();
         };
-        let error = match state.as_str() {
-            UNDEFINED_OBJECT if self.slot => {
+        let error = match state {
+            SqlState::UNDEFINED_OBJECT if self.slot => {
                 let message = format!("the replication slot {slot} does not exist");
                 Error::new(Category::SlotMissing, "slot_missing", message)
             }
-            UNDEFINED_OBJECT => self.publication_gap(request),
-            OBJECT_NOT_IN_PREREQUISITE_STATE => {
+            SqlState::UNDEFINED_OBJECT => self.publication_gap(request),
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => {
                 let message = format!("the replication slot {slot} can no longer be read");
                 Error::new(Category::SlotLost, "slot_lost", message)
             }
@@ -311,8 +327,8 @@ impl Missing {
         error.with_sqlstate(state.as_str()).with_source(cause)
     }
 
-    /// Also when the publication is there again: decoding sees the catalogue of the time at which
-    /// a change was written.
+    /// Also if the publication exists again: decoding sees the catalogue as it was when a change
+    /// was written.
     fn publication_gap(self, request: PeekRequest<'_>) -> Error {
         let publication = request.publication;
         let (code, message) = if self.publication {
@@ -324,9 +340,9 @@ impl Missing {
             ("publication_gap", message)
         };
         Error::new(Category::PublicationMissing, code, message).with_remedy(format!(
-            "run CREATE PUBLICATION {} FOR TABLE ...; if it is not there; what was written without \
-             it cannot be read any more, so that the feed goes on with a new epoch, in which every \
-             client reloads",
+            "if the publication does not exist, run CREATE PUBLICATION {} FOR TABLE ...; changes \
+             that were written without it can no longer be read, so the feed goes on with a new \
+             epoch, in which every client reloads",
             escape_identifier(publication)
         ))
     }

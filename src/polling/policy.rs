@@ -1,32 +1,45 @@
-//! What is done about an error: a table apart from the errors themselves, driven by category and
-//! never by a message's text.
+//! How the feed reacts to an error. A table apart from the errors themselves, driven by category
+//! and SQLSTATE, never by the text of a message.
 
 use std::time::Duration;
 
 use crate::error::{Category, Error};
+use crate::postgres::SqlState;
 
-/// What is done after a failed cycle.
+/// What happens after a failed cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Try again, ever more slowly.
+    /// Try again, with growing pauses.
     Retry,
-    /// Something in the database is gone or was replaced: look at all of it again at once. When
-    /// that finds the same, halt.
+    /// Something in the database is missing or was replaced: check all of it again at once. If that
+    /// fails in the same way, halt.
     Recover,
-    /// Nothing but an operator, or the world, can mend it: say so, and look again now and then.
+    /// Only an operator, or a change outside, can fix it: report it, and check again now and then.
     Halt,
 }
 
-/// The policy for an error: by its category, and where that is too coarse by Postgres's error code
-/// (PostgreSQL documentation, appendix A). Never by a message's text.
+/// SQLSTATEs which say that one of the system's own tables is missing or is not what it was.
+const OWN_TABLES_MISSING: [SqlState; 3] = [
+    SqlState::UNDEFINED_TABLE,
+    SqlState::UNDEFINED_COLUMN,
+    SqlState::INVALID_SCHEMA_NAME,
+];
+
+/// The policy for an error, by its category, and by its SQLSTATE where the category is too coarse
+/// (PostgreSQL documentation, appendix A).
 pub fn policy(error: &Error) -> Policy {
-    match (error.category(), error.sqlstate()) {
-        (Category::SlotMissing | Category::SlotLost | Category::PublicationMissing, _)
-        // undefined_table, undefined_column, invalid_schema_name: the system's own tables.
-        | (Category::Query, Some("42P01" | "42703" | "3F000")) => Policy::Recover,
-        (Category::Authentication | Category::Configuration | Category::Permission, _) => {
-            Policy::Halt
+    match error.category() {
+        Category::SlotMissing | Category::SlotLost | Category::PublicationMissing => {
+            Policy::Recover
         }
+        Category::Query
+            if OWN_TABLES_MISSING
+                .iter()
+                .any(|state| error.sqlstate() == Some(state.as_str())) =>
+        {
+            Policy::Recover
+        }
+        Category::Authentication | Category::Configuration | Category::Permission => Policy::Halt,
         _ => Policy::Retry,
     }
 }
@@ -34,8 +47,8 @@ pub fn policy(error: &Error) -> Policy {
 const FIRST: Duration = Duration::from_millis(500);
 const CAP: Duration = Duration::from_mins(1);
 
-/// How long to wait after the `failures`th failure in a row (from 1), at most a minute. `jitter`,
-/// from 0 to 1, spreads the waits of many feeds over half of that.
+/// The pause after the `failures`th failure in a row (counted from 1), at most a minute. `jitter`,
+/// from 0 to 1, spreads the pauses of many feeds over the upper half of that.
 pub fn backoff(failures: u32, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let full = FIRST.saturating_mul(1 << doublings).min(CAP);
@@ -47,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gone_is_looked_for_and_what_is_forbidden_halts() {
+    fn missing_objects_are_looked_for_again_and_refusals_halt() {
         let error = |category| Error::new(category, "code", "message");
         for (error, expected) in [
             (error(Category::SlotMissing), Policy::Recover),
@@ -66,14 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_a_minute() {
+    fn pauses_double_up_to_a_minute() {
         assert_eq!(backoff(1, 1.0), Duration::from_millis(500));
         assert_eq!(backoff(3, 1.0), Duration::from_secs(2));
         assert_eq!(backoff(1_000, 1.0), Duration::from_mins(1));
     }
 
     #[test]
-    fn jitter_never_takes_more_than_half_of_a_wait() {
+    fn jitter_shortens_a_pause_by_half_at_most() {
         assert_eq!(backoff(3, 0.0), Duration::from_secs(1));
         assert_eq!(backoff(3, 7.0), Duration::from_secs(2));
     }

@@ -1,34 +1,32 @@
-//! When to poll next, and when to hibernate. Pure: what happened goes in, the next alarm comes out.
+//! When to poll next and when to hibernate. Pure: takes the outcome, returns the next alarm.
 
 use std::time::Duration;
 
 use super::policy::backoff;
 
-/// What the one alarm of the object stands for.
+/// What the object's one alarm is set for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Poll after this long.
     Poll(Duration),
-    /// Nobody listens: look at the slot after this long.
+    /// There are no clients: check the slot after this long.
     Hibernate(Duration),
 }
 
 /// How a series of cycles ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything that was there is stored; some of it was new.
+    /// Everything is stored, and some of it was new.
     Changed,
     /// Nothing was new.
     Idle,
-    /// There is more than one event may take: go on at once.
+    /// There is more to store than one event has time for: go on at once.
     Unfinished,
-    /// Everything that was there is stored, but not every client has got it: go on at once.
-    Undelivered,
-    /// So many failures in a row (from 1).
+    /// The number of failures in a row (counted from 1).
     Failed(u32),
 }
 
-/// The pace of polling: at once after changes, ever slower while nothing happens.
+/// The pace of polling: fast after changes, ever slower while nothing happens.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
     interval: Option<Duration>,
@@ -38,7 +36,7 @@ pub struct Pace {
 const SHORTEST: Duration = Duration::from_millis(20);
 
 impl Pace {
-    /// The next alarm.
+    /// The alarm after `outcome`. `jitter` is as for [`backoff`].
     pub fn next(
         &mut self,
         outcome: Outcome,
@@ -48,7 +46,7 @@ impl Pace {
         jitter: f64,
     ) -> Next {
         match outcome {
-            Outcome::Unfinished | Outcome::Undelivered => Next::Poll(Duration::ZERO),
+            Outcome::Unfinished => Next::Poll(Duration::ZERO),
             Outcome::Failed(failures) => Next::Poll(backoff(failures, jitter)),
             Outcome::Changed | Outcome::Idle if !has_clients => {
                 self.interval = None;
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_goes_on_whether_anybody_listens_or_not() {
+    fn a_drain_goes_on_with_or_without_clients() {
         let mut pace = Pace::default();
         assert_eq!(
             next(&mut pace, Outcome::Unfinished, false),
@@ -119,16 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_that_clients_have_not_all_got_goes_on_at_once() {
-        let mut pace = Pace::default();
-        assert_eq!(
-            next(&mut pace, Outcome::Undelivered, true),
-            Next::Poll(Duration::ZERO)
-        );
-    }
-
-    #[test]
-    fn failures_wait_longer_and_longer() {
+    fn pauses_after_failures_grow() {
         let mut pace = Pace::default();
         assert_eq!(
             next(&mut pace, Outcome::Failed(3), true),

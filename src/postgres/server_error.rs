@@ -20,6 +20,10 @@ impl SqlState {
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     /// No such table: `undefined_table`.
     pub const UNDEFINED_TABLE: Self = Self(*b"42P01");
+    /// No such column: `undefined_column`.
+    pub const UNDEFINED_COLUMN: Self = Self(*b"42703");
+    /// No such schema: `invalid_schema_name`.
+    pub const INVALID_SCHEMA_NAME: Self = Self(*b"3F000");
     /// There already is one: `duplicate_object`.
     pub const DUPLICATE_OBJECT: Self = Self(*b"42710");
     /// A slot that was invalidated, or a server with a too low `wal_level`:

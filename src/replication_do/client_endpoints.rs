@@ -68,7 +68,8 @@ pub(super) fn web_socket(
         let message = "this endpoint is a WebSocket: send Upgrade: websocket";
         return Err(ErrorResponse::new(426, "upgrade_required", message).into());
     }
-    let socket = runtime.hub.accept(connect, view, ticket)?.map_err(busy)?;
+    runtime.hub.admit(ticket).map_err(busy)?;
+    let socket = runtime.hub.accept(connect, view, ticket)?;
     // The poll wakes a hibernating feed. Delivery sends the client its welcome.
     runtime.start_polling();
     runtime.wake_delivery();

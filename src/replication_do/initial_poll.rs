@@ -59,7 +59,7 @@ async fn drain(
         match runtime.poll().await {
             Ok(Outcome::Unfinished) => *last_error = None,
             Ok(_) => return Ok(()),
-            Err(error) if error.code() == "not_initialized" => return Err(error),
+            Err(error) if error.is_not_initialized() => return Err(error),
             Err(error) => {
                 *last_error = Some(error);
                 failures += 1;

@@ -85,8 +85,7 @@ impl JobQueue {
             state.waiting.push((job, sender));
         }
         let now = clock::now_ms();
-        let is_lost =
-            |run: &Run| u128::from(now.saturating_sub(run.started_at)) > LOST_AFTER.as_millis();
+        let is_lost = |run: &Run| clock::has_elapsed(run.started_at, LOST_AFTER);
         if state.run.as_ref().is_some_and(|run| !is_lost(run)) {
             return (None, receiver);
         }

@@ -1,13 +1,13 @@
-//! Whether the role may use the system's tables where others have made them.
+//! Checks the role's privileges on the system's tables, which another role may own.
 
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Stream};
 
-/// Checks, of the tables that are there, that the role may read and write what a cycle does.
+/// Checks that the role has the privileges that a cycle needs on the tables that exist.
 ///
-/// Fails with [`Category::Permission`] and the grants that are missing.
-pub(super) async fn check<S: Stream>(connection: &mut Connection<S>) -> Result<()> {
-    // FOR UPDATE, the fence between two readers, needs the right to update.
+/// Fails with [`Category::Permission`] and the missing grants.
+pub(super) async fn check_grants<S: Stream>(connection: &mut Connection<S>) -> Result<()> {
+    // Locking the checkpoint with FOR UPDATE requires the UPDATE privilege.
     const MISSING: &str = "\
 SELECT string_agg(format('GRANT %s ON %s TO %I;', privileges, object, current_user), ' ') FROM (\
 SELECT string_agg(privilege, ', ') AS privileges, object::text FROM (VALUES \
@@ -21,7 +21,8 @@ WHERE to_regclass('change_history_id_seq') IS NOT NULL \
 AND NOT has_sequence_privilege(to_regclass('change_history_id_seq'), 'UPDATE')) missing";
     let grants: Option<String> = connection.query_one(MISSING, &[]).await?.get(0)?;
     let Some(grants) = grants else { return Ok(()) };
-    let message = "the role may not use the tables of the change feed, which others own";
+    let message =
+        "the role lacks privileges on the tables of the change feed, which another role owns";
     Err(Error::new(Category::Permission, "grants_missing", message)
         .with_remedy(format!("as their owner, run {grants}")))
 }

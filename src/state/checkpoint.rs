@@ -1,5 +1,5 @@
-//! The checkpoint row: how far a slot's changes are stored. Its lock is the fence that makes two
-//! readers of one slot take turns.
+//! The checkpoint row: how far a slot's changes are stored. Its lock makes two readers of one slot
+//! take turns.
 
 use super::server::Server;
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::postgres::{Connection, Param, Row, Stream};
 /// The row of `replication_checkpoint` for one slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Counts the times that changes may have been missed. Positions of another epoch are void.
+    /// Incremented whenever changes may have been missed. Positions of another epoch are void.
     pub epoch: i32,
     /// Every transaction that committed before it is stored.
     pub lsn: Lsn,
@@ -45,8 +45,8 @@ impl Checkpoint {
         row.as_ref().map(Self::from_row).transpose()
     }
 
-    /// Another slot whose changes are in the same history, when there is one. Two feeds in one
-    /// history would give out the same ids.
+    /// Another slot whose changes are in the same history, if there is one. Two feeds in one
+    /// history would assign the same ids.
     pub(super) async fn other_slot<S: Stream>(
         connection: &mut Connection<S>,
         slot: &str,
@@ -59,8 +59,9 @@ impl Checkpoint {
         Ok(row.map(|row| row.get(0)).transpose()?)
     }
 
-    /// Writes the first checkpoint of a slot. History that is already there, from a slot before
-    /// it, ends its epoch, and so does `known_epoch`, which the object remembers (0: none).
+    /// Writes the first checkpoint of a slot. Its epoch is above that of any history that an
+    /// earlier slot has left, and above `known_epoch`, the last one that the object knows (0:
+    /// none).
     pub(super) async fn insert<S: Stream>(
         connection: &mut Connection<S>,
         slot: &str,
@@ -83,8 +84,8 @@ FROM (SELECT id, epoch FROM change_history ORDER BY id DESC LIMIT 1) newest";
         Ok(())
     }
 
-    /// Ends the epoch: the next one starts at `lsn` on this server. The epoch is above `known`,
-    /// which the object remembers, since a restored database may have forgotten some.
+    /// Begins a new epoch at `lsn` on this server. It is above `known_epoch`, the last one that the
+    /// object knows, since a restored database may have lost some.
     pub(super) async fn begin_epoch<S: Stream>(
         connection: &mut Connection<S>,
         slot: &str,

@@ -1,4 +1,4 @@
-//! `POST /init`: from any database to one that captures. Idempotent; what is there stays.
+//! `POST /init`: prepares a database for capturing. Idempotent; what exists is left as it is.
 
 use super::checkpoint::Checkpoint;
 use super::server::Server;
@@ -7,34 +7,37 @@ use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Stream};
 
-/// Keeps two initialisations apart: held to the end of the transaction, so that it also works
-/// behind a transaction-mode pooler. The number is arbitrary, and this system's own.
+/// Keeps concurrent initialisations apart. The lock is held to the end of the transaction, so that
+/// it also works through a pooler in transaction mode. The number is arbitrary and used by this
+/// system only.
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8316547412953021)";
 
-/// Checks the server, applies migrations, and checks or makes publication, slot and checkpoint.
+/// Checks the server, applies migrations, and checks or creates the publication, the slot and the
+/// checkpoint.
 ///
-/// Each failure names what is missing and the SQL that mends it, and leaves what was there as it
-/// was. On an error the connection must be dropped: its transaction is still open.
+/// Each error names what is missing and the SQL that fixes it. What existed is left as it was.
+/// After an error the connection must be dropped: its transaction is still open.
 pub async fn initialize<S: Stream>(
     connection: &mut Connection<S>,
     config: &ReplicationConfig,
 ) -> Result<()> {
-    initialize_after(connection, config, 0).await
+    initialize_after_epoch(connection, config, 0).await
 }
 
-/// As [`initialize`], for a feed that has been in `known_epoch`: where its checkpoint has to be made
-/// anew, as for another slot, changes may be missing in between, and an epoch above it begins.
-pub async fn initialize_after<S: Stream>(
+/// As [`initialize`], for a feed that was in `known_epoch` before. If its checkpoint has to be
+/// created again, as for another slot, changes may be missing in between, so the new epoch is above
+/// `known_epoch`.
+pub async fn initialize_after_epoch<S: Stream>(
     connection: &mut Connection<S>,
     config: &ReplicationConfig,
     known_epoch: i32,
 ) -> Result<()> {
     let server = Server::read(connection).await?;
-    server.check_fit()?;
+    server.check_requirements()?;
 
     connection.execute("BEGIN", &[]).await?;
     connection.query_one(LOCK, &[]).await?;
-    access::check(connection).await?;
+    access::check_grants(connection).await?;
     migrations::apply(connection).await?;
     refuse_second_feed(connection, &config.slot).await?;
     publication::ensure(connection, &config.publication, &config.tables).await?;
@@ -47,10 +50,11 @@ pub async fn initialize_after<S: Stream>(
     Ok(())
 }
 
-/// A slot cannot be made in a transaction that has written, so this one only locks before it.
+/// Checks or creates the slot and the checkpoint. Postgres creates no slot in a transaction that
+/// has written, so the caller's has only locked.
 ///
-/// With a checkpoint already there, a missing slot is not made here: changes may have been missed,
-/// which is for `resume` to judge and to tell.
+/// If a checkpoint exists, a missing slot is not created here: changes may have been missed, which
+/// `resume` must assess and report.
 async fn ensure_slot<S: Stream>(
     connection: &mut Connection<S>,
     name: &str,
@@ -67,7 +71,7 @@ async fn ensure_slot<S: Stream>(
     let start = if let Some(confirmed) = existing.and_then(|slot| slot.confirmed_flush_lsn) {
         confirmed
     } else {
-        server.check_slot_room()?;
+        server.check_free_slot()?;
         slot::create(connection, name).await?
     };
     Checkpoint::insert(connection, name, start, server, known_epoch).await

@@ -1,11 +1,11 @@
-//! The schema of the system's own tables: `migrations/*.sql`, embedded, each applied once and in
-//! order, all in the transaction of the caller.
+//! The schema of the system's own tables: `migrations/*.sql`, which are embedded. Each is applied
+//! once and in order, all in the caller's transaction.
 
 use super::OWN_TABLES;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Param, Stream};
 
-/// One file, and the table that it makes or alters.
+/// One file, and the table that it creates or alters.
 struct Migration {
     name: &'static str,
     table: &'static str,
@@ -31,12 +31,13 @@ CREATE TABLE replication_migration (\
 version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
 applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW())";
 
-/// Applies what is missing: what was never applied, and what was for a table that has been dropped
-/// since. The caller holds the transaction and the lock that keeps two initialisations apart.
+/// Applies the migrations that were never applied, and those of tables that have been dropped
+/// since. The caller holds the transaction and the lock that keeps concurrent initialisations
+/// apart.
 ///
-/// Fails with `schema_too_new` when the database has migrations that this build does not know.
+/// Fails with `schema_too_new` if the database has migrations that this build does not know.
 pub(super) async fn apply<S: Stream>(connection: &mut Connection<S>) -> Result<()> {
-    // Without the right to create, CREATE TABLE IF NOT EXISTS fails also where the table exists.
+    // Without the CREATE privilege, CREATE TABLE IF NOT EXISTS fails even if the table exists.
     if !exists(connection, "replication_migration").await? {
         connection
             .execute(TABLE, &[])
@@ -95,8 +96,9 @@ fn statements(sql: &str) -> impl Iterator<Item = &str> {
 
 fn too_new(applied: i32) -> Error {
     let known = MIGRATIONS.len();
-    let message =
-        format!("the database's schema is at version {applied}, this build knows {known}");
+    let message = format!(
+        "the database's schema is at version {applied}; this build knows versions up to {known}"
+    );
     Error::new(Category::Configuration, "schema_too_new", message)
         .with_remedy("deploy the newer build again; this one has changed nothing")
 }
@@ -120,21 +122,32 @@ fn explain_create(cause: crate::postgres::Error) -> Error {
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_migration_splits_into_whole_statements() {
-        for Migration { name, sql, .. } in MIGRATIONS {
-            for statement in statements(sql) {
-                let code = statement
-                    .lines()
-                    .find(|line| !line.starts_with("--"))
-                    .unwrap();
-                assert!(code.starts_with("CREATE "), "{name}: {code}");
-            }
-        }
+    /// Whether the statement was cut at a semicolon inside of a string, a body or parentheses.
+    fn is_cut(statement: &str) -> bool {
+        let code: Vec<&str> = statement
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .collect();
+        let code = code.join("\n");
+        let count = |text| code.matches(text).count();
+        count("(") != count(")") || count("'") % 2 == 1 || count("$$") % 2 == 1
     }
 
     #[test]
-    fn migrations_are_numbered_in_the_order_they_are_applied() {
+    fn each_migration_splits_into_whole_statements() {
+        for Migration { name, sql, .. } in MIGRATIONS {
+            assert!(sql.ends_with(";\n"), "{name}");
+            assert!(statements(sql).count() > 0, "{name}");
+            for statement in statements(sql) {
+                assert!(!is_cut(statement), "{name}: {statement}");
+            }
+        }
+        assert!(is_cut("INSERT INTO t VALUES ('a"));
+        assert!(is_cut("DO $$ BEGIN SELECT 1"));
+    }
+
+    #[test]
+    fn migrations_are_numbered_in_the_order_in_which_they_are_applied() {
         for (number, Migration { name, .. }) in (1..).zip(MIGRATIONS) {
             assert!(name.starts_with(&format!("{number:04}_")), "{name}");
         }

@@ -1,13 +1,13 @@
-//! What must be true in the database before changes can flow, and how far they have flowed: schema
+//! What the database needs before changes can be captured, and how far they are stored: schema
 //! migrations, publication, slot, checkpoint and epoch.
 //!
 //! ```text
-//! POST /init -> initialize: server fit? -> migrations -> publication -> slot + checkpoint
+//! POST /init -> initialize: server requirements -> migrations -> publication -> slot + checkpoint
 //! each start -> resume:     checkpoint, slot, server -> Continuity -> advance | new epoch | halt
 //! ```
 //!
-//! Postgres is the truth. The object's storage keeps a copy for `/status` and for noticing that the
-//! database went back in time.
+//! Postgres is the source of truth. The object's storage has a copy for `/status` and to detect
+//! that the database went back in time.
 
 mod access;
 mod checkpoint;
@@ -19,7 +19,7 @@ mod server;
 mod slot;
 
 pub use checkpoint::Checkpoint;
-pub use initialize::{initialize, initialize_after};
+pub use initialize::{initialize, initialize_after_epoch};
 pub use recovery::{
     Continuity, DatabaseState, Discontinuity, LastKnown, Resumption, assess, begin_new_epoch,
     read_database_state, resume,
@@ -27,7 +27,7 @@ pub use recovery::{
 pub use server::Server;
 pub use slot::{Slot, queue_advance as queue_slot_advance, read as read_slot};
 
-/// The tables this system writes itself, which it never captures.
+/// The tables that this system itself writes. They are never captured.
 pub const OWN_TABLES: [&str; 3] = [
     "change_history",
     "replication_checkpoint",

@@ -4,11 +4,11 @@ use postgres_protocol::escape::escape_identifier;
 
 use crate::config::TableName;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Param, Stream};
+use crate::postgres::{Connection, Param, SqlState, Stream};
 
-/// Checks that the publication is there; makes it when it is not and `tables` are given.
+/// Checks that the publication exists. Creates it if it does not and `tables` are given.
 ///
-/// An existing publication is never altered: it may serve others too.
+/// An existing publication is never altered, since others may use it too.
 pub(super) async fn ensure<S: Stream>(
     connection: &mut Connection<S>,
     publication: &str,
@@ -23,15 +23,18 @@ pub(super) async fn ensure<S: Stream>(
     let create = create_statement(publication, tables);
     connection.execute(&create, &[]).await.map_err(|cause| {
         let error = Error::from(cause);
-        match error.sqlstate() {
-            Some("42P01" | "3F000") => Error::new(
+        let is_table_missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME]
+            .iter()
+            .any(|state| error.sqlstate() == Some(state.as_str()));
+        match error.category() {
+            _ if is_table_missing => Error::new(
                 Category::Configuration,
                 "table_missing",
                 "a table named in `tables` does not exist",
             )
             .with_source(error)
-            .with_remedy("correct the field tables, or make the table first"),
-            _ if error.category() == Category::Permission => {
+            .with_remedy("correct the field tables, or create the table first"),
+            Category::Permission => {
                 error.with_remedy(format!("as the owner of the tables, run {create};"))
             }
             _ => error,
@@ -40,7 +43,7 @@ pub(super) async fn ensure<S: Stream>(
     Ok(())
 }
 
-/// Whether a publication of that name is in this database.
+/// Whether this database has a publication of that name.
 pub(super) async fn exists<S: Stream>(
     connection: &mut Connection<S>,
     publication: &str,
@@ -52,12 +55,12 @@ pub(super) async fn exists<S: Stream>(
         .get(0)?)
 }
 
-/// The error of a publication that is not there, with the SQL that makes it.
+/// The error for a missing publication, with the SQL that creates it.
 pub(super) fn missing(publication: &str, tables: &[TableName]) -> Error {
     let message = format!("the publication {publication} does not exist");
     let create = create_statement(publication, tables);
     Error::new(Category::PublicationMissing, "publication_missing", message).with_remedy(format!(
-        "run {create}; naming your tables, or call POST /init with `tables`"
+        "run {create}; with your tables, or call POST /init with `tables`"
     ))
 }
 
@@ -86,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identifiers_are_quoted_whatever_they_hold() {
+    fn identifiers_are_quoted_whatever_they_contain() {
         let tables = [TableName {
             schema: "public".into(),
             table: "a\"; DROP TABLE b; --".into(),

@@ -1,5 +1,5 @@
-//! Whether the slot can still give every change since the checkpoint, and what happens when not:
-//! a gap is never hidden, it begins a new epoch.
+//! Assesses whether the slot still has every change since the checkpoint. If not, a new epoch
+//! begins: a gap is never hidden.
 
 use super::checkpoint::Checkpoint;
 use super::initialize::LOCK;
@@ -8,16 +8,16 @@ use super::server::Server;
 use super::slot::{self, Slot};
 use crate::config::OnSlotLost;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Stream};
+use crate::postgres::{Connection, SqlState, Stream};
 
-/// What one look at the database tells about a feed.
+/// The state of a feed in its database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseState {
-    /// The server's own facts.
+    /// The server.
     pub server: Server,
     /// How far changes are stored.
     pub checkpoint: Checkpoint,
-    /// The slot, when there is one.
+    /// The slot, if it exists.
     pub slot: Option<Slot>,
 }
 
@@ -26,9 +26,10 @@ pub struct DatabaseState {
 pub enum Continuity {
     /// They can.
     Intact,
-    /// They can; but what was stored last is not consumed yet, after a crash between the two.
+    /// They can, but the slot lags behind the checkpoint, as after a crash between COMMIT and
+    /// advance.
     Unconsumed,
-    /// They may not: something was, or may have been, missed.
+    /// They cannot: changes were missed, or may have been.
     Broken(Discontinuity),
 }
 
@@ -36,15 +37,15 @@ pub enum Continuity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Discontinuity {
-    /// Another cluster than the one the checkpoint was written on.
+    /// This is not the cluster that the checkpoint was written on.
     OtherCluster,
-    /// The cluster was restored or promoted: another timeline than the checkpoint's.
+    /// The cluster was restored or promoted: its timeline is not the checkpoint's.
     OtherTimeline,
-    /// The database is older than what this feed has already stored: it was restored.
+    /// The database was restored to a state before what this feed has already stored.
     WentBack,
     /// The slot was dropped.
     SlotMissing,
-    /// The slot was invalidated: WAL it needed is gone.
+    /// The slot was invalidated: WAL that it needed was removed.
     SlotLost,
     /// Somebody else consumed changes of the slot.
     ConsumedElsewhere,
@@ -52,7 +53,7 @@ pub enum Discontinuity {
     PublicationGap,
 }
 
-/// A position that the object remembers from before, to notice a database that went back in time.
+/// The last position that the object knows, to detect that the database went back in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastKnown {
     /// The epoch.
@@ -61,7 +62,7 @@ pub struct LastKnown {
     pub id: i64,
 }
 
-/// Judges continuity. Pure.
+/// Assesses continuity. Pure.
 pub fn assess(database: &DatabaseState, last_known: Option<LastKnown>) -> Continuity {
     let DatabaseState {
         server,
@@ -95,19 +96,18 @@ pub fn assess(database: &DatabaseState, last_known: Option<LastKnown>) -> Contin
 
 /// Reads what [`assess`] needs.
 ///
-/// Fails with `not_initialized` when this slot has no checkpoint.
+/// Fails with `not_initialized` if the slot has no checkpoint.
 pub async fn read_database_state<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,
 ) -> Result<DatabaseState> {
-    // The slot is read before the checkpoint: a reader that stores and advances in between makes
-    // the checkpoint look ahead, which is harmless, never the slot.
+    // The slot is read before the checkpoint: if another reader stores and advances in between, the
+    // checkpoint seems to be ahead of the slot, which is harmless. The reverse would look like a
+    // gap.
     let slot_state = slot::read(connection, slot).await?;
     let checkpoint = Checkpoint::read(connection, slot).await;
-    let checkpoint = checkpoint.map_err(explain_missing)?.ok_or_else(|| {
-        let message = format!("there is no checkpoint for the slot {slot}");
-        Error::new(Category::Configuration, "not_initialized", message)
-            .with_remedy("call POST /init")
+    let checkpoint = checkpoint.map_err(explain_missing_table)?.ok_or_else(|| {
+        Error::not_initialized(format!("there is no checkpoint for the slot {slot}"))
     })?;
     let server = Server::read(connection).await?;
     if !server.has_history {
@@ -123,79 +123,79 @@ pub async fn read_database_state<S: Stream>(
     })
 }
 
-fn explain_missing(error: Error) -> Error {
-    if error.sqlstate() == Some("42P01") {
+fn explain_missing_table(error: Error) -> Error {
+    if error.sqlstate() == Some(SqlState::UNDEFINED_TABLE.as_str()) {
         tables_missing().with_source(error)
     } else {
         error
     }
 }
 
-/// Nothing is passed over: the slot stays where it is, and what was kept of the history ends at the
-/// checkpoint, so that whoever had not read it is told to reset.
+/// No change is skipped: the slot stays where it is. But the history that was kept is gone, so
+/// clients that had not read it are told to reset.
 fn tables_missing() -> Error {
     let message = "the tables of the change feed were dropped";
     Error::new(Category::Configuration, "tables_missing", message).with_remedy(
-        "restore them, or call POST /init, which makes them anew: the changes that were kept in \
-         them are gone then, and clients that had not read them are told to reset",
+        "restore them, or call POST /init, which creates them again: the changes that were kept in \
+         them are lost then, and clients that had not read them are told to reset",
     )
 }
 
-/// What a feed brings to [`resume`].
+/// What a feed passes to [`resume`].
 #[derive(Clone, Copy, Debug)]
 pub struct Resumption<'a> {
     /// The replication slot.
     pub slot: &'a str,
     /// The publication.
     pub publication: &'a str,
-    /// What the object remembers from before.
+    /// The last position that the object knows.
     pub last_known: Option<LastKnown>,
-    /// The last peek failed for a missing publication. It may be back by now, but what was written
-    /// without it can never be decoded.
+    /// The last peek failed because the publication was missing. It may exist again by now, but
+    /// what was written without it can never be decoded.
     pub publication_was_missing: bool,
     /// What to do when changes may have been missed.
     pub on_slot_lost: OnSlotLost,
 }
 
-/// Makes sure that changes can follow: consumes what was stored before a crash, or, when changes
-/// may have been missed, begins a new epoch or refuses, as `on_slot_lost` says.
+/// Makes sure that changes can follow: advances a slot that lags behind the checkpoint. If changes
+/// may have been missed, begins a new epoch or fails, as `on_slot_lost` says.
 ///
-/// Gives the standing to go on from, and the break when there was one. Fails with
-/// [`Category::PublicationMissing`] while the publication is not there.
+/// Returns the state to go on from, and the discontinuity if there was one. Fails with
+/// [`Category::PublicationMissing`] while the publication does not exist.
 pub async fn resume<S: Stream>(
     connection: &mut Connection<S>,
-    feed: Resumption<'_>,
+    resumption: Resumption<'_>,
 ) -> Result<(DatabaseState, Option<Discontinuity>)> {
-    let database = read_database_state(connection, feed.slot).await?;
-    if !publication::exists(connection, feed.publication).await? {
-        return Err(publication::missing(feed.publication, &[]));
+    let database = read_database_state(connection, resumption.slot).await?;
+    if !publication::exists(connection, resumption.publication).await? {
+        return Err(publication::missing(resumption.publication, &[]));
     }
-    let cause = match assess(&database, feed.last_known) {
-        Continuity::Intact | Continuity::Unconsumed if feed.publication_was_missing => {
+    let cause = match assess(&database, resumption.last_known) {
+        Continuity::Intact | Continuity::Unconsumed if resumption.publication_was_missing => {
             Discontinuity::PublicationGap
         }
         Continuity::Intact => return Ok((database, None)),
         Continuity::Unconsumed => {
-            slot::advance(connection, feed.slot, database.checkpoint.lsn).await?;
+            slot::advance(connection, resumption.slot, database.checkpoint.lsn).await?;
             return Ok((database, None));
         }
         Continuity::Broken(cause) => cause,
     };
-    if feed.on_slot_lost == OnSlotLost::Halt {
-        return Err(cause.halt(feed.slot));
+    if resumption.on_slot_lost == OnSlotLost::Halt {
+        return Err(cause.halt(resumption.slot));
     }
-    let known_epoch = feed.last_known.map_or(0, |known| known.epoch);
-    begin_new_epoch(connection, feed.slot, &database.server, known_epoch).await?;
+    let known_epoch = resumption.last_known.map_or(0, |known| known.epoch);
+    begin_new_epoch(connection, resumption.slot, &database.server, known_epoch).await?;
     Ok((
-        read_database_state(connection, feed.slot).await?,
+        read_database_state(connection, resumption.slot).await?,
         Some(cause),
     ))
 }
 
-/// Replaces the slot and ends the epoch.
+/// Replaces the slot and begins a new epoch.
 ///
-/// A crash on the way is harmless: the next look finds the new slot ahead of the checkpoint, and
-/// begins the epoch again.
+/// A crash in between is harmless: the next [`resume`] finds the new slot ahead of the checkpoint,
+/// and begins the epoch again.
 pub async fn begin_new_epoch<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,
@@ -207,7 +207,7 @@ pub async fn begin_new_epoch<S: Stream>(
     if slot::read(connection, slot).await?.is_some() {
         slot::drop(connection, slot).await?;
     } else {
-        server.check_slot_room()?;
+        server.check_free_slot()?;
     }
     let start = slot::create(connection, slot).await?;
     Checkpoint::begin_epoch(connection, slot, start, server, known_epoch).await?;
@@ -229,14 +229,18 @@ impl Discontinuity {
         }
     }
 
-    /// What happened, in words.
+    /// What happened, as a clause.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::OtherCluster => "this is another Postgres cluster than the checkpoint's",
+            Self::OtherCluster => {
+                "this is not the Postgres cluster that the checkpoint was written on"
+            }
             Self::OtherTimeline => "the cluster was restored or promoted since the checkpoint",
-            Self::WentBack => "the database is older than what was already stored",
-            Self::SlotMissing => "the replication slot is gone",
-            Self::SlotLost => "the replication slot was invalidated: WAL it needed is removed",
+            Self::WentBack => "the database was restored to a state before what was already stored",
+            Self::SlotMissing => "the replication slot is missing",
+            Self::SlotLost => {
+                "the replication slot was invalidated: WAL that it needed was removed"
+            }
             Self::ConsumedElsewhere => "somebody else consumed changes of the replication slot",
             Self::PublicationGap => "changes were written while the publication was missing",
         }
@@ -255,8 +259,8 @@ impl Discontinuity {
         )
         .with_remedy(format!(
             "to go on with a new epoch, in which every client reloads, call POST /init with \
-                 {{\"onSlotLost\":\"recover\"}}; to look first: SELECT * FROM pg_replication_slots \
-                 WHERE slot_name = '{slot}'; SELECT * FROM replication_checkpoint;"
+             {{\"onSlotLost\":\"recover\"}}; to inspect first: SELECT * FROM pg_replication_slots \
+             WHERE slot_name = '{slot}'; SELECT * FROM replication_checkpoint;"
         ))
     }
 }

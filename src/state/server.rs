@@ -1,23 +1,23 @@
-//! The facts of the server that replication rests on.
+//! The properties of the server that replication depends on.
 
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Stream};
 
-/// One reading of the server.
+/// The properties of the server, as read at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// `pg_control_system().system_identifier`: made by initdb, kept by every copy of the cluster.
     pub system_identifier: String,
-    /// The timeline that is written now; another one after a restore or a promotion.
+    /// The current timeline. It changes with a restore and with a promotion.
     pub timeline: i64,
-    /// Everything before it is on disk.
+    /// Everything before this position is on disk.
     pub flush_lsn: Lsn,
-    /// The schema in which unqualified tables are made.
+    /// The schema in which tables are created if none is named.
     pub schema: String,
-    /// The role may call `pg_log_standby_snapshot()`, which PostgreSQL has from 16 on.
+    /// The role may call `pg_log_standby_snapshot()` (PostgreSQL 16 and later).
     pub may_log_snapshots: bool,
-    /// `change_history` is there.
+    /// `change_history` exists.
     pub(super) has_history: bool,
     version: i32,
     wal_level: String,
@@ -27,8 +27,9 @@ pub struct Server {
     slots_allowed: i64,
 }
 
-// On RDS the right to replicate is a role's membership, not its attribute. The timeline is read
-// from the WAL file's name, since pg_control_checkpoint() tells it only after a checkpoint.
+// On RDS the right to replicate is a membership of the role, not an attribute. The timeline is read
+// from the name of the WAL file, since pg_control_checkpoint() shows a new one only after a
+// checkpoint.
 const READ: &str = "\
 SELECT pg_is_in_recovery(), \
        (SELECT system_identifier::text FROM pg_control_system()), \
@@ -48,13 +49,13 @@ SELECT pg_is_in_recovery(), \
        COALESCE(has_function_privilege(to_regprocedure('pg_log_standby_snapshot()'), 'EXECUTE'), \
          false)";
 
-/// As `server_version_num` counts.
+/// In the form of `server_version_num`.
 const OLDEST_VERSION: i32 = 150_000;
 
 impl Server {
-    /// Reads the server's facts in one round trip.
+    /// Reads the properties in one round trip.
     ///
-    /// Fails with [`Category::Configuration`] on a standby, or when no schema is there to make
+    /// Fails with [`Category::Configuration`] on a standby, or if there is no schema to create
     /// tables in.
     pub async fn read<S: Stream>(connection: &mut Connection<S>) -> Result<Self> {
         let row = connection.query_one(READ, &[]).await?;
@@ -83,17 +84,17 @@ impl Server {
         })
     }
 
-    /// Checks what can only be mended by the server's administrator.
-    pub(super) fn check_fit(&self) -> Result<()> {
+    /// Checks what only the server's administrator can change.
+    pub(super) fn check_requirements(&self) -> Result<()> {
         if self.version < OLDEST_VERSION {
             let message = format!("this is PostgreSQL {}", self.version / 10_000);
             return Err(
                 Error::new(Category::Configuration, "server_too_old", message)
-                    .with_remedy("upgrade the server: the feed is tested from PostgreSQL 15 on"),
+                    .with_remedy("upgrade the server: the feed supports PostgreSQL 15 and later"),
             );
         }
         if self.wal_level != "logical" {
-            let message = format!("wal_level is {}, but must be logical", self.wal_level);
+            let message = format!("wal_level is {} but must be logical", self.wal_level);
             return Err(
                 Error::new(Category::Configuration, "wal_level_too_low", message).with_remedy(
                     "run ALTER SYSTEM SET wal_level = 'logical'; and restart Postgres (managed \
@@ -112,8 +113,8 @@ impl Server {
         Ok(())
     }
 
-    /// Checks that one more slot fits.
-    pub(super) fn check_slot_room(&self) -> Result<()> {
+    /// Checks that the server has room for one more slot.
+    pub(super) fn check_free_slot(&self) -> Result<()> {
         if self.slots_used < self.slots_allowed {
             return Ok(());
         }
@@ -123,8 +124,8 @@ impl Server {
         );
         Err(
             Error::new(Category::Configuration, "no_free_slot", message).with_remedy(format!(
-                "drop one that nobody needs, SELECT pg_drop_replication_slot('...'); see SELECT \
-             slot_name, active FROM pg_replication_slots; or run ALTER SYSTEM SET \
+                "drop one that nobody needs with SELECT pg_drop_replication_slot('...'); (to list them: \
+             SELECT slot_name, active FROM pg_replication_slots;), or run ALTER SYSTEM SET \
              max_replication_slots = {}; and restart Postgres",
                 self.slots_allowed + 4
             )),
@@ -136,7 +137,7 @@ fn no_schema() -> Error {
     Error::new(
         Category::Configuration,
         "no_schema",
-        "none of the schemas in the role's search_path exists or may be used",
+        "none of the schemas in the role's search_path exists and can be used by the role",
     )
     .with_remedy("run GRANT USAGE, CREATE ON SCHEMA public TO the role, or set its search_path")
 }

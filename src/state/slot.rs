@@ -1,23 +1,24 @@
-//! The logical replication slot: Postgres's own memory of how far the feed has read.
+//! The logical replication slot: Postgres's own record of how far the feed has read.
 
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
+use crate::pipeline::Queued;
 use crate::postgres::{Connection, Param, Stream};
 
-/// One reading of `pg_replication_slots`.
+/// The slot's row in `pg_replication_slots`, as read at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
     /// The output plugin; `None` for a physical slot.
     pub plugin: Option<String>,
-    /// Made in the database this connection is in.
+    /// It was created in the database of this connection.
     pub in_this_database: bool,
-    /// A session reads it now.
+    /// A session is reading it.
     pub active: bool,
     /// Every transaction that committed before it has been consumed.
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// The oldest WAL that decoding needs again.
+    /// The oldest WAL that decoding still needs.
     pub restart_lsn: Option<Lsn>,
-    /// Bytes of WAL that the slot holds back.
+    /// Bytes of WAL that the slot retains.
     pub retained_bytes: Option<i64>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
@@ -31,7 +32,7 @@ SELECT plugin::text, COALESCE(database = current_database(), false), active, \
        pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)::int8, wal_status, safe_wal_size \
 FROM pg_replication_slots WHERE slot_name = $1::text";
 
-/// Reads the slot; `None` when there is none of that name.
+/// Reads the slot; `None` if there is none of that name.
 pub async fn read<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Slot>> {
     let Some(row) = connection
         .query_optional(READ, &[Param::Text(slot)])
@@ -52,12 +53,12 @@ pub async fn read<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Resu
 }
 
 impl Slot {
-    /// The slot can no longer give what was written since it was last confirmed.
+    /// The slot can no longer return the changes written since it was last confirmed.
     pub fn is_lost(&self) -> bool {
         self.wal_status.as_deref() == Some("lost") || self.confirmed_flush_lsn.is_none()
     }
 
-    /// Refuses a slot that was made for something else; it is never dropped for the feed's sake.
+    /// Refuses a slot that was created for something else. Such a slot is never dropped.
     pub(super) fn check_usable(&self, name: &str) -> Result<()> {
         let wrong = match self.plugin.as_deref() {
             None => "is a physical slot",
@@ -68,16 +69,16 @@ impl Slot {
         let message = format!("the replication slot {name} {wrong}");
         Err(
             Error::new(Category::Configuration, "slot_unusable", message).with_remedy(format!(
-                "configure another slot, or, when nobody needs it, run \
+                "configure another slot; or, if nobody needs this one, run \
              SELECT pg_drop_replication_slot('{name}'); and call POST /init"
             )),
         )
     }
 }
 
-/// Makes the slot; gives the position from which it delivers.
+/// Creates the slot. Returns the position from which it delivers.
 ///
-/// Waits for the transactions that are running, so a session left open in a transaction delays it.
+/// Postgres waits for all running transactions, so a session that idles in a transaction delays it.
 pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Lsn> {
     const CREATE: &str = "SELECT lsn FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
     let row = connection
@@ -87,10 +88,10 @@ pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str
             let error = Error::from(cause);
             if error.category() == Category::Timeout {
                 error.with_remedy(
-                "making a slot waits for every transaction that is open: end the ones listed by \
+                    "creating a slot waits for every open transaction: end those listed by \
                  SELECT pid, xact_start, state FROM pg_stat_activity WHERE backend_xid IS NOT \
                  NULL ORDER BY xact_start; and call POST /init again",
-            )
+                )
             } else {
                 error
             }
@@ -109,24 +110,29 @@ pub(super) async fn drop<S: Stream>(connection: &mut Connection<S>, slot: &str) 
     Ok(())
 }
 
-/// Consumes what is stored, once the checkpoint says that everything up to `to` is.
+/// Advances the slot to the checkpoint, if the checkpoint has reached `to`.
 ///
-/// Same effect as `pg_logical_slot_get_changes` up to there, without running the output plugin
-/// again (PostgreSQL documentation, "Replication Management Functions").
+/// This has the same effect as `pg_logical_slot_get_changes` up to there, without running the
+/// output plugin again (PostgreSQL documentation, "Replication Management Functions").
 pub async fn advance<S: Stream>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()> {
-    queue_advance(connection, slot, to)?;
+    let advance = queue_advance(connection, slot, to)?;
     connection.send().await?;
-    connection.finish().await?;
+    advance.finish(connection).await?;
     Ok(())
 }
 
 /// Queues what [`advance`] does.
 ///
-/// It may follow a COMMIT whose outcome is not known yet: unless the checkpoint has come to `to`, the
-/// slot stays where it is. It goes to where the checkpoint is, which is never behind where any reader
-/// of the slot has advanced it: that would be an error to Postgres.
-pub fn queue_advance<S: Stream>(connection: &mut Connection<S>, slot: &str, to: Lsn) -> Result<()> {
+/// It may follow a COMMIT whose outcome is not known yet: unless the checkpoint has reached `to`,
+/// the slot stays where it is. It goes to the checkpoint, which never lags behind where any reader
+/// has advanced the slot; Postgres would refuse to go back.
+pub fn queue_advance<S: Stream>(
+    connection: &mut Connection<S>,
+    slot: &str,
+    to: Lsn,
+) -> Result<Queued> {
     const ADVANCE: &str = "SELECT pg_replication_slot_advance(slot::name, lsn) \
                            FROM replication_checkpoint WHERE slot = $1::text AND lsn >= $2::pg_lsn";
-    Ok(connection.queue(ADVANCE, &[Param::Text(slot), Param::Lsn(to)])?)
+    let params = [Param::Text(slot), Param::Lsn(to)];
+    Ok(Queued::statement(connection, ADVANCE, &params)?)
 }

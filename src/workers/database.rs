@@ -1,5 +1,5 @@
-//! Where the database is, and a logged-in connection to it: through the binding `HYPERDRIVE` when
-//! there is one, else over a direct TCP socket to the secret `DATABASE_URL`. Never both.
+//! Connects to the database and logs in: through the binding `HYPERDRIVE` if there is one,
+//! otherwise over a direct TCP socket to the host in the secret `DATABASE_URL`. Never both.
 
 use std::io;
 use std::time::Duration;
@@ -25,17 +25,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 const LIMITS: Limits = Limits {
     connect_timeout: CONNECT_TIMEOUT,
-    // Hyperdrive ends a statement after 60 seconds; waiting longer than that is of no use.
+    // Hyperdrive ends a statement after 60 seconds: there is no point in waiting longer.
     read_timeout: Duration::from_secs(65),
-    // A row cut at 16 MiB, the highest limit that may be configured, and its columns' lengths.
+    // A row cut at 16 MiB, the highest limit that can be configured, and the lengths of its
+    // columns.
     max_message_bytes: 17 << 20,
     max_result_bytes: 8 << 20,
 };
 
 /// Connects and logs in.
 ///
-/// Fails with [`Category::Configuration`] when neither binding nor secret is there, and with what
-/// the connection fails with.
+/// Fails with [`Category::Configuration`] if there is neither a binding nor a secret, and with the
+/// error of the connection.
 pub(crate) async fn connect(env: &Env) -> Result<Database> {
     if let Some(hyperdrive) = binding(env, "HYPERDRIVE") {
         let hyperdrive: worker_sys::Hyperdrive = hyperdrive.unchecked_into();
@@ -47,7 +48,8 @@ pub(crate) async fn connect(env: &Env) -> Result<Database> {
         let socket = hyperdrive
             .connect()
             .map_err(|cause| unreachable_database(failed(cause)))?;
-        // TLS to the database is Hyperdrive's, and the way to Hyperdrive never leaves the machine.
+        // Hyperdrive speaks TLS to the database, and the path to Hyperdrive never leaves the
+        // machine.
         let socket = open(socket, unreachable_database).await?;
         return Ok(Connection::connect(socket, &login, LIMITS).await?);
     }
@@ -59,7 +61,7 @@ pub(crate) async fn connect(env: &Env) -> Result<Database> {
     Ok(Connection::connect(socket, &url.login, LIMITS).await?)
 }
 
-/// Further connections, for a cycle with a backlog.
+/// Opens the second connection of a cycle with a backlog.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DatabaseConnector<'a>(pub(crate) &'a Env);
 
@@ -71,7 +73,7 @@ impl Connector for DatabaseConnector<'_> {
     }
 }
 
-/// How changes are written over such a connection: Hyperdrive does not say that it knows COPY.
+/// How changes are written over such a connection. Hyperdrive does not document support for COPY.
 pub(crate) fn write_method(env: &Env) -> WriteMethod {
     if binding(env, "HYPERDRIVE").is_some() {
         WriteMethod::Insert
@@ -109,14 +111,14 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
     match negotiate_tls(socket, url.ssl_mode, CONNECT_TIMEOUT).await? {
         Negotiated::Plain(socket) => Ok(socket),
         Negotiated::Tls(socket) => {
-            // What came unencrypted is never to be taken for the server's own, as libpq's buffer
-            // once did (CVE-2021-23222).
+            // Plaintext that arrived before the handshake must never be read as the server's, as
+            // libpq once did (CVE-2021-23222).
             let unread = socket.unread();
             if unread > 0 {
                 let cause = ProtocolError::BeforeTls(unread);
                 return Err(crate::postgres::Error::Protocol(cause).into());
             }
-            // startTls takes the socket over: its streams must be free again.
+            // startTls takes over the socket, whose streams must not be locked.
             socket.release();
             let secure = raw.start_tls().map_err(|cause| tls_failed(failed(cause)))?;
             open(secure, tls_failed).await
@@ -132,7 +134,7 @@ async fn open(raw: worker_sys::Socket, explain: fn(io::Error) -> Error) -> Resul
             Error::new(
                 Category::Timeout,
                 "connect_timeout",
-                "the database does not answer",
+                "the database does not respond",
             )
             .with_source(elapsed)
         })?;
@@ -143,7 +145,7 @@ async fn open(raw: worker_sys::Socket, explain: fn(io::Error) -> Error) -> Resul
 fn object(fields: &[(&str, JsValue)]) -> JsValue {
     let object = Object::new();
     for (name, value) in fields {
-        // A plain object takes every property.
+        // Setting a property of a plain object cannot fail.
         Reflect::set(&object, &JsValue::from_str(name), value).ok();
     }
     object.into()
@@ -158,25 +160,25 @@ fn unreachable_database(cause: io::Error) -> Error {
     .with_source(cause)
 }
 
-/// The platform checks every certificate, whatever the sslmode: by the authorities that browsers
-/// trust, and for the host's name.
+/// The platform verifies every certificate, whatever the sslmode: against the authorities that
+/// browsers trust, and for the host's name.
 fn tls_failed(cause: io::Error) -> Error {
     let message = format!("TLS with the database failed: {cause}");
     Error::new(Category::Connection, "tls_failed", message)
         .with_source(cause)
         .with_remedy(
-            "give the server a certificate of a public authority for the host in DATABASE_URL; or \
-             reach it through Hyperdrive, which takes an authority of your own (wrangler cert \
-             upload certificate-authority); or, on a network you trust, set sslmode=disable",
+            "give the server a certificate from a public authority for the host in DATABASE_URL; or \
+             connect through Hyperdrive, which accepts an authority of your own (wrangler cert \
+             upload certificate-authority); or, on a network that you trust, set sslmode=disable",
         )
 }
 
-/// As for any URL, with the command that sets the secret.
+/// As for any URL, but with the command that sets the secret.
 fn invalid_url(cause: DatabaseUrlError) -> Error {
     Error::from(cause).with_remedy(
-        "set DATABASE_URL with wrangler secret put DATABASE_URL, as \
-         postgres://user:password@host:5432/database?sslmode=require, reserved characters \
-         percent-encoded",
+        "run wrangler secret put DATABASE_URL with a URL such as \
+         postgres://user:password@host:5432/database?sslmode=require, in which reserved \
+         characters are percent-encoded",
     )
 }
 

@@ -1,5 +1,5 @@
-//! Structured logs: one line of JSON each. No row values and no credentials: only what an
-//! [`Error`] says, which holds neither.
+//! Structured logs, one line of JSON for each event. They contain neither row values nor
+//! credentials, since an [`Error`] contains neither.
 
 use std::error::Error as _;
 
@@ -18,7 +18,7 @@ pub(crate) fn error(name: &str, error: &Error) {
     failure(name, error, json!({}));
 }
 
-/// As [`error`], with where and when it happened.
+/// As [`error`], with further context.
 pub(crate) fn failure(name: &str, error: &Error, context: Value) {
     let mut causes = Vec::new();
     let mut source = error.source();

@@ -1,5 +1,5 @@
-//! The adaptors to the Workers platform: socket, database, storage, variables, log, memory. Everything else
-//! of the system runs natively too.
+//! The adaptors to the Workers platform: socket, database, storage, variables, log, memory.
+//! Everything else also runs natively.
 
 pub(crate) mod database;
 pub(crate) mod log;

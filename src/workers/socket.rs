@@ -1,8 +1,8 @@
 //! A TCP socket of the platform as `AsyncRead` and `AsyncWrite`.
 //!
-//! It reads through a BYOB reader ("bring your own buffer"; Streams standard, section 4.5) that is
-//! handed one large buffer back and forth: a read gives all that has arrived, instead of the 4 KiB
-//! of a default reader. One reader and one writer are held for the socket's life.
+//! It reads through a BYOB reader ("bring your own buffer"; Streams standard, section 4.5), to
+//! which one large buffer is passed back and forth: a read returns all that has arrived, instead of
+//! the 4 KiB of a default reader. The socket keeps one reader and one writer for its whole life.
 
 use std::io;
 use std::pin::Pin;
@@ -46,7 +46,7 @@ pub(crate) struct Socket {
     reader: ByobReader,
     writer: WritableStreamDefaultWriter,
     reading: Reading,
-    /// A write that the platform has taken but not finished; at most one.
+    /// A write that the platform has accepted but not finished; at most one.
     writing: Option<JsFuture>,
     closed: bool,
 }
@@ -55,13 +55,13 @@ pub(crate) struct Socket {
 enum Reading {
     Idle(ArrayBuffer),
     Pending(JsFuture),
-    /// Bytes that have arrived, from the given offset on.
+    /// Bytes that have arrived and are unread from the offset on.
     Arrived(Uint8Array, u32),
     Ended,
 }
 
 impl Socket {
-    /// Takes the socket's two streams. Nothing may have been read from it.
+    /// Locks the two streams of the socket, from which nothing may have been read.
     pub(crate) fn new(inner: worker_sys::Socket) -> io::Result<Self> {
         let options = Object::new();
         Reflect::set(&options, &"mode".into(), &"byob".into()).map_err(failed)?;
@@ -82,7 +82,7 @@ impl Socket {
         })
     }
 
-    /// Bytes that have arrived and were not read.
+    /// The number of bytes that have arrived and are unread.
     pub(crate) fn unread(&self) -> usize {
         match &self.reading {
             Reading::Arrived(bytes, offset) => bytes.length().saturating_sub(*offset) as usize,
@@ -90,14 +90,14 @@ impl Socket {
         }
     }
 
-    /// Gives the streams free, for the platform to upgrade the socket to TLS.
+    /// Releases the streams, so that the platform can upgrade the socket to TLS.
     pub(crate) fn release(mut self) {
         self.closed = true;
         self.reader.release_lock();
         self.writer.release_lock();
     }
 
-    /// Waits until the connection is made.
+    /// Waits until the connection is established.
     pub(crate) async fn opened(&self) -> io::Result<()> {
         let opened = self.inner.opened().map_err(failed)?;
         JsFuture::from(opened).await.map(drop).map_err(failed)
@@ -112,8 +112,9 @@ impl Drop for Socket {
     }
 }
 
-/// Closes without waiting. The promise's outcome is awaited by nobody on purpose: a socket that
-/// does not close cleanly is gone all the same, but an unhandled rejection would be reported.
+/// Closes the socket without waiting. The outcome of the promises does not matter, since a socket
+/// that does not close cleanly is gone all the same. They are awaited only because an unhandled
+/// rejection would be reported.
 fn close(socket: &worker_sys::Socket) {
     if let Ok(closing) = socket.close() {
         wasm_bindgen_futures::spawn_local(async move {
@@ -168,7 +169,7 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    /// Hands a copy of all of `buf` to the platform at once; the next write waits for it.
+    /// Passes a copy of all of `buf` to the platform at once. The next write waits for it.
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -199,7 +200,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// The platform's errors name the fault and no secret.
+/// The platform's errors describe the fault and contain no secret.
 pub(super) fn failed(error: impl Into<JsValue>) -> io::Error {
     let error = error.into();
     let text = error

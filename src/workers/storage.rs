@@ -1,5 +1,5 @@
 //! The object's own storage: a table of JSON values by key. Reads and writes are synchronous
-//! (Durable Objects documentation, "SQL API"), so nothing interleaves with them.
+//! (Durable Objects documentation, "SQL API"), so nothing can interleave with them.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -7,7 +7,7 @@ use worker::{SqlStorage, SqlStorageValue};
 
 use crate::error::{Category, Error, Result};
 
-/// Values by key. Numbers beyond 2^53 must be strings: the storage holds JavaScript numbers.
+/// JSON values by key. Numbers above 2^53 must be strings, since JavaScript would round them.
 #[derive(Clone, Debug)]
 pub(crate) struct Storage {
     sql: SqlStorage,
@@ -25,7 +25,7 @@ impl Storage {
         }
     }
 
-    /// Makes the table. Called once for each life of the object, before anything else.
+    /// Creates the table. Called once whenever the object starts, before anything else.
     pub(crate) fn prepare(&self) -> Result<()> {
         let table = "CREATE TABLE IF NOT EXISTS feed (key TEXT PRIMARY KEY, value TEXT NOT NULL)";
         self.sql
@@ -34,7 +34,7 @@ impl Storage {
             .map_err(|cause| failed(&cause))
     }
 
-    /// The value of `key`, when there is one that reads as a `T`.
+    /// The value of `key`; `None` if there is none or if it does not deserialise as a `T`.
     pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let select = "SELECT value FROM feed WHERE key = ?";
         let rows = self
@@ -47,7 +47,8 @@ impl Storage {
             .and_then(|row| serde_json::from_str(&row.value).ok()))
     }
 
-    /// The values of all keys that begin with `prefix`, of those that read as a `T`.
+    /// The values of all keys that begin with `prefix`, except those that do not deserialise as a
+    /// `T`.
     pub(crate) fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>> {
         let select = "SELECT value FROM feed WHERE substr(key, 1, length(?1)) = ?1 ORDER BY key";
         let rows = self
@@ -102,8 +103,12 @@ impl Storage {
     /// Writes the value of `key`.
     pub(crate) fn put<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|cause| {
-            Error::new(Category::Storage, "object_storage", "a value has no JSON")
-                .with_source(cause)
+            Error::new(
+                Category::Storage,
+                "object_storage",
+                "a value cannot be serialised as JSON",
+            )
+            .with_source(cause)
         })?;
         let upsert = "INSERT INTO feed (key, value) VALUES (?, ?) \
                       ON CONFLICT (key) DO UPDATE SET value = excluded.value";

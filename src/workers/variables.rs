@@ -11,7 +11,7 @@ enum Kind {
     List,
 }
 
-/// Field, variable, and how the variable's text is read.
+/// Field, variable, and how the variable's text is parsed.
 const VARIABLES: [(&str, &str, Kind); 9] = [
     ("slot", "REPLICATION_SLOT", Kind::Text),
     ("publication", "REPLICATION_PUBLICATION", Kind::Text),
@@ -24,8 +24,8 @@ const VARIABLES: [(&str, &str, Kind); 9] = [
     ("onSlotLost", "ON_SLOT_LOST", Kind::Text),
 ];
 
-/// The fields that the deployment sets. A number that is none stays text, so that the
-/// configuration's own check names the field.
+/// The fields that the deployment sets. Text that is not a number is left as it is, so that the
+/// validation of the configuration names the field.
 pub(crate) fn fields(env: &Env) -> Fields {
     let mut fields = Fields::new();
     for (field, variable, kind) in VARIABLES {
@@ -49,7 +49,7 @@ pub(crate) fn fields(env: &Env) -> Fields {
     fields
 }
 
-/// A variable's text, when it is there and not empty.
+/// A variable's text; `None` if it is unset or empty.
 pub(crate) fn text(env: &Env, variable: &str) -> Option<String> {
     env.var(variable)
         .ok()

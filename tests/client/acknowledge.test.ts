@@ -21,7 +21,7 @@ test("an acknowledgement is sent at once when enough has been dealt with", () =>
   acknowledgements.abandon();
 });
 
-test("what is too little for that is acknowledged in time, once, and nothing is sent when there is nothing new", async () => {
+test("smaller amounts are acknowledged once, after a while, and nothing is sent without anything new", async () => {
   const { acknowledgements, sent } = acknowledging(100, 40);
   for (const position of ["1-1", "1-2"]) acknowledgements.received(10)(position);
   assert.deepEqual(sent, []);
@@ -30,7 +30,7 @@ test("what is too little for that is acknowledged in time, once, and nothing is 
   assert.deepEqual(sent, ["1-2"]);
 });
 
-test("what has arrived is not acknowledged before it has been dealt with", async () => {
+test("changes that have arrived are not acknowledged before they have been dealt with", async () => {
   const { acknowledgements, sent } = acknowledging(100, 10);
   const [first] = [acknowledgements.received(10), acknowledgements.received(10_000)];
   first("1-1");
@@ -39,7 +39,7 @@ test("what has arrived is not acknowledged before it has been dealt with", async
   assert.deepEqual(sent, ["1-1"]);
 });
 
-test("nothing is sent after another subscription was asked for or the connection has ended", async () => {
+test("nothing is sent after a new subscription was requested or the connection has ended", async () => {
   const { acknowledgements, sent } = acknowledging(100, 10);
   const [first, second] = [acknowledgements.received(10), acknowledgements.received(200)];
   first("1-1");
@@ -49,7 +49,7 @@ test("nothing is sent after another subscription was asked for or the connection
   assert.deepEqual(sent, []);
 });
 
-test("the subscription's own position is acknowledged once, and settles everything before it", async () => {
+test("the position of a new subscription is acknowledged once, and covers everything before it", async () => {
   const { acknowledgements, sent } = acknowledging(100, 10);
   acknowledgements.received(10)("1-1");
   acknowledgements.received(5_000);
@@ -61,7 +61,7 @@ test("the subscription's own position is acknowledged once, and settles everythi
   assert.deepEqual(sent, ["1-0", "1-1"]);
 });
 
-test("the moment of an acknowledgement is different for each client", async () => {
+test("the time of an acknowledgement is different for each client", async () => {
   const times = await Promise.all(
     Array.from({ length: 20 }, async () => {
       const { acknowledgements, sent } = acknowledging(100, 200);
@@ -75,18 +75,18 @@ test("the moment of an acknowledgement is different for each client", async () =
   assert.ok(Math.max(...times) - Math.min(...times) > 20, times.join(", "));
 });
 
-test("a small change is acknowledged within two seconds or so", async (t) => {
+test("a small change is acknowledged within about two seconds", async (t) => {
   const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(1, 2, [2])));
   const started = performance.now();
   const { ids } = follow(t, { url });
   await waitFor("both changes", () => ids().length === 2);
   await waitFor("the acknowledgement", () => visits[0]?.heard.length === 1);
-  // The timer has fired by then; the rest is a busy machine.
+  // The timer fires within two seconds. The rest allows for a busy machine.
   assert.ok(performance.now() - started < 5_000);
   assert.deepEqual(visits[0]?.heard, ['{"type":"ack","position":"1-2"}']);
 });
 
-/** Answers each `subscribe` with a welcome that tells where the subscription stands, and then with one change. */
+/** Answers each `subscribe` with a welcome that says where the subscription stands, followed by one change. */
 const subscribing = (visit: Visit) => {
   say(welcome("1-0"), changes(0, 1, [1]))(visit);
   visit.socket.on("message", (text) => {
@@ -94,7 +94,7 @@ const subscribing = (visit: Visit) => {
   });
 };
 
-test("after a changed subscription the position of its welcome is acknowledged, then what it brings", async (t) => {
+test("after a changed subscription the position of its welcome is acknowledged, and then its changes", async (t) => {
   const { url, visits } = await server(t, subscribing);
   const { feed, ids } = follow(t, { url, ack: true });
   await waitFor("the first acknowledgement", () => visits[0]?.heard.length === 1);
@@ -125,7 +125,7 @@ test("without acknowledgements the position of a welcome is not acknowledged eit
   }
 });
 
-test("the welcome that answers an upgrade is not acknowledged: nothing came before it", async (t) => {
+test("the welcome that answers an upgrade is not acknowledged, since nothing came before it", async (t) => {
   const { url, visits } = await server(t, say({ ...welcome("1-0"), position: "1-0" }, caughtUp(0)));
   const { states } = follow(t, { url, ack: true });
   await waitFor("the feed is live", () => states.at(-1)?.status === "live");
@@ -133,7 +133,7 @@ test("the welcome that answers an upgrade is not acknowledged: nothing came befo
   assert.deepEqual(visits[0]?.heard, []);
 });
 
-test("what comes twice is acknowledged after what came before it, not ahead of it", async (t) => {
+test("a repeated frame is acknowledged after the changes that came before it, never ahead of them", async (t) => {
   const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(1, 2, [2]), changes(0, 2, [1, 2])));
   const { batches } = follow(t, { url, ack: true, commit: "manual" });
   await waitFor("both batches", () => batches.length === 2);
@@ -161,10 +161,10 @@ test("a batch is acknowledged once it has been dealt with, and only over the con
   assert.deepEqual(visits[1]?.heard, ['{"type":"ack","position":"1-3"}']);
 });
 
-test("left to itself the library acknowledges now and then, and not where the application commits", async (t) => {
+test("by default the library acknowledges every 64 KiB or two seconds, but not with manual commits", async (t) => {
   const large = (id: number) => {
     const frame = changes(id - 1, id, [id]);
-    return { ...frame, changes: frame.changes.map((it) => ({ ...it, data: { text: "x".repeat(25_000) } })) };
+    return { ...frame, changes: frame.changes.map((change) => ({ ...change, data: { text: "x".repeat(25_000) } })) };
   };
   const script = say(welcome("1-0"), ...Array.from({ length: 7 }, (_, index) => large(index + 1)), changes(7, 8, [8]));
   const { url, visits } = await server(t, script);
@@ -181,7 +181,7 @@ test("left to itself the library acknowledges now and then, and not where the ap
   assert.deepEqual(visits[1]?.heard, []);
 });
 
-test("what brings no changes is stored and not acknowledged: the server counts only what it sent", async (t) => {
+test("a position that came without changes is stored and not acknowledged, since the server counts only changes", async (t) => {
   const storage = memoryStorage();
   const { url, visits } = await server(t, say(welcome("1-0"), caughtUp(0), { type: "progress", position: "1-5" }, changes(5, 6, [6])));
   follow(t, { url, ack: true, storage });
@@ -190,7 +190,7 @@ test("what brings no changes is stored and not acknowledged: the server counts o
   assert.deepEqual(visits[0]?.heard, ['{"type":"ack","position":"1-6"}']);
 });
 
-test("what came before a changed subscription is not acknowledged after it", async (t) => {
+test("changes from before a changed subscription are not acknowledged after it", async (t) => {
   const script = (visit: Visit) => {
     say(welcome("1-0"), changes(0, 1, [1]))(visit);
     visit.socket.on("message", (text) => String(text).includes("subscribe") && say(welcome("1-1"), changes(1, 2, [2]))(visit));

@@ -1,4 +1,4 @@
-// docs/protocol.md against the code: what it shows and says is what is sent and so.
+// Checks docs/protocol.md against the code: its frames, its limits and its way to sign a ticket.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -18,33 +18,34 @@ const fromServers = {
   error: true,
 } satisfies Record<ServerMessage["type"], true>;
 
-test("each frame that the document shows is one that the library takes", () => {
+test("the library accepts each frame in the document", () => {
   for (const frame of blocks.filter(({ type }) => !(type in fromClients))) checkServerMessage(frame);
 });
 
-test("the document shows every frame that there is", () => {
+test("the document shows every type of frame", () => {
   assert.deepEqual(new Set(blocks.map(({ type }) => type)), new Set([...Object.keys(fromServers), ...Object.keys(fromClients)]));
 });
 
 test("each limit in the document is the server's", () => {
-  const source = readdirSync("src/clients")
+  const sources = ["src/clients", "src/delivery"].flatMap((folder) => readdirSync(folder).map((name) => `${folder}/${name}`));
+  const source = sources
     .filter((name) => name.endsWith(".rs"))
-    .map((name) => readFileSync(`src/clients/${name}`, "utf8"))
+    .map((name) => readFileSync(name, "utf8"))
     .join("\n");
   const limits = [...document.matchAll(/^\| .* \| (?:about )?(\d+)\D* \| `([A-Z_]+)` \|$/gm)];
   assert.ok(limits.length >= 16, `${limits.length} limits`);
   for (const [, limit, constant] of limits) {
     const value = source.match(new RegExp(`^pub const ${constant}: \\w+ = (.+);$`, "m"))?.[1];
-    assert.ok(value !== undefined, `${constant} is not in src/clients`);
+    assert.ok(value !== undefined, `${constant} is in neither folder`);
     assert.equal(Number(limit), constantValue(value), constant);
   }
 });
 
-test("the document's way to sign a ticket is the one that the tests use", () => {
+test("the document and the tests sign tickets with the same code", () => {
   assert.ok(document.includes(readFileSync("examples/tickets/sign-ticket.ts", "utf8").trimEnd()));
 });
 
-/** Products and shifts of literals, which is all that these constants are. */
+/** Evaluates a product or a shift of literals, since these constants are nothing else. */
 function constantValue(expression: string): number {
   const [product = "", shift = "0"] = expression.replaceAll("_", "").split("<<");
   const factors = product.split("*").map((factor) => Number(factor.trim()));

@@ -1,4 +1,4 @@
-// What follows, what comes twice, and what is missing: the client's own check of the feed's order.
+// The client's own check of the order: new changes, duplicates and gaps.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Sequence, type Step, type TableChange } from "../../client/src/index.ts";
@@ -26,14 +26,14 @@ function frame(from: string, to: string, ...ids: number[]) {
 
 const ids = (step: Step) => (step.kind === "changes" ? step.changes.map(({ id }) => id) : step.kind);
 
-test("changes that begin where the last ones ended are taken, and the position is past them", () => {
+test("changes that begin where the last ones ended are taken, and the position moves past them", () => {
   const sequence = new Sequence("1-0");
   assert.deepEqual(ids(sequence.take(frame("1-0", "1-2", 1, 2))), [1, 2]);
   assert.deepEqual(ids(sequence.take(frame("1-2", "1-9", 5))), [5]);
   assert.equal(sequence.position, "1-9");
 });
 
-test("of changes that come twice only the new ones are taken", () => {
+test("of a frame that overlaps the last one only the new changes are taken", () => {
   const sequence = new Sequence("1-3");
   assert.equal(ids(sequence.take(frame("1-0", "1-2", 1, 2))), "known");
   assert.deepEqual(ids(sequence.take(frame("1-1", "1-5", 2, 3, 4, 5))), [4, 5]);
@@ -41,7 +41,7 @@ test("of changes that come twice only the new ones are taken", () => {
   assert.equal(sequence.position, "1-6");
 });
 
-test("changes that begin ahead of the last ones are a gap, and nothing of them is taken", () => {
+test("changes that begin ahead of the position are a gap, and none of them is taken", () => {
   const sequence = new Sequence("1-3");
   assert.equal(ids(sequence.take(frame("1-4", "1-5", 5))), "gap");
   assert.equal(sequence.position, "1-3");
@@ -54,13 +54,13 @@ test("changes of another epoch are a gap", () => {
   assert.equal(ids(sequence.moveTo("2-3")), "gap");
 });
 
-test("changes that are kept from earlier epochs are taken in their place", () => {
+test("changes from earlier epochs are taken in their place", () => {
   const sequence = new Sequence("2-0");
   assert.deepEqual(ids(sequence.take({ from: "2-0", to: "2-3", changes: [change(1, 1), change(2, 1), change(3, 2)] })), [1, 2, 3]);
   assert.equal(sequence.position, "2-3");
 });
 
-test("changes out of order or beyond their frame are a gap", () => {
+test("changes out of order or outside of their frame are a gap", () => {
   for (const wrong of [frame("1-3", "1-6", 5, 4), frame("1-3", "1-6", 4, 4), frame("1-3", "1-4", 5), frame("1-3", "1-6", 3)]) {
     const sequence = new Sequence("1-3");
     assert.equal(ids(sequence.take(wrong)), "gap", JSON.stringify(wrong));
@@ -75,21 +75,20 @@ test("a position moves the feed forwards, never back", () => {
   assert.equal(sequence.position, "1-7");
 });
 
-test("ids beyond a double's whole numbers are told apart", () => {
+test("ids that a double cannot hold exactly are distinguished", () => {
   const sequence = new Sequence("1-9007199254740992");
   assert.equal(ids(sequence.moveTo("1-9007199254740993")), "moved");
   assert.equal(sequence.position, "1-9007199254740993");
 });
 
-test("text that is no position is refused", () => {
+test("text that is not a position is refused", () => {
   for (const text of ["", "1", "-1", "1-", "01-1", "1-01", "1-1 ", "1-1-1", "x-1", "earliest"]) {
     assert.throws(() => new Sequence(text), RangeError, text);
   }
 });
 
-test("whatever is repeated, cut or dropped in between, each change is taken once and in order, or a gap is seen", () => {
-  // The server's frames of changes 1 to 200, sent over connections that break anywhere, with links
-  // that come again and links that are lost.
+test("whatever is repeated, cut or dropped, each change is taken once and in order, or a gap is detected", () => {
+  // The frames of changes 1 to 200, sent over connections that break anywhere, with links that are repeated or lost.
   let seed = 20_261_123;
   const random = (below: number) => {
     seed = (Math.imul(seed, 1_103_515_245) + 12_345) & 0x7fffffff;

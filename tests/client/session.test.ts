@@ -1,12 +1,12 @@
-// How the library takes what the real server never does on purpose: frames that are no frames, gaps,
-// refusals. The server here is a WebSocket that says exactly what a test tells it to.
+// How the library reacts to what the real server never does on purpose: invalid frames, gaps, refusals. The server here is a
+// WebSocket that sends exactly what a test tells it to.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FeedError, memoryStorage } from "../../client/src/index.ts";
 import { waitFor } from "../e2e/support/wait-for.ts";
 import { caughtUp, change, changes, follow, say, server, welcome, type Visit } from "./support/fake-server.ts";
 
-test("after a gap the feed connects anew, and asks for what is missing", async (t) => {
+test("after a gap the feed connects again, and asks for the missing changes", async (t) => {
   const { url, visits } = await server(
     t,
     say(welcome("1-0"), changes(0, 1, [1]), changes(2, 3, [3])),
@@ -22,7 +22,7 @@ test("after a gap the feed connects anew, and asks for what is missing", async (
   assert.equal(visits[1]?.query.get("after"), "1-1");
 });
 
-test("what comes twice is given out once", async (t) => {
+test("changes that come twice are given out once", async (t) => {
   const { url } = await server(t, say(welcome("1-0"), changes(0, 2, [1, 2]), changes(0, 2, [1, 2]), changes(1, 3, [2, 3])));
   const { ids } = follow(t, { url });
   await waitFor("all changes", () => ids().includes(3));
@@ -33,12 +33,12 @@ for (const [what, frame] of [
   ["text that is not JSON", "{"],
   ["a change without its table", { ...changes(1, 2, [2]), changes: [{ ...change(2), table: undefined }] }],
   ["a change with an id that a double would round", { ...changes(1, 2, [2]), changes: [{ ...change(2), id: 2 ** 53 }] }],
-  ["an operation that there is not", { ...changes(1, 2, [2]), changes: [{ ...change(2), operation: "upsert" }] }],
-  ["a position that is none", { ...changes(1, 2, [2]), to: "1-02" }],
-  ["a list in the place of an object", []],
+  ["an unknown operation", { ...changes(1, 2, [2]), changes: [{ ...change(2), operation: "upsert" }] }],
+  ["an invalid position", { ...changes(1, 2, [2]), to: "1-02" }],
+  ["a list instead of an object", []],
   ["null", "null"],
 ] as const) {
-  test(`${what} never reaches the application, and the feed goes on from before it`, async (t) => {
+  test(`${what} never reaches the application, and the feed continues from before it`, async (t) => {
     const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), frame), say(welcome("1-2"), changes(1, 2, [2])));
     const { ids, errors } = follow(t, { url });
     await waitFor("all changes", () => ids().length === 2);
@@ -51,7 +51,7 @@ for (const [what, frame] of [
   });
 }
 
-test("a binary frame is not of this protocol", async (t) => {
+test("a binary frame is not part of the protocol", async (t) => {
   const { url } = await server(t, ({ socket }) => socket.send(Buffer.from([1, 2, 3])), say(welcome("1-0"), changes(0, 1, [1])));
   const { ids, errors } = follow(t, { url });
   await waitFor("a change", () => ids().length === 1);
@@ -61,7 +61,7 @@ test("a binary frame is not of this protocol", async (t) => {
   );
 });
 
-test("a frame of a type that is not known is told, and passed over", async (t) => {
+test("a frame of an unknown type is reported and skipped", async (t) => {
   const { url, visits } = await server(t, say(welcome("1-0"), { type: "weather", is: "fine" }, changes(0, 1, [1])));
   const { ids, errors } = follow(t, { url });
   await waitFor("a change", () => ids().length === 1);
@@ -69,13 +69,13 @@ test("a frame of a type that is not known is told, and passed over", async (t) =
   assert.equal(visits.length, 1);
 });
 
-test("a server that only ever sends nonsense is asked less and less often, never at foreseeable moments", async (t) => {
+test("a server that sends only nonsense is tried less and less often, at unpredictable times", async (t) => {
   const { url, visits } = await server(t, say("nonsense"));
   const pauses: number[] = [];
   follow(t, { url, retry: { firstMs: 4, maxMs: 100 }, onState: (state) => state.status === "waiting" && pauses.push(state.retryMs) });
   await waitFor("ten tries", () => visits.length >= 10);
   for (const [index, pause] of pauses.entries()) assert.ok(pause <= Math.min(100, 4 * 2 ** index), `pause ${index}: ${pause} ms`);
-  // Each is anywhere up to its bound: none of nine above 4 ms comes once in ten thousand million runs.
+  // Each is anywhere up to its bound. All nine are below 4 ms once in ten thousand million runs.
   assert.ok(
     pauses.some((pause) => pause > 4),
     pauses.join(", "),
@@ -83,7 +83,7 @@ test("a server that only ever sends nonsense is asked less and less often, never
   assert.equal(new Set(pauses).size, pauses.length);
 });
 
-test("a silent server is asked whether it is there: one that answers is kept, one that does not is left", async (t) => {
+test("a silent server is pinged: the connection is kept if it answers, and dropped if not", async (t) => {
   const answering = (visit: Visit) => {
     say(welcome("1-0"), caughtUp(0))(visit);
     visit.socket.on("message", () => visit.heard.length <= 3 && visit.socket.send("pong"));
@@ -91,7 +91,7 @@ test("a silent server is asked whether it is there: one that answers is kept, on
   const { url, visits } = await server(t, answering);
   const { errors } = follow(t, { url, watch: { openMs: 1_000, heartbeatMs: 100 } });
   await waitFor("another connection", () => visits.length === 2);
-  // A busy machine makes ticks late, and a late one asks once more.
+  // On a busy machine timers are late, and a late timer sends one more ping.
   assert.ok((visits[0]?.heard.length ?? 0) >= 4);
   assert.deepEqual(new Set(visits[0]?.heard), new Set(["ping"]));
   assert.equal(errors[0]?.message, "nothing heard for 100 ms");
@@ -107,7 +107,7 @@ test("the token goes into a subprotocol, never into the URL", async (t) => {
   assert.deepEqual(Object.fromEntries(visit?.query ?? []), { v: "1", tables: "a,b.c", client: "me", ack: "1" });
 });
 
-test("with filters the feed subscribes from where it stands, and drops what comes before the answer", async (t) => {
+test("with filters the feed subscribes from where it stands, and drops frames that come before the answer", async (t) => {
   const subscriptions = [{ table: "items", filter: [{ column: "id", op: "gt", value: 5 }] }] as const;
   const script = (visit: Visit) => {
     say(welcome("1-9"), changes(9, 10, [10]))(visit);
@@ -124,7 +124,7 @@ test("with filters the feed subscribes from where it stands, and drops what come
   );
 });
 
-test("with filters and no position the feed begins where it was when it came", async (t) => {
+test("with filters and without a position the feed begins at the head when it connected", async (t) => {
   const script = (visit: Visit) => {
     say(welcome("1-9"))(visit);
     visit.socket.on("message", () => say(welcome("1-12"), changes(9, 12, [10, 12]))(visit));
@@ -136,7 +136,7 @@ test("with filters and no position the feed begins where it was when it came", a
   assert.equal((JSON.parse(visits[0]?.heard[0] ?? "") as { after: string }).after, "1-9");
 });
 
-test("a filter that the server refuses ends the feed with its answer", async (t) => {
+test("a filter that the server refuses ends the feed with the server's error", async (t) => {
   const script = (visit: Visit) => {
     say(welcome("1-0"))(visit);
     visit.socket.on("message", () =>
@@ -153,7 +153,7 @@ test("a filter that the server refuses ends the feed with its answer", async (t)
   );
 });
 
-test("a refused change of the subscription rejects, and the feed goes on with the one before", async (t) => {
+test("a refused change of the subscription rejects, and the feed continues with the previous one", async (t) => {
   const refusing = (visit: Visit) => {
     say(welcome("1-0"), caughtUp(0), changes(0, 1, [1]))(visit);
     visit.socket.on("message", () =>
@@ -168,10 +168,10 @@ test("a refused change of the subscription rejects, and the feed goes on with th
   assert.deepEqual(Object.fromEntries(visits[1]?.query ?? []), { v: "1", after: "1-1", tables: "items", ack: "1" });
 });
 
-test("a subscription that is changed before the first welcome is asked for after it", async (t) => {
+test("a subscription that is changed before the first welcome is requested after it", async (t) => {
   const script = (visit: Visit) => {
     visit.socket.on("message", () => say(welcome("1-4"), changes(4, 5, [5]))(visit));
-    // The upgrade's own answer comes only once the change was asked for.
+    // The answer to the upgrade comes only after the change was requested.
     changed.then(
       () => say(welcome("1-4"), changes(4, 5, [5]))(visit),
       () => undefined,
@@ -181,9 +181,9 @@ test("a subscription that is changed before the first welcome is asked for after
   const { promise: changed, resolve: change } = Promise.withResolvers<void>();
   const { feed, ids } = follow(t, { url, tables: ["items"] });
   await waitFor("the connection", () => visits.length === 1);
-  const agreed = feed.subscribe(["notes"]);
+  const subscribed = feed.subscribe(["notes"]);
   change();
-  await agreed;
+  await subscribed;
   await waitFor("the change", () => ids().length === 1);
   assert.deepEqual(visits[0]?.heard, ['{"type":"subscribe","subscriptions":[{"table":"notes"}],"after":"1-4"}']);
 });
@@ -221,7 +221,7 @@ test("a changed subscription survives a lost connection", async (t) => {
   assert.equal(visits[1]?.query.get("tables"), "notes");
 });
 
-test("warnings are told with the welcome, and when a table was altered", async (t) => {
+test("warnings are reported with the welcome, and when a table was altered", async (t) => {
   const warning = { table: "orders", columns: ["customer"], message: "m", sql: "ALTER" };
   const { url } = await server(t, say({ ...welcome("1-0"), warnings: [warning] }, { type: "warnings", warnings: [] }, changes(0, 1, [1])));
   const told: unknown[] = [];
@@ -231,7 +231,7 @@ test("warnings are told with the welcome, and when a table was altered", async (
   assert.deepEqual(errors, []);
 });
 
-test("what is stored and is no position is refused, not taken for a beginning", async (t) => {
+test("a stored value that is not a position ends the feed, instead of being ignored", async (t) => {
   const { url } = await server(t, say(welcome("1-0")));
   await assert.rejects(
     follow(t, { url, storage: memoryStorage("yesterday") }).feed.done,
@@ -246,7 +246,7 @@ test("an expired ticket is followed by a new one", async (t) => {
     );
     visit.socket.close(4001, "the ticket has expired");
   };
-  // The next one is worth nothing any more before it is welcome.
+  // The next ticket expires before the welcome.
   const tooLate = say({ type: "error", code: "ticket_expired", message: "the ticket has expired", retryable: false });
   const { url, visits } = await server(t, expiring, tooLate, say(welcome("1-1"), changes(1, 2, [2])));
   let fetched = 0;
@@ -258,7 +258,7 @@ test("an expired ticket is followed by a new one", async (t) => {
   );
 });
 
-test("a callback that fails ends the feed, and is not taken for the network's failure", async (t) => {
+test("a callback that fails ends the feed, and is not mistaken for a failure of the network", async (t) => {
   const { url } = await server(t, say(welcome("1-0")));
   const { feed } = follow(t, {
     url,
@@ -272,7 +272,7 @@ test("a callback that fails ends the feed, and is not taken for the network's fa
   );
 });
 
-test("a change of the subscription that comes too soon rejects for now, and the feed goes on with the one before", async (t) => {
+test("a rate-limited change of the subscription rejects as retryable, and the feed continues with the previous one", async (t) => {
   const limited = { type: "error", code: "rate_limited", message: "too many subscriptions in a minute", retryable: true };
   const refusing = (visit: Visit) => {
     say(welcome("1-0"), caughtUp(0), changes(0, 1, [1]))(visit);
@@ -290,7 +290,7 @@ test("a change of the subscription that comes too soon rejects for now, and the 
   assert.equal(visits[1]?.query.get("after"), "1-1");
 });
 
-test("a first subscription that comes too soon is asked for again", async (t) => {
+test("a rate-limited first subscription is requested again", async (t) => {
   const limited = { type: "error", code: "rate_limited", message: "too many subscriptions in a minute", retryable: true };
   const once = (visit: Visit) => {
     say(welcome("1-0"))(visit);

@@ -5,9 +5,9 @@ import { FeedError, webStorage, type Position } from "../../client/src/index.ts"
 import { waitFor } from "../e2e/support/wait-for.ts";
 import { changes, follow, say, server, welcome } from "./support/fake-server.ts";
 
-const told = (errors: FeedError[]) => errors.map(({ kind, retryable }) => ({ kind, retryable }));
+const summary = (errors: FeedError[]) => errors.map(({ kind, retryable }) => ({ kind, retryable }));
 
-test("a browser's storage that is full does not end the feed: it goes on in memory, and stores again when there is room", async (t) => {
+test("a full localStorage does not end the feed, and the position is stored when there is room again", async (t) => {
   const kept = new Map<string, string>();
   let isFull = true;
   const browser = {
@@ -20,9 +20,9 @@ test("a browser's storage that is full does not end the feed: it goes on in memo
   const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1])), say(welcome("1-1"), changes(1, 2, [2])));
   const { feed, ids, errors } = follow(t, { url, storage: webStorage(browser, "feed") });
   await waitFor("the first change", () => ids().length === 1);
-  await waitFor("it is told", () => errors.length >= 2);
+  await waitFor("the failures are reported", () => errors.length >= 2);
   assert.deepEqual(
-    told(errors.slice(0, 2)),
+    summary(errors.slice(0, 2)),
     Array.from({ length: 2 }, () => ({ kind: "storage", retryable: true })),
   );
   assert.match(errors[0]?.message ?? "", /quota/);
@@ -36,7 +36,7 @@ test("a browser's storage that is full does not end the feed: it goes on in memo
   assert.deepEqual(ids(), [1, 2]);
 });
 
-test("a failing storage is told of every commit and stores the next, and nothing older after it", async (t) => {
+test("each commit is offered to a failing storage, in order, and each failure is reported", async (t) => {
   const sets: Position[] = [];
   const storage = {
     get: () => "1-0",
@@ -48,16 +48,16 @@ test("a failing storage is told of every commit and stores the next, and nothing
   const { url } = await server(t, say(welcome("1-0"), changes(0, 1, [1]), changes(1, 2, [2]), changes(2, 3, [3])));
   const { ids, errors, feed } = follow(t, { url, storage });
   await waitFor("all changes", () => ids().length === 3);
-  await waitFor("all are stored or told", () => sets.length === 3);
+  await waitFor("every commit has been offered", () => sets.length === 3);
   assert.deepEqual(sets, ["1-1", "1-2", "1-3"]);
   assert.deepEqual(
-    told(errors),
+    summary(errors),
     Array.from({ length: 2 }, () => ({ kind: "storage", retryable: true })),
   );
   assert.equal(feed.position, "1-3");
 });
 
-test("a commit by hand that cannot be stored is told, and neither rejects nor ends the feed", async (t) => {
+test("a manual commit that cannot be stored is reported, and neither rejects nor ends the feed", async (t) => {
   const storage = {
     get: () => "1-0",
     set: () => {
@@ -69,13 +69,13 @@ test("a commit by hand that cannot be stored is told, and neither rejects nor en
   await waitFor("both batches", () => batches.length === 2);
   for (const batch of batches) await batch.commit();
   assert.deepEqual(
-    told(errors),
+    summary(errors),
     Array.from({ length: 2 }, () => ({ kind: "storage", retryable: true })),
   );
   assert.equal(feed.position, "1-2");
 });
 
-test("a storage that cannot be read ends the feed: it would begin at a wrong place", async (t) => {
+test("a storage that cannot be read ends the feed, which would otherwise begin at the wrong place", async (t) => {
   const { url, visits } = await server(t, say(welcome("1-0")));
   const storage = {
     get: () => {
@@ -88,7 +88,7 @@ test("a storage that cannot be read ends the feed: it would begin at a wrong pla
   assert.equal(visits.length, 0);
 });
 
-test("what was committed is acknowledged even if it could not be stored, so that the server does not stop sending", async (t) => {
+test("a commit is acknowledged even if it could not be stored, so that the server does not stop sending", async (t) => {
   const storage = {
     get: () => "1-0",
     set: () => {
@@ -98,5 +98,5 @@ test("what was committed is acknowledged even if it could not be stored, so that
   const { url, visits } = await server(t, say(welcome("1-0"), changes(0, 1, [1])));
   const { errors } = follow(t, { url, storage, ack: true });
   await waitFor("the acknowledgement", () => visits[0]?.heard.includes('{"type":"ack","position":"1-1"}'));
-  assert.deepEqual(told(errors), [{ kind: "storage", retryable: true }]);
+  assert.deepEqual(summary(errors), [{ kind: "storage", retryable: true }]);
 });

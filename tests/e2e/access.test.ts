@@ -1,4 +1,4 @@
-// Who gets in, and what a ticket shows: on the public route, against real workerd.
+// Authentication, and what a ticket shows, on the public route and in real workerd.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { request as httpRequest } from "node:http";
@@ -19,7 +19,7 @@ async function start(t: TestContext, vars: Record<string, string> = {}): Promise
 
 const bearer = (token: string): { headers: Record<string, string> } => ({ headers: { authorization: `Bearer ${token}` } });
 
-test("hostile requests get their status, and learn nothing", async (t) => {
+test("hostile requests get their status code and no information", async (t) => {
   const { worker, database } = await start(t);
   await database.query("CREATE TABLE secrets (id int PRIMARY KEY, name text)");
   await database.query("INSERT INTO items VALUES (1, 'top-secret-value')");
@@ -79,13 +79,13 @@ test("hostile requests get their status, and learn nothing", async (t) => {
   }
   const version = await upgrade(worker.url, "/ws?v=2", worker.token);
   assert.equal(version.status, 400, version.body);
-  // Nothing came of any of it.
+  // None of it had an effect.
   const [rows] = await database.query<{ items: number }>("SELECT count(*)::int AS items FROM items");
   assert.equal(rows?.items, 1);
   assert.equal((await worker.request("GET", "/status")).status, 200);
 });
 
-/** An upgrade request by hand, since fetch sends none. */
+/** An upgrade request, which fetch cannot send. */
 function upgrade(base: URL, path: string, token: string): Promise<{ status: number; body: string }> {
   return new Promise((resolve, reject) => {
     const headers = {
@@ -105,7 +105,7 @@ function upgrade(base: URL, path: string, token: string): Promise<{ status: numb
   });
 }
 
-test("a flood of upgrades that are refused leaves no client behind, and hurts nobody", async (t) => {
+test("a flood of refused upgrades leaves no client behind and harms nobody", async (t) => {
   const { worker } = await start(t);
   const good = await worker.connect();
   await good.message("caught_up");
@@ -117,7 +117,7 @@ test("a flood of upgrades that are refused leaves no client behind, and hurts no
   await waitFor("the pong", () => good.frames.includes("pong"));
 });
 
-test("a ticket shows its rows alone: live, on replay, and by pages, also when a row leaves its filter", async (t) => {
+test("a ticket shows only its rows, live, on replay and in pages, even when a row leaves its filter", async (t) => {
   const scenario = await start(t);
   const { worker, database } = scenario;
   await database.query("ALTER TABLE items REPLICA IDENTITY FULL");
@@ -136,9 +136,9 @@ test("a ticket shows its rows alone: live, on replay, and by pages, also when a 
   const pages = (await (await worker.fetch("/changes", bearer(token))).json()) as { changes: typeof live.changes };
   const expected = [
     ["insert", { id: 1, name: "mine", owner: 42 }, null],
-    // The row left: what it became is not the client's to see.
+    // The row left the filter, so the client must not see its new values.
     ["delete", { id: 1, name: "mine", owner: 42 }, null],
-    // The row came: what it was is not the client's to see.
+    // The row entered the filter, so the client must not see its old values.
     ["update", { id: 2, name: "come", owner: 42 }, null],
   ];
   for (const changes of [live.changes, replay.changes, pages.changes]) {
@@ -147,7 +147,7 @@ test("a ticket shows its rows alone: live, on replay, and by pages, also when a 
       expected,
     );
   }
-  // Whatever it asks for, it gets no more.
+  // No request gets more than that.
   live.send({ type: "subscribe", after: "earliest", subscriptions: [{ table: "secrets" }] });
   const error = await live.message("error");
   assert.equal(error.code, "not_allowed");
@@ -156,7 +156,7 @@ test("a ticket shows its rows alone: live, on replay, and by pages, also when a 
   assert.ok(live.frames.every((frame) => !frame.includes("hidden") && !frame.includes("gone") && !frame.includes("other")));
 });
 
-test("a ticket that expires ends its socket, with a reason", async (t) => {
+test("an expired ticket closes its socket with a reason", async (t) => {
   const scenario = await start(t);
   const { worker } = scenario;
   const token = mintTicket({ secret, tables: [{ table: "items" }], expiresIn: 2 });
@@ -168,11 +168,11 @@ test("a ticket that expires ends its socket, with a reason", async (t) => {
   await scenario.insert(1);
   await worker.request("POST", "/poll");
   assert.deepEqual(feed.changes, []);
-  // What closed the socket opens no other.
+  // An expired ticket opens no other socket.
   await assert.rejects(worker.connect({ token }), /upgrade refused: 401 .*ticket_expired/);
 });
 
-test("a ticket hides what it hid while its table is altered and the object is evicted", async (t) => {
+test("a ticket hides the same rows when its table is altered and the object is evicted", async (t) => {
   const scenario = await start(t);
   const { worker, database } = scenario;
   await database.query("ALTER TABLE items ADD owner int, ADD code text");
@@ -188,7 +188,7 @@ test("a ticket hides what it hid while its table is altered and the object is ev
   const token = mintTicket({ secret, tables: filters });
   const feed = await worker.connect({ token });
   assert.deepEqual((await feed.message("welcome")).warnings?.[0]?.columns, ["code", "owner"]);
-  // As text the first code is less than "95"; as a number it is not.
+  // The first code is less than "95" as text, but not as a number.
   await database.query("INSERT INTO items VALUES (1, 'seen', 42, '9007199254740993'), (2, 'hidden', 7, '1')");
   await feed.receivedChanges(1);
   await database.query("ALTER TABLE items REPLICA IDENTITY FULL, ALTER code TYPE numeric USING code::numeric");
@@ -202,7 +202,7 @@ test("a ticket hides what it hid while its table is altered and the object is ev
   await database.query("UPDATE items SET owner = 42, name = 'seen' WHERE id = 2");
   await feed.receivedChanges(4);
   await worker.restart();
-  // The new life knows how the table was described before.
+  // After the eviction the object still knows the previous definition of the table.
   const replay = await worker.connect({ token, after: "earliest" });
   await database.query("INSERT INTO items VALUES (6, 'seen', 42, '94'), (7, 'hidden', 42, '96')");
   const mine = (await replay.message("caught_up")) && replay;
@@ -216,7 +216,7 @@ test("a ticket hides what it hid while its table is altered and the object is ev
       ["delete", 4],
     ],
   );
-  // From before the last alteration only what is certain under either type.
+  // Of the changes before the last alteration, only those that match under either type.
   assert.ok(replay.changes.some((change) => change.data["id"] === 4));
   assert.ok(
     replay.changes.some((change) => change.data["id"] === 5),
@@ -224,7 +224,7 @@ test("a ticket hides what it hid while its table is altered and the object is ev
   );
 });
 
-test("other sites' pages get in only where CORS_ORIGINS names them", async (t) => {
+test("pages of other sites are allowed only if CORS_ORIGINS names them", async (t) => {
   const origin = "https://app.example";
   const { worker } = await start(t, { CORS_ORIGINS: `https://other.example, ${origin}` });
   const preflight = {
@@ -241,19 +241,19 @@ test("other sites' pages get in only where CORS_ORIGINS names them", async (t) =
   const answer = await worker.fetch("/changes", { headers: { origin, authorization: `Bearer ${worker.token}` } });
   assert.equal(answer.status, 200);
   assert.equal(answer.headers.get("access-control-allow-origin"), origin);
-  // Refusals too, so that the page can read why.
+  // Refusals too, so that the page can read the reason.
   const refused = await worker.fetch("/changes", { headers: { origin } });
   assert.equal(refused.status, 401);
   assert.equal(refused.headers.get("access-control-allow-origin"), origin);
 });
 
-test("without CORS_ORIGINS no page of another site is answered for", async (t) => {
+test("without CORS_ORIGINS no page of another site is allowed", async (t) => {
   const { worker } = await start(t);
   const answer = await worker.fetch("/changes", { headers: { origin: "https://app.example", authorization: `Bearer ${worker.token}` } });
   assert.equal(answer.headers.get("access-control-allow-origin"), null);
 });
 
-test("a developer's server without a token is closed to the pages of other sites", async (t) => {
+test("a development server without a token is closed to pages of other sites", async (t) => {
   const { worker } = await Scenario.start(t, { vars: { REPLICATION_DEV_NO_AUTH: "true" }, secrets: { REPLICATION_TOKEN: "" } });
   assert.equal((await worker.fetch("/status")).status, 200);
   assert.equal((await worker.fetch("/status", { headers: { origin: "http://localhost:5173" } })).status, 200);

@@ -28,7 +28,7 @@ async function open(t: TestContext) {
 
 const rows = async (page: Page) => page.$$eval("#changes tr", (rows) => rows.map((row) => row.textContent).reverse());
 
-test("a page is shown changes as they come, over lost connections, and goes on when it is loaded again", async (t) => {
+test("a page shows changes as they come, across lost connections, and resumes when it is loaded again", async (t) => {
   const { scenario, proxy, page, problems, follow } = await open(t);
   const shows = (count: number) => waitFor(`${count} changes on the page`, async () => (await rows(page)).length >= count && rows(page));
   await follow();
@@ -47,7 +47,7 @@ test("a page is shown changes as they come, over lost connections, and goes on w
   assert.deepEqual(problems, []);
 });
 
-test("a page with a wrong credential is shown nothing, and says that it is not connected", async (t) => {
+test("a page with a wrong credential shows nothing, and says that it is not connected", async (t) => {
   const { scenario, page, follow } = await open(t);
   await scenario.insert(1);
   await follow("wrong");

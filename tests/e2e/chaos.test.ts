@@ -1,6 +1,5 @@
-// Under load, at random points and just where a cycle ends: the object is thrown away, workerd is
-// killed, Postgres crashes, two objects read one slot. Afterwards the history, applied from nothing,
-// gives exactly the tables.
+// Under load, at random points and exactly where a cycle ends, the object is destroyed, workerd is killed, Postgres crashes,
+// or two objects read one slot. Afterwards the history, applied to empty tables, reproduces the tables exactly.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
@@ -13,22 +12,22 @@ import { waitFor } from "./support/wait-for.ts";
 import { Workerd } from "./support/workerd.ts";
 import { assertHistoryGivesTables, createTables, Workload } from "./support/workload.ts";
 
-/** How often each thing is broken. */
+/** How often each of them is broken. */
 const rounds = 12;
 
-/** How long a feed may take to store again: it waits for an answer of a dead connection for 65 seconds. */
+/** How long a feed may take to store again: it waits up to 65 seconds for an answer on a dead connection. */
 const recoveryMs = 90_000;
 
-/** Where a round breaks things: anywhere, or where the feed stands at a gate. */
+/** Where a round breaks things: anywhere, or while the feed stands at a gate. */
 const places: (Step | undefined)[] = [undefined, "checkpoint", "commit"];
 
-/** Who has the feed poll. */
+/** What makes the feed poll. */
 type Audience = "a client listens" | "nobody listens";
 
-/** Breaks something, with what stands at a gate where something does. */
+/** Breaks something. Receives the gate if the feed stands at one. */
 type Break = (random: Random, held?: Held) => Promise<Audience>;
 
-/** Breaks things while writers write; `gated` is made to stand at a gate now and then. */
+/** Breaks things while writers write. Now and then `gated` stands at a gate. */
 async function underLoad(t: TestContext, database: TestDatabase, break_: Break, gated?: Workerd): Promise<void> {
   const random = Random.seeded(t);
   const workload = new Workload(t, database, random.seed);
@@ -36,11 +35,11 @@ async function underLoad(t: TestContext, database: TestDatabase, break_: Break, 
   let audience: Audience = "a client listens";
   for (let round = 0; round < rounds; round += 1) {
     const broken = performance.now();
-    // Only a feed that stores again is worth breaking again.
+    // The next round begins when the feed stores again.
     stored = await waitFor(
       "changes are stored",
       async () => {
-        // As an application does that writes. A poll may fail while the session before it is not gone.
+        // As a writing application does. A poll may fail while the previous session still exists.
         const said = audience === "nobody listens" && gated !== undefined ? await nudge(gated) : "nothing";
         const [checkpoint] = await database.query<{ id: number }>("SELECT last_id::int AS id FROM replication_checkpoint");
         if (checkpoint !== undefined && checkpoint.id > stored) return checkpoint.id;
@@ -52,7 +51,7 @@ async function underLoad(t: TestContext, database: TestDatabase, break_: Break, 
     if (recovered > 5_000) t.diagnostic(`stored nothing for ${Math.round(recovered)} ms before round ${round}`);
     const place = places[round % places.length];
     if (gated === undefined || place === undefined) {
-      // Not waited for anything: the point at which it breaks is what is random.
+      // Waits for nothing in particular, so that the breaking point is random.
       await delay(random.below(200));
       audience = await break_(random);
     } else {
@@ -65,15 +64,15 @@ async function underLoad(t: TestContext, database: TestDatabase, break_: Break, 
 }
 
 /**
- * What becomes of the transaction whose reader has gone: the server ends it with its session, or goes
- * on until it notices, which in COMMIT is when it has committed.
+ * What happens to a transaction whose reader has gone: the server ends it with its session, or continues until it notices,
+ * which in COMMIT is after the commit.
  */
 async function leaveToItsFate(random: Random, held?: Held): Promise<void> {
   if (random.below(2) === 0) await held?.endSession();
   else await held?.open();
 }
 
-/** Asks for a poll; gives the answer in words. */
+/** Requests a poll. Returns the answer in words. */
 async function nudge(worker: Workerd): Promise<string> {
   const { status, body } = await worker.request("POST", "/poll", undefined, AbortSignal.timeout(5_000));
   return `${status} ${JSON.stringify(body)}`;
@@ -84,21 +83,21 @@ async function drain(worker: Workerd): Promise<void> {
   await waitFor("a poll that reaches the end", async () => (await worker.request("POST", "/poll")).status === 200);
 }
 
-/** A client that acknowledges: another is sent 16 MiB and no more. */
+/** A client that acknowledges. Without that it would be sent 16 MiB at most. */
 async function listen(worker: Workerd, after?: "earliest"): Promise<FeedSocket> {
   const feed = await worker.connect({ ack: "1", ...(after === undefined ? {} : { after }) });
   feed.keepUp();
   return feed;
 }
 
-/** A client comes, or none. */
+/** Connects a client, if one can be connected. */
 async function gather(random: Random, worker: Workerd): Promise<Audience> {
   if (random.below(2) === 0) return "nobody listens";
   await listen(worker);
   return "a client listens";
 }
 
-/** Waits until a client has been sent all of the history. */
+/** Waits until a client has received the whole history. */
 async function assertHasAll(feed: FeedSocket, count: number): Promise<void> {
   const changes = await feed.receivedChanges(count);
   assert.deepEqual(
@@ -115,7 +114,7 @@ async function proven(t: TestContext, database: TestDatabase, worker: Workerd): 
 }
 
 for (const version of [15, 18] as const) {
-  test(`workerd killed under load loses and doubles nothing on PostgreSQL ${version}`, async (t) => {
+  test(`killing workerd under load loses and duplicates nothing on PostgreSQL ${version}`, async (t) => {
     const database = await createDatabase(t, version);
     await createTables(database);
     const worker = await Workerd.start(t, { hyperdrive: database.url, slot: database.slot });
@@ -136,7 +135,7 @@ for (const version of [15, 18] as const) {
     await proven(t, database, worker);
   });
 
-  test(`the object thrown away under load loses and doubles nothing on PostgreSQL ${version}`, async (t) => {
+  test(`destroying the object under load loses and duplicates nothing on PostgreSQL ${version}`, async (t) => {
     const database = await createDatabase(t, version);
     await createTables(database);
     const worker = await Workerd.start(t, { hyperdrive: database.url, slot: database.slot });
@@ -156,7 +155,7 @@ for (const version of [15, 18] as const) {
     await proven(t, database, worker);
   });
 
-  test(`PostgreSQL ${version} crashing under load makes nothing be lost or doubled`, async (t) => {
+  test(`a crash of PostgreSQL ${version} under load loses and duplicates nothing`, async (t) => {
     const server = await startServer(t, version);
     const database = await createDatabase(t, server.url);
     await createTables(database);
@@ -168,11 +167,11 @@ for (const version of [15, 18] as const) {
       t,
       database,
       async (_, held) => {
-        // A checkpoint saves the slot where it stands, which else a crash may set back.
+        // A checkpoint saves the position of the slot. Without it a crash may move the slot back.
         if (held !== undefined) await database.query("CHECKPOINT");
         await server.restart("immediate");
         await held?.open();
-        // Which need not wait for the pause after a failure.
+        // A poll need not wait for the pause after a failure.
         worker.request("POST", "/poll").catch(() => undefined);
         return "a client listens";
       },
@@ -181,7 +180,7 @@ for (const version of [15, 18] as const) {
     await proven(t, database, worker);
   });
 
-  test(`two objects on one slot store everything once between them on PostgreSQL ${version}`, async (t) => {
+  test(`two objects on one slot together store everything once on PostgreSQL ${version}`, async (t) => {
     const database = await createDatabase(t, version);
     await createTables(database);
     const workers: { worker: Workerd; feed: FeedSocket }[] = [];
@@ -198,12 +197,12 @@ for (const version of [15, 18] as const) {
     const count = await assertHistoryGivesTables(database);
     const stored: number[] = [];
     for (const { worker, feed } of workers) {
-      // Each tells its own clients of what the other has stored too.
+      // Each sends its own clients what the other has stored, too.
       await assertHasAll(feed, count);
       const { body } = await worker.request<{ polling: { changes: number }; errors: Record<string, { count: number }> }>("GET", "/status");
       stored.push(body.polling.changes);
       const { slot_in_use: inTheWay, ...others } = body.errors;
-      // A deadlock would be one of them.
+      // A deadlock would be among them.
       assert.deepEqual(others, {});
       t.diagnostic(`stored ${body.polling.changes} of ${count} changes, found the other in the way ${inTheWay?.count ?? 0} times`);
     }

@@ -1,5 +1,5 @@
-// Programs that follow the feed with the client library while everything around them breaks: each
-// ends up with exactly what the history has for it, in its order.
+// Programs that follow the feed with the client library while everything around them breaks. Each of them ends up with
+// exactly its part of the history, in order.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
@@ -10,12 +10,12 @@ import { Random } from "./support/random.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
 
-/** A program that keeps what it derives and its position in one place, and may crash at any moment. */
+/** A program that keeps its position together with the data it derives, and may crash at any moment. */
 class Program {
-  /** What it has stored: both change in one step, as in a transaction. */
+  /** What it has stored. Both parts change in one step, as in a transaction. */
   stored: { position: Position | undefined; ids: number[] } = { position: undefined, ids: [] };
   readonly problems: unknown[] = [];
-  /** The rows of `change_history` that are for it. */
+  /** The condition for its rows in `change_history`. */
   readonly where: string;
   readonly #options: FeedOptions;
   #feed: Feed | undefined;
@@ -36,7 +36,7 @@ class Program {
       storage: {
         get: () => this.stored.position,
         set: (position) => {
-          // The dead store nothing.
+          // A crashed program stores nothing.
           if (!isAlive) return;
           this.stored = { position, ids: [...this.stored.ids, ...dealtWith] };
           dealtWith = [];
@@ -57,18 +57,18 @@ class Program {
     };
   }
 
-  /** Ends without a word. */
+  /** Ends without warning. */
   crash: () => void = () => undefined;
 
-  /** Wants the same once more, which begins where it stands. */
+  /** Requests the same subscription again, from where it stands. */
   resubscribe(): void {
     const { subscriptions } = this.#options;
-    // One that is cut off meanwhile is answered after the next welcome, or never when it crashes.
+    // A request that is cut off is answered after the next welcome, or never if the program crashes.
     if (subscriptions !== undefined) this.#feed?.subscribe(subscriptions).catch(() => undefined);
   }
 }
 
-test("programs that crash, over connections that break anywhere, each store what the history has for them", async (t) => {
+test("programs that crash, over connections that break anywhere, each store exactly their part of the history", async (t) => {
   const random = Random.seeded(t);
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
@@ -119,7 +119,7 @@ test("programs that crash, over connections that break anywhere, each store what
   await waitFor("everything is stored", async () => (await poll()).status === 200);
 
   const [{ head } = { head: 0 }] = await database.query<{ head: number }>("SELECT max(id)::int AS head FROM change_history");
-  await waitFor("everybody stands at the head", () => {
+  await waitFor("every program stands at the head", () => {
     for (const { where, stored } of programs) assert.equal(stored.position, `1-${head}`, where);
     return true;
   });

@@ -1,4 +1,4 @@
-// The client library against the real Worker: what is lost on the way comes again, and nothing twice.
+// The client library with the real Worker: changes that are lost on the way come again, and none comes twice.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import {
@@ -21,10 +21,10 @@ import { FaultProxy } from "./support/fault-proxy.ts";
 import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
 
-/** Tries again soon, and notices soon that nobody is there. */
+/** Short pauses between tries, and short timeouts. */
 const hasty = { retry: { firstMs: 20, maxMs: 200 }, watch: { openMs: 2_000, heartbeatMs: 300 } };
 
-/** A feed with all that it told. */
+/** A feed, and everything that it has reported. */
 class Reader {
   readonly batches: Batch[] = [];
   readonly errors: FeedError[] = [];
@@ -72,7 +72,7 @@ async function start(t: TestContext, config: object = { pollInterval: 50 }) {
 
 const upTo = (count: number) => Array.from({ length: count }, (_, index) => index + 1);
 
-test("a loop over the feed gets each change, typed by its table and operation", async (t) => {
+test("a loop over the feed receives each change, typed by its table and operation", async (t) => {
   const { database, access } = await start(t);
   const feed = connect<{ items: { id: number; name: string } }>({ ...access, tables: ["items"] });
   afterwards(t, () => feed.close());
@@ -108,13 +108,13 @@ test("a loop over the feed gets each change, typed by its table and operation", 
   await feed.done;
 });
 
-test("a connection that is cut anywhere loses nothing and doubles nothing", async (t) => {
+test("a connection that is cut anywhere loses and duplicates nothing", async (t) => {
   const { scenario, worker, access } = await start(t);
   const { proxy, url } = await FaultProxy.to(t, worker.url.href);
   const reader = new Reader(t, { ...access, url, after: "earliest" });
   await reader.state("live");
   let written = 0;
-  // A new connection sends some 350 bytes, and receives the upgrade, a welcome of 100, and changes.
+  // A new connection sends about 350 bytes, and receives the upgrade, a welcome of 100 bytes, and changes.
   for (const [direction, ...sizes] of [
     ["received", 1, 60, 150, 200, 260, 320, 450, 600],
     ["sent", 1, 100, 300],
@@ -136,7 +136,7 @@ test("a connection that is cut anywhere loses nothing and doubles nothing", asyn
   assert.ok(reader.errors.some(({ kind, retryable }) => kind === "connection" && retryable));
 });
 
-test("a network that dies without a word is noticed, and the feed goes on over another connection", async (t) => {
+test("a network that dies silently is noticed, and the feed continues over another connection", async (t) => {
   const { scenario, worker, access } = await start(t);
   const { proxy, url } = await FaultProxy.to(t, worker.url.href);
   const reader = new Reader(t, { ...access, url });
@@ -152,7 +152,7 @@ test("a network that dies without a word is noticed, and the feed goes on over a
   );
 });
 
-test("a program that starts again goes on where it had stored that it was, whatever happened meanwhile", async (t) => {
+test("a program that restarts resumes from its stored position, whatever happened meanwhile", async (t) => {
   const { scenario, worker, access } = await start(t);
   const storage = memoryStorage();
   const before = new Reader(t, { ...access, storage });
@@ -171,7 +171,7 @@ test("a program that starts again goes on where it had stored that it was, whate
   assert.deepEqual([...before.items, ...after.items], [1, 2, 3, 4]);
 });
 
-test("from now on means from the first welcome on, also for a program that ends before the first change", async (t) => {
+test("the default start is the first welcome, even for a program that ends before the first change", async (t) => {
   const { scenario, access } = await start(t);
   const storage = memoryStorage();
   const before = new Reader(t, { ...access, storage });
@@ -185,7 +185,7 @@ test("from now on means from the first welcome on, also for a program that ends 
   );
 });
 
-test("a batch that the consumer fails on comes again, and those before it do not", async (t) => {
+test("a batch that the consumer fails on comes again, and earlier ones do not", async (t) => {
   const { scenario, access } = await start(t);
   const storage = memoryStorage();
   await scenario.insert(1);
@@ -250,7 +250,7 @@ test("with manual commits only what was committed is stored", async (t) => {
   assert.equal(await storage.get(), "1-3");
 });
 
-test("a consumer that is too slow loses nothing: the feed disconnects, and goes on when it has room", async (t) => {
+test("a slow consumer loses nothing: the feed disconnects, and resumes when there is room", async (t) => {
   const { scenario, database, access } = await start(t);
   let release = () => {};
   const held = new Promise<void>((resolve) => (release = resolve));
@@ -273,13 +273,13 @@ test("a consumer that is too slow loses nothing: the feed disconnects, and goes 
   }
   await reader.state("paused");
   const received = sizes.reduce((sum, size) => sum + size, 0);
-  assert.ok(received < 600_000, `${received} characters were taken in`);
+  assert.ok(received < 600_000, `${received} characters were received`);
   release();
   await reader.received(1_000);
   assert.deepEqual(reader.items, upTo(1_000));
 });
 
-test("a reset is told, what is written while the application reloads is not lost, and what follows comes", async (t) => {
+test("a reset is reported, and changes that are written while the application reloads are not lost", async (t) => {
   const { scenario, database, access } = await start(t);
   const storage = memoryStorage();
   const reader: Reader = new Reader(t, {
@@ -287,7 +287,7 @@ test("a reset is told, what is written while the application reloads is not lost
     storage,
     onReset: async (reset) => {
       reader.resets.push(reset);
-      // A write between the reset and the end of the reload.
+      // A write during the reload.
       await scenario.insert(2);
     },
   });
@@ -305,7 +305,7 @@ test("a reset is told, what is written while the application reloads is not lost
   await waitFor("the position is of the new epoch", async () => (await storage.get())?.startsWith("2-"));
 });
 
-test("who begins with the earliest gets what is kept from before an epoch's end, and what follows", async (t) => {
+test("a client that begins with the earliest change receives the kept changes of earlier epochs too", async (t) => {
   const { scenario, database, worker, access } = await start(t);
   await scenario.insert(1);
   await worker.request("POST", "/poll");
@@ -326,7 +326,7 @@ test("who begins with the earliest gets what is kept from before an epoch's end,
   assert.deepEqual(reader.errors, []);
 });
 
-test("a reset that nobody would be told of ends the feed, also the next time", async (t) => {
+test("a reset without onReset ends the feed, and ends it again the next time", async (t) => {
   const { scenario, database, access } = await start(t);
   const storage = memoryStorage();
   const unaware = { ...access, storage, onReset: undefined };
@@ -340,7 +340,7 @@ test("a reset that nobody would be told of ends the feed, also the next time", a
   await assert.rejects(new Reader(t, unaware).feed.done, isReset);
 });
 
-test("a wrong token ends the feed with the server's answer, unless a function can give another", async (t) => {
+test("a wrong token ends the feed with the server's answer, unless a function can fetch another", async (t) => {
   const { scenario, access } = await start(t);
   const wrong = new Reader(t, { ...access, token: "wrong" });
   await assert.rejects(
@@ -357,7 +357,7 @@ test("a wrong token ends the feed with the server's answer, unless a function ca
   await renewed.received(1);
 });
 
-test("a server that is away is waited for", async (t) => {
+test("the feed waits for a server that is down", async (t) => {
   const { scenario, worker, access } = await start(t);
   const { proxy, url } = await FaultProxy.to(t, worker.url.href);
   proxy.refuse(true);
@@ -384,7 +384,7 @@ test("a signal ends the feed and its loop, and a feed has one reader", async (t)
   await assert.rejects(connect({ ...access, signal: stop.signal }).ready, /closed/);
 });
 
-test("a feed of some rows gets these alone, from where it stood, over a lost connection", async (t) => {
+test("a filtered feed receives only its rows, and resumes after a lost connection", async (t) => {
   const { scenario, worker, access } = await start(t);
   const { proxy, url } = await FaultProxy.to(t, worker.url.href);
   await scenario.insert(1, 2, 3, 4);
@@ -403,7 +403,7 @@ test("a feed of some rows gets these alone, from where it stood, over a lost con
   await waitFor("the position is past what does not match", () => reader.feed.position === "1-6");
 });
 
-test("what is subscribed to changes while the feed runs, and a mistake changes nothing", async (t) => {
+test("the subscription changes while the feed runs, and a mistake changes nothing", async (t) => {
   const { scenario, database, access } = await start(t);
   await database.query("CREATE TABLE notes (id int PRIMARY KEY)");
   await database.query(`ALTER PUBLICATION ${database.slot} ADD TABLE notes`);
@@ -428,7 +428,7 @@ test("what is subscribed to changes while the feed runs, and a mistake changes n
   assert.deepEqual(reader.items, [1, 101, 3, 4, 100, 101]);
 });
 
-test("with acknowledgements the server waits for a slow consumer, who then gets everything over one connection", async (t) => {
+test("with acknowledgements the server waits for a slow consumer, which then receives everything over one connection", async (t) => {
   const { scenario, database, worker, access } = await start(t);
   let release = () => {};
   const held = new Promise<void>((resolve) => (release = resolve));
@@ -457,7 +457,7 @@ test("with acknowledgements the server waits for a slow consumer, who then gets 
   assert.deepEqual(reader.errors, []);
 });
 
-test("a ticket opens what it says, and is fetched anew when it has expired", async (t) => {
+test("a ticket opens its tables, and a new one is fetched when it has expired", async (t) => {
   const { scenario, access } = await start(t);
   let fetched = 0;
   const ticket = () => {
@@ -476,7 +476,7 @@ test("a ticket opens what it says, and is fetched anew when it has expired", asy
   assert.deepEqual(foreign.changes, []);
 });
 
-test("a Worker follows the feed as a browser does, over a WebSocket of its own", async (t) => {
+test("a Worker follows the feed as a browser does, over its own WebSocket", async (t) => {
   const { scenario, access } = await start(t);
   await scenario.insert(1, 2, 3);
   const reader = await startFeedReader(t);

@@ -1,5 +1,5 @@
-// Without Hyperdrive: DATABASE_URL over the platform's own socket, with TLS as its sslmode says. The
-// platform checks certificates; it is told which authorities it trusts.
+// Without Hyperdrive: DATABASE_URL over the platform's own socket, with TLS according to its sslmode. The platform checks
+// certificates, and the tests say which authorities it trusts.
 import assert from "node:assert/strict";
 import { connect, createServer, type AddressInfo } from "node:net";
 import { test, type TestContext } from "node:test";
@@ -39,7 +39,7 @@ class TlsScenario {
     return new TlsScenario(t, server, database);
   }
 
-  /** Starts a Worker that reaches the database by name, and trusts the authority unless told otherwise. */
+  /** Starts a Worker that connects to the database by host name. By default it trusts the authority. */
   async worker(mode: SslMode, options: Partial<WorkerdOptions> & { port?: number } = {}): Promise<Workerd> {
     const { port, ...rest } = options;
     const url = new URL(this.database.url);
@@ -49,7 +49,7 @@ class TlsScenario {
     return Workerd.start(this.#t, { databaseUrl: url.href, slot: this.database.slot, trusted: [this.authority.certificate], ...rest });
   }
 
-  /** Whether the Worker's session is encrypted, as the server sees it. */
+  /** Whether the Worker's session is encrypted, according to the server. */
   async encrypted(): Promise<boolean> {
     const session = await waitFor("one session of the Worker", async () => {
       const rows = await this.database.query<{ ssl: boolean }>(
@@ -61,7 +61,7 @@ class TlsScenario {
   }
 }
 
-/** Inserts rows and sees them arrive at a client of the Worker. */
+/** Inserts rows and checks that they reach a client of the Worker. */
 async function carries(database: TestDatabase, worker: Workerd, count: number, bytes: number): Promise<void> {
   await worker.initialise({ pollInterval: 50 });
   const feed = await worker.connect();
@@ -72,7 +72,7 @@ async function carries(database: TestDatabase, worker: Workerd, count: number, b
   assert.ok(changes.every((change) => String(change.data["name"]).length === bytes));
 }
 
-/** What POST /init is refused with. */
+/** The error with which POST /init is refused. */
 async function refusal(worker: Workerd): Promise<Refusal["error"]> {
   const answer = await worker.request<Refusal>("POST", "/init");
   assert.equal(answer.status, 503, JSON.stringify(answer.body));
@@ -90,7 +90,7 @@ test("each sslmode reaches a server that offers TLS, encrypted unless it is disa
   }
 });
 
-test("a server without TLS is reached by disable and prefer alone, and the others say why", async (t) => {
+test("only disable and prefer reach a server without TLS, and the other modes say why", async (t) => {
   const scenario = await TlsScenario.start(t);
   for (const mode of ["disable", "prefer"] as const) {
     const worker = await scenario.worker(mode);
@@ -107,7 +107,7 @@ test("a server without TLS is reached by disable and prefer alone, and the other
   }
 });
 
-test("a certificate of an authority that is not trusted, or for another host, is refused with the way out", async (t) => {
+test("a certificate from an untrusted authority, or for another host, is refused with a remedy", async (t) => {
   const scenario = await TlsScenario.start(t);
   const stranger = createAuthority();
   for (const certificate of [stranger.certify("localhost"), scenario.authority.certify("elsewhere.test")]) {
@@ -123,12 +123,12 @@ test("a certificate of an authority that is not trusted, or for another host, is
   }
 });
 
-/** Passes everything on to a server, but adds bytes to its answer to SSLRequest, as a man in the middle can. */
+/** Forwards everything to a server, but adds bytes to its answer to SSLRequest, as a man in the middle can. */
 async function stuffTlsAnswers(t: TestContext, port: number, stuffing: Buffer): Promise<number> {
   const middle = createServer((client) => {
     const upstream = connect(port, "127.0.0.1");
     upstream.once("data", (answer) => {
-      // One segment, so that both reach the Worker at once.
+      // One segment, so that both reach the Worker together.
       client.write(Buffer.concat([answer, stuffing]));
       upstream.pipe(client);
     });
@@ -141,7 +141,7 @@ async function stuffTlsAnswers(t: TestContext, port: number, stuffing: Buffer): 
   return (middle.address() as AddressInfo).port;
 }
 
-test("bytes that come unencrypted behind the server's yes to TLS are refused, never taken for the server's", async (t) => {
+test("plaintext after the server has accepted TLS is refused, never treated as the server's", async (t) => {
   const scenario = await TlsScenario.start(t);
   await offerTls(scenario.server, scenario.authority.certify("localhost"));
   // AuthenticationOk, as if no password were needed.
@@ -153,7 +153,7 @@ test("bytes that come unencrypted behind the server's yes to TLS are refused, ne
     const port = await stuffTlsAnswers(t, scenario.server.port, bytes);
     const worker = await scenario.worker("verify-full", { port });
     if (code === undefined) {
-      // The middle itself is not what fails.
+      // The proxy itself must not be the cause of the failure.
       await carries(scenario.database, worker, 10, 10);
     } else {
       const error = await refusal(worker);
@@ -164,7 +164,7 @@ test("bytes that come unencrypted behind the server's yes to TLS are refused, ne
   }
 });
 
-/** Tells of each reader that is taken, and of each read. */
+/** Reports each reader that is acquired, and each read. */
 const watchReads = `
 const { getReader } = ReadableStream.prototype;
 ReadableStream.prototype.getReader = function (options) {
@@ -188,7 +188,7 @@ interface Read {
 }
 
 for (const way of ["a direct socket", "a direct socket with TLS", "Hyperdrive"] as const) {
-  test(`over ${way} the Worker reads into a large buffer of its own`, async (t) => {
+  test(`over ${way} the Worker reads into its own large buffer`, async (t) => {
     const scenario = await TlsScenario.start(t);
     await offerTls(scenario.server, scenario.authority.certify("localhost"));
     const worker =

@@ -1,4 +1,4 @@
-// What the HTTP endpoints answer, held against what is so.
+// The answers of the HTTP endpoints, compared with the facts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Scenario } from "./support/scenario.ts";
@@ -34,14 +34,14 @@ test("before /init the status says so, and the database is untouched", async (t)
   assert.deepEqual(tables, []);
 });
 
-test("a method that an endpoint lacks is answered with those that it has", async (t) => {
+test("a method that an endpoint lacks is answered with the methods that it has", async (t) => {
   const { worker } = await Scenario.start(t);
   const authorization = `Bearer ${worker.token}`;
   for (const [method, path, status, allow] of [
     ["GET", "/init", 405, "POST"],
     ["DELETE", "/clients", 405, "GET, POST"],
     ["PATCH", "/clients/web-7", 405, "DELETE"],
-    // The Rust bindings take this one for GET.
+    // The Rust bindings treat this method as GET.
     ["PROPFIND", "/status", 405, "GET"],
     ["GET", "/nothing", 404, null],
   ] as const) {
@@ -51,7 +51,7 @@ test("a method that an endpoint lacks is answered with those that it has", async
   }
 });
 
-test("before /init the initial poll is not waited for in vain", async (t) => {
+test("before /init nobody waits in vain for the initial poll", async (t) => {
   const scenario = await Scenario.start(t);
   const answer = await scenario.worker.request<Refusal>("GET", "/wait-for-initial-poll");
   assert.equal(answer.status, 409);
@@ -83,7 +83,7 @@ test("the status agrees with the database", async (t) => {
   assert.equal(body.slot?.walStatus, "reserved");
 });
 
-test("/clients lists who is connected, where each stands, and nobody who has gone", async (t) => {
+test("/clients lists connected clients and their positions, and none that has gone", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise();
@@ -110,7 +110,7 @@ test("/clients lists who is connected, where each stands, and nobody who has gon
   );
 });
 
-test("once the initial poll is answered for, what waited in the slot is in change_history", async (t) => {
+test("once the initial poll has completed, the changes from the slot are in change_history", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await database.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [database.slot]);
@@ -122,7 +122,7 @@ test("once the initial poll is answered for, what waited in the slot is in chang
   assert.deepEqual(answer.body, { complete: true, position: "1-5" });
 });
 
-test("/init twice is /init once", async (t) => {
+test("calling /init twice is the same as calling it once", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise();
@@ -136,7 +136,7 @@ test("/init twice is /init once", async (t) => {
   assert.deepEqual(slots, [{ slot_name: database.slot }]);
 });
 
-test("/init applies a changed configuration, and keeps it when the object is evicted", async (t) => {
+test("/init applies a changed configuration, which survives an eviction", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise();
@@ -146,7 +146,7 @@ test("/init applies a changed configuration, and keeps it when the object is evi
   assert.equal(body.config?.pollInterval, 250);
 });
 
-test("/init with a wrong configuration names the field", async (t) => {
+test("/init with an invalid configuration names the field", async (t) => {
   const scenario = await Scenario.start(t);
   const answer = await scenario.worker.request<Refusal>("POST", "/init", { pollInterval: -1 });
   assert.equal(answer.status, 400);
@@ -154,7 +154,7 @@ test("/init with a wrong configuration names the field", async (t) => {
   assert.match(answer.body.error.message, /pollInterval/);
 });
 
-test("/init without its publication answers with the SQL that makes it, which then does", async (t) => {
+test("/init without its publication answers with the SQL that creates it, and that SQL works", async (t) => {
   const scenario = await Scenario.start(t, { publish: false });
   const { database, worker } = scenario;
   const answer = await worker.request<Refusal>("POST", "/init");
@@ -168,10 +168,10 @@ test("/init without its publication answers with the SQL that makes it, which th
   assert.deepEqual(await scenario.storedItems(), [1]);
 });
 
-test("a writer that nudges with /poll finds its change in change_history when it is answered", async (t) => {
+test("when /poll answers a writer, its change is in change_history", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
-  // Nobody listens and the next poll is an hour away: only the nudge can have stored it.
+  // Nobody listens and the next poll is an hour away, so only the nudge can have stored it.
   await scenario.initialise({ hibernationDelay: 3_600_000 });
   for (const id of [1, 2, 3]) {
     await scenario.insert(id);
@@ -182,7 +182,7 @@ test("a writer that nudges with /poll finds its change in change_history when it
   }
 });
 
-test("nobody gets in without the token, by any endpoint", async (t) => {
+test("no endpoint can be used without the token", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   for (const path of ["/status", "/clients", "/wait-for-initial-poll", "/ws", "/anything"]) {
@@ -195,14 +195,14 @@ test("nobody gets in without the token, by any endpoint", async (t) => {
   await assert.rejects(worker.connect({ token: "wrong" }), /401/);
 });
 
-test("a WebSocket is answered with the protocol that it asked for, never with its token", async (t) => {
+test("an upgrade is answered with the requested protocol, never with the token", async (t) => {
   const scenario = await Scenario.start(t);
   await scenario.initialise();
   const feed = await scenario.worker.connect();
   assert.equal(feed.protocol, "replication.v1");
 });
 
-test("unknown paths and methods are told apart", async (t) => {
+test("unknown paths and unknown methods have different answers", async (t) => {
   const scenario = await Scenario.start(t);
   assert.equal((await scenario.worker.request<Refusal>("GET", "/nowhere")).status, 404);
   assert.equal((await scenario.worker.request<Refusal>("GET", "/init")).status, 405);

@@ -1,4 +1,4 @@
-// The platform throws the object out of memory at will: nothing is lost, nothing comes twice.
+// The platform may evict the object at any time: nothing is lost, and nothing comes twice.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createDatabase } from "./support/database.ts";
@@ -6,10 +6,10 @@ import { Scenario } from "./support/scenario.ts";
 import { waitFor } from "./support/wait-for.ts";
 import { Workerd } from "./support/workerd.ts";
 
-/** So long a pause that the object closes its connection, without which it is never idle. */
+/** A pause so long that the object closes its connection. As long as it has one it is never idle. */
 const resting = { pollInterval: 10_000 };
 
-test("an evicted object goes on over the same WebSocket where it stood", async (t) => {
+test("an evicted object continues over the same WebSocket from where it stood", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise(resting);
@@ -36,7 +36,7 @@ test("an evicted object goes on over the same WebSocket where it stood", async (
   assert.deepEqual(await scenario.storedItems(), [1, 2, 3, 4]);
 });
 
-test("changes made while every client is away arrive when one comes back with its position", async (t) => {
+test("changes made while every client is away arrive when one reconnects with its position", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise(resting);
@@ -60,7 +60,7 @@ test("changes made while every client is away arrive when one comes back with it
   );
 });
 
-test("a runtime that is restarted in the middle of its polls stores every change exactly once", async (t) => {
+test("a runtime that is restarted during its polls stores every change exactly once", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise({ pollInterval: 20 });
@@ -69,7 +69,7 @@ test("a runtime that is restarted in the middle of its polls stores every change
     const ids = [1, 2, 3].map((n) => round * 3 + n);
     wanted.push(...ids);
     await scenario.insert(...ids);
-    // Not awaited: the restart meets the cycle that stores these rows at another point each time.
+    // Not awaited, so that the restart interrupts the cycle that stores these rows at a different point each time.
     worker.request("POST", "/poll").catch(() => undefined);
     await worker.restart();
   }
@@ -86,7 +86,7 @@ test("a runtime that is restarted in the middle of its polls stores every change
   assert.deepEqual(await scenario.storedItems(), wanted);
 });
 
-/** A storage that refuses whatever is said of a table a second time. */
+/** A storage that refuses the second description of each table. */
 const forgetful = `
 globalThis.onConstruction = (ctx) => {
   const sql = Object.getPrototypeOf(ctx.storage.sql);
@@ -99,7 +99,7 @@ globalThis.onConstruction = (ctx) => {
 };
 `;
 
-test("what an object could not write down of a table is not made up for by what it had written before", async (t) => {
+test("a table definition that could not be stored is not replaced by an older stored one", async (t) => {
   const database = await createDatabase(t);
   await database.query("CREATE TABLE items (id int PRIMARY KEY, code numeric)");
   await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items`);
@@ -111,7 +111,7 @@ test("what an object could not write down of a table is not made up for by what 
   };
   await insertion(1, "9007199254740993");
   await database.query("ALTER TABLE items ALTER code TYPE text");
-  // As text the code is less than "95", as the number that it was it is not.
+  // The code is less than "95" as text, but not as the number that it was.
   await insertion(2, "9007199254740993");
   assert.match(worker.log, /storage_failed.*the disk is full/);
   const subscribe = {

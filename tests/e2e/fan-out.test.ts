@@ -8,17 +8,17 @@ import { waitFor } from "./support/wait-for.ts";
 import { Workerd } from "./support/workerd.ts";
 
 const crowd = 10_000;
-/** The descriptors that a process may have. */
+/** The maximum number of file descriptors of a process. */
 const descriptors = Number(execFileSync("sh", ["-c", "ulimit -Hn"], { encoding: "utf8" }).replace("unlimited\n", "Infinity"));
-/** Of them, so many come over TCP, where each costs workerd two descriptors; the others from an object beside it. */
+/** How many connect over TCP, where each costs workerd two descriptors. The others connect from another object. */
 const outside = Math.min(9_800, Math.floor((descriptors - 400) / 2));
 const inside = crowd - outside;
-/** So many hear nothing but their own table. */
+/** How many subscribe only to their own table. */
 const filtered = 1_000;
-/** And so many stop reading. */
+/** How many stop reading. */
 const dead = 50;
 
-/** Holds many sockets on the feed, and says how many changes each has got. */
+/** Holds many sockets on the feed, and reports how many changes each has received. */
 const insiders = `
 import { DurableObject } from "cloudflare:workers";
 export class Beside extends DurableObject {
@@ -40,7 +40,7 @@ export class Beside extends DurableObject {
 }
 `;
 
-/** Tells each time that a frame with changes is made into a JavaScript string. */
+/** Reports each time a frame with changes becomes a JavaScript string. */
 const watch = `
 const decode = TextDecoder.prototype.decode;
 TextDecoder.prototype.decode = function (...bytes) {
@@ -50,7 +50,7 @@ TextDecoder.prototype.decode = function (...bytes) {
 };
 `;
 
-test("10,000 sockets get every change, each batch is one string, and who does not read costs nobody anything", async (t) => {
+test("10,000 sockets receive every change, each batch is one string, and sockets that do not read slow nobody down", async (t) => {
   const database = await createDatabase(t);
   await database.query("CREATE TABLE items (id int PRIMARY KEY, name text); CREATE TABLE others (id int PRIMARY KEY)");
   await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE items, others`);
@@ -88,7 +88,7 @@ test("10,000 sockets get every change, each batch is one string, and who does no
     assert.equal((await worker.request("POST", "/poll")).status, 200);
     const polled = performance.now() - started;
     await waitFor("the last socket has them", () => reading.every((socket) => socket.changes.length === (round + 1) * 10), 60_000);
-    await waitFor("those beside it have them", async () => (await others("GET")).least === (round + 1) * 10);
+    await waitFor("the sockets of the other object have them", async () => (await others("GET")).least === (round + 1) * 10);
     t.diagnostic(
       `10 changes of 1 KB in all to ${reading.length} sockets: polled and handed out in ${Math.round(polled)} ms, the last has them after ${Math.round(performance.now() - started)} ms`,
     );
@@ -101,12 +101,13 @@ test("10,000 sockets get every change, each batch is one string, and who does no
   assert.ok(status.memoryBytes < 64 << 20);
 
   for (const socket of paused) socket.resume();
-  await waitFor("who reads again has missed nothing", () => paused.every((socket) => socket.changes.length === rounds * 10));
+  await waitFor("sockets that read again have missed nothing", () => paused.every((socket) => socket.changes.length === rounds * 10));
   const ids = Array.from({ length: rounds * 10 }, (_, index) => index + 1);
-  for (const socket of wantsItems)
+  for (const socket of wantsItems) {
     assert.deepEqual(
       socket.changes.map((change) => change.id),
       ids,
     );
+  }
   sockets.forEach((socket, index) => index % (crowd / filtered) === 0 && assert.deepEqual(socket.changes, []));
 });

@@ -1,4 +1,4 @@
-// The network between the Worker and Postgres breaks: every change is stored exactly once all the same.
+// The network between the Worker and Postgres breaks, and every change is still stored exactly once.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { createDatabase } from "./support/database.ts";
@@ -19,7 +19,7 @@ async function throughProxy(t: TestContext): Promise<{ scenario: Scenario; proxy
   return { scenario: await Scenario.start(t, { on: database, through: url }), proxy };
 }
 
-test("a connection cut at any point of a cycle loses nothing and doubles nothing", async (t) => {
+test("a connection that is cut at any point of a cycle loses and duplicates nothing", async (t) => {
   const { scenario, proxy } = await throughProxy(t);
   const { worker } = scenario;
   await scenario.initialise({ pollInterval: 50 });
@@ -27,7 +27,7 @@ test("a connection cut at any point of a cycle loses nothing and doubles nothing
   await feed.message("welcome");
   const random = Random.seeded(t);
   const wanted: number[] = [];
-  // What one such cycle sends and receives lies between a few hundred bytes and a few thousand.
+  // Such a cycle sends and receives between a few hundred and a few thousand bytes.
   for (const direction of ["received", "sent"] as const) {
     const anywhere = Array.from({ length: 20 }, () => 1 + random.below(4_000));
     for (const bytes of [1, 40, 90, 200, 400, ...anywhere]) {
@@ -36,7 +36,7 @@ test("a connection cut at any point of a cycle loses nothing and doubles nothing
       const cut = proxy.cutAfter(direction, bytes);
       await scenario.insert(id);
       await cut;
-      // Sooner than the feed would try again by itself.
+      // Earlier than the feed would retry by itself.
       await waitFor("a poll that gets through", async () => (await worker.request("POST", "/poll")).status === 200);
       await feed.receivedChanges(wanted.length);
     }
@@ -48,7 +48,7 @@ test("a connection cut at any point of a cycle loses nothing and doubles nothing
   );
 });
 
-test("while the database is down the status counts it, and everything arrives when it is back", async (t) => {
+test("while the database is down the status counts failures, and everything arrives when it is back", async (t) => {
   const { scenario, proxy } = await throughProxy(t);
   const { worker } = scenario;
   await scenario.initialise({ pollInterval: 50 });

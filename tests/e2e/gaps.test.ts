@@ -1,5 +1,5 @@
-// Changes may have been missed: that is never hidden. A new epoch begins and every client is told,
-// or the feed halts and says what to do.
+// If changes may have been missed, that is never hidden: a new epoch begins and every client is told, or the feed halts and
+// says what to do.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { dropSlot } from "./support/database.ts";
@@ -35,7 +35,7 @@ for (const version of [18, 15] as const) {
     );
   });
 
-  test(`changes written while the publication is missing on PostgreSQL ${version} are never passed over in silence`, async (t) => {
+  test(`changes written while the publication is missing on PostgreSQL ${version} are never skipped silently`, async (t) => {
     const scenario = await Scenario.start(t, { version });
     const { database, worker } = scenario;
     await scenario.initialise({ pollInterval: 50 });
@@ -55,7 +55,7 @@ for (const version of [18, 15] as const) {
   });
 }
 
-test("with onSlotLost halt a dropped slot stops the feed with the way out, which then works", async (t) => {
+test("with onSlotLost halt a dropped slot stops the feed with a remedy, and the remedy works", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise({ pollInterval: 50, onSlotLost: "halt" });

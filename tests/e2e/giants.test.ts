@@ -1,10 +1,10 @@
-// What is far larger than an isolate passes through one: its memory stays small.
+// Data that is far larger than an isolate passes through it, and its memory stays small.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { createDatabase, type TestDatabase } from "./support/database.ts";
 import { Workerd } from "./support/workerd.ts";
 
-/** The most WebAssembly memory that is allowed: half of an isolate's 128 MB is JavaScript's. */
+/** The WebAssembly memory limit: half of an isolate's 128 MB is left to JavaScript. */
 const mostBytes = 64 << 20;
 
 interface Status {
@@ -12,7 +12,7 @@ interface Status {
   position: { id: number } | null;
 }
 
-/** Stores what the slot holds; says how long it took and how large WebAssembly's memory has grown. */
+/** Stores what the slot has. Reports how long that took, and the peak of the WebAssembly memory. */
 async function drain(t: TestContext, worker: Workerd, what: string): Promise<void> {
   const before = (await worker.request<Status>("GET", "/status")).body;
   const started = performance.now();
@@ -25,7 +25,7 @@ async function drain(t: TestContext, worker: Workerd, what: string): Promise<voi
   t.diagnostic(
     `${what}: ${stored} changes in ${seconds} s, WASM memory ${mib(before.memoryBytes)} MiB before and ${mib(after.memoryBytes)} MiB at its peak`,
   );
-  // It never shrinks, so this is its peak.
+  // That memory never shrinks, so its size is its peak.
   assert.ok(after.memoryBytes > 0 && after.memoryBytes < mostBytes, `${after.memoryBytes} bytes`);
 }
 
@@ -49,7 +49,7 @@ test("a transaction of 1,000,000 rows passes through workerd in less than 64 MiB
   assert.deepEqual(sound, { count: rows, wrong: 0, lsns: 1 });
 });
 
-test("a row of 200 MB passes through workerd in less than 64 MiB, its large column named as omitted", async (t) => {
+test("a row of 200 MB passes through workerd in less than 64 MiB, and its large column is named in omitted", async (t) => {
   const { database, worker } = await start(t);
   await database.query("INSERT INTO items VALUES (1, 'before', 'small', 'small')");
   await database.query("INSERT INTO items VALUES (2, 'large', repeat('x', 200000000), 'behind it')");
@@ -64,7 +64,7 @@ test("a row of 200 MB passes through workerd in less than 64 MiB, its large colu
     { name: "large", keys: ["id", "name"], omitted: ["body", "other"] },
     { name: "after", keys: whole, omitted: null },
   ]);
-  // A client is told too, from the history.
+  // A client that reads the history is told too.
   const feed = await worker.connect({ after: "earliest" });
   const changes = await feed.receivedChanges(3);
   assert.deepEqual(

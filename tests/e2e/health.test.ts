@@ -1,4 +1,4 @@
-// What an operator sees: /status, /metrics and the logs, on good days and on bad ones.
+// What an operator sees in /status, /metrics and the logs, on good days and on bad ones.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createDatabase } from "./support/database.ts";
@@ -7,7 +7,7 @@ import { Scenario } from "./support/scenario.ts";
 import { statusOf } from "./support/status.ts";
 import { waitFor } from "./support/wait-for.ts";
 
-test("while the database answers nothing at all, the status answers within a second and says how old its facts are", async (t) => {
+test("while the database does not answer at all, the status answers within a second and says how old its facts are", async (t) => {
   const database = await createDatabase(t);
   const { proxy, url } = await FaultProxy.to(t, database.url);
   const scenario = await Scenario.start(t, { on: database, through: url });
@@ -18,7 +18,7 @@ test("while the database answers nothing at all, the status answers within a sec
 
   proxy.pause();
   await scenario.insert(1);
-  // A poll hangs for certain: it was asked for, and is not answered.
+  // A poll certainly hangs: it was requested and has no answer.
   let answered = false;
   const nudge = worker.request("POST", "/poll").then(() => (answered = true));
   const ages: number[] = [];
@@ -42,7 +42,7 @@ test("while the database answers nothing at all, the status answers within a sec
   await feed.receivedChanges(1);
 });
 
-/** Samples by name and labels, of text that keeps to the lines of the OpenMetrics format. */
+/** The samples by name and labels. Fails for text with lines that are not in the OpenMetrics format. */
 function samples(text: string): Map<string, number> {
   const found = new Map<string, number>();
   const lines = text.split("\n");
@@ -56,7 +56,7 @@ function samples(text: string): Map<string, number> {
   return found;
 }
 
-test("/metrics is OpenMetrics, and says what /status says", async (t) => {
+test("/metrics is valid OpenMetrics and agrees with /status", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   const scrape = async () => {
@@ -97,12 +97,12 @@ test("/metrics is OpenMetrics, and says what /status says", async (t) => {
   }
 });
 
-test("the Worker logs lines of JSON with their context, and neither row values nor credentials", async (t) => {
+test("the Worker logs lines of JSON with context, without row values and credentials", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   const secret = "geheim-7f3a";
   await scenario.initialise({ hibernationDelay: 3_600_000 });
-  // Refused by a constraint, whose message in Postgres shows the whole row; and by the type.
+  // One is refused by a constraint, for which Postgres's message shows the whole row; the other by the type.
   await database.query("ALTER TABLE change_history ADD CONSTRAINT no CHECK (data ->> 'name' IS NULL)");
   await database.query("INSERT INTO items VALUES (1, $1)", [secret]);
   await waitFor("the row is refused", async () => (await worker.request("POST", "/poll")).status !== 200);

@@ -1,4 +1,4 @@
-// Nobody listens: the object sleeps, looks after its slot and its history, and wakes up at once.
+// While nobody listens the object sleeps, maintains its slot and its history, and wakes up at once.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { Example } from "./support/applications.ts";
@@ -24,16 +24,16 @@ async function hibernating({ worker }: Scenario): Promise<Status> {
   });
 }
 
-/** Waits until the hibernation alarm has looked at the slot once more, and gives what it saw. */
+/** Waits until the hibernation alarm has checked the slot once more. Returns the result. */
 async function nextLook({ worker }: Scenario): Promise<Status> {
   const before = (await statusOf(worker)).slot?.checkedAt;
-  return waitFor("the next look at the slot", async () => {
+  return waitFor("the next check of the slot", async () => {
     const status = await statusOf(worker);
     return status.slot?.checkedAt !== before && status;
   });
 }
 
-/** The feed's statements in the server's log, session by session, in the order of their beginning. */
+/** The feed's statements in the server's log, grouped by session, in the order of their start. */
 function sessions(cluster: Cluster): string[][] {
   const found = new Map<string, string[]>();
   for (const [, pid = "", text = ""] of cluster.log().matchAll(/^pg-change-feed\|(\d+)\|LOG: {2}(.*)$/gm)) {
@@ -45,7 +45,7 @@ function sessions(cluster: Cluster): string[][] {
   return [...found.values()];
 }
 
-test("an alarm with nothing to do is one session of two statements, and between alarms there is none", async (t) => {
+test("an alarm with nothing to do is one session with two statements, and there is no session between alarms", async (t) => {
   const cluster = await startCluster(t, { log_statement: "all", log_line_prefix: "%a|%p|" });
   const scenario = await asleep(t, { hibernationDelay: 1_000 }, { on: await cluster.createDatabase() });
   await nextLook(scenario);
@@ -61,14 +61,15 @@ test("an alarm with nothing to do is one session of two statements, and between 
     assert.match(statements[1] ?? "", /FROM change_history/);
   }
 
-  // Asked a hundred times how it is, and thrown out of memory, it leaves the database alone.
+  // A hundred status requests and an eviction cause no query.
   await scenario.initialise({ hibernationDelay: hour });
   await hibernating(scenario);
   await scenario.worker.evict();
   const asleepSince = sessions(cluster).flat().length;
   for (let n = 0; n < 100; n += 1) {
-    for (const path of ["/status", "/clients", "/metrics"])
+    for (const path of ["/status", "/clients", "/metrics"]) {
       assert.equal((await scenario.worker.fetch(path, authorised(scenario))).status, 200);
+    }
   }
   const status = await statusOf(scenario.worker);
   assert.equal(status.state, "hibernating");
@@ -80,7 +81,7 @@ function authorised({ worker }: Scenario): RequestInit {
   return { headers: { authorization: `Bearer ${worker.token}` } };
 }
 
-test("a sleeping feed leaves changes in the slot until it holds back more WAL than maxSlotLag, and drains then", async (t) => {
+test("a sleeping feed leaves changes in the slot until that retains more WAL than maxSlotLag, and then drains it", async (t) => {
   const cluster = await startCluster(t, { autovacuum: "off" });
   const scenario = await asleep(t, { hibernationDelay: 1_000, maxSlotLag: 4 << 20 }, { on: await cluster.createDatabase() });
   await scenario.insert(1);
@@ -94,7 +95,7 @@ test("a sleeping feed leaves changes in the slot until it holds back more WAL th
   assert.equal((await statusOf(scenario.worker)).state, "hibernating");
 });
 
-test("history is pruned to historyRetention while nobody listens, and a client that needs what is gone is told", async (t) => {
+test("history is pruned to historyRetention while nobody listens, and a client that needs pruned changes is told", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise({ hibernationDelay: 1_000, historyRetention: { maxRows: 10 } });
@@ -116,7 +117,7 @@ test("history is pruned to historyRetention while nobody listens, and a client t
   );
 });
 
-test("history is pruned by age, and a change that is too young stays", async (t) => {
+test("history is pruned by age, and younger changes stay", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise({ hibernationDelay: 1_000, historyRetention: { maxAge: 60_000 } });
@@ -128,14 +129,14 @@ test("history is pruned by age, and a change that is too young stays", async (t)
   assert.deepEqual(await scenario.storedItems(), [3]);
 });
 
-test("history is pruned beside polling, too, and not what a registered Sync Durable Object has still to read", async (t) => {
+test("history is pruned while polling too, except for what a registered Sync Durable Object has not read yet", async (t) => {
   const example = await Example.start(t);
   const { database, worker } = example.scenario;
   await example.scenario.initialise({ pollInterval: 50 });
   const hasRead = (position: string) =>
     waitFor(`the Sync Durable Object has read up to ${position}`, async () => {
       const { body } = await worker.request<{ clients: { kind: string; cursor: string }[] }>("GET", "/clients");
-      // Whoever asks it for its rows has it register.
+      // A request for its rows makes it register.
       await example.rows();
       return body.clients.some(({ kind, cursor }) => kind === "sync_do" && cursor === position);
     });
@@ -162,7 +163,7 @@ test("history is pruned beside polling, too, and not what a registered Sync Dura
   assert.equal((await database.query("SELECT count(*)::int AS rows FROM items"))[0]?.["rows"], 30);
 });
 
-test("a client that arrives wakes the feed at once, and when the last has gone it sleeps again", async (t) => {
+test("a client that connects wakes the feed at once, and the feed sleeps again when the last one has gone", async (t) => {
   const scenario = await asleep(t, { hibernationDelay: hour, pollInterval: 50 });
   await scenario.insert(1);
   const feed = await scenario.worker.connect({ after: "earliest" });
@@ -176,7 +177,7 @@ test("a client that arrives wakes the feed at once, and when the last has gone i
   assert.deepEqual(await scenario.storedItems(), [1, 2]);
 });
 
-test("an object that is evicted in its sleep looks after its slot when its alarm comes", async (t) => {
+test("an object that is evicted while it sleeps still maintains its slot when its alarm comes", async (t) => {
   const scenario = await asleep(t, { hibernationDelay: 2_000, maxSlotLag: 1 << 20 });
   await scenario.worker.evict();
   await scenario.database.query("INSERT INTO items SELECT id, repeat('x', 1000) FROM generate_series(1, 3000) AS id");

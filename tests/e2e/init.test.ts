@@ -1,4 +1,4 @@
-// POST /init: one run for all who call at once, and a changed configuration is in force at once.
+// POST /init: concurrent calls share one run, and a changed configuration applies at once.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createDatabase } from "./support/database.ts";
@@ -11,10 +11,10 @@ interface Refusal {
   error: { code: string; message: string; remedy?: string };
 }
 
-test("calls with the same configuration share one run, and calls with others take their turns", async (t) => {
+test("calls with the same configuration share one run, and calls with different ones take turns", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
-  // A transaction that is open delays the slot, so that all calls come while the first still runs.
+  // An open transaction delays the slot, so that all calls come while the first is still running.
   const holding = await database.session();
   await holding.query("BEGIN");
   await holding.query("SELECT pg_current_xact_id()");
@@ -35,7 +35,7 @@ test("calls with the same configuration share one run, and calls with others tak
   assert.equal((await statusOf(worker)).config?.hibernationDelay, 120_000);
 });
 
-test("a changed configuration is in force at once, and one that is wrong changes nothing", async (t) => {
+test("a changed configuration applies at once, and an invalid one changes nothing", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise({ hibernationDelay: 3_600_000 });
@@ -63,7 +63,7 @@ test("a changed configuration is in force at once, and one that is wrong changes
   assert.deepEqual(await scenario.storedItems(), [1]);
 });
 
-test("without a database that answers, /init says so, and works when it is there", async (t) => {
+test("if the database does not answer, /init says so, and works when it is back", async (t) => {
   const database = await createDatabase(t);
   const { proxy, url } = await FaultProxy.to(t, database.url);
   const scenario = await Scenario.start(t, { on: database, through: url });
@@ -75,14 +75,14 @@ test("without a database that answers, /init says so, and works when it is there
   await scenario.initialise();
 });
 
-test("a second deployment with another slot is refused before it gives out the same ids", async (t) => {
+test("a second deployment with another slot is refused before it assigns the same ids", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise();
   const refused = await worker.request<Refusal>("POST", "/init", { slot: `${database.slot}_b` });
   assert.equal(refused.status, 409);
   assert.equal(refused.body.error.code, "history_in_use");
-  // What the remedy says lets the feed move to the other slot; its clients begin a new epoch.
+  // The remedy lets the feed move to the other slot, and its clients begin a new epoch.
   for (const statement of refused.body.error.remedy?.match(/(?:DELETE|SELECT pg_drop)[^;]+;/g) ?? []) await database.query(statement);
   await scenario.insert(1);
   await scenario.initialise({ slot: `${database.slot}_b`, hibernationDelay: 3_600_000 });

@@ -1,4 +1,4 @@
-// GET /wait-for-initial-poll: complete means that all that had committed before the wait is stored.
+// GET /wait-for-initial-poll: it completes when everything that was committed before the wait is stored.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createDatabase } from "./support/database.ts";
@@ -17,10 +17,10 @@ interface Refusal {
 
 const path = "/wait-for-initial-poll";
 
-test("many who wait are all answered, each for everything that had committed when it asked", async (t) => {
+test("many concurrent waits are all answered, each for everything that was committed when it began", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
-  // Small peeks: each wait spans several cycles, and meets those of others.
+  // Small peeks, so that each wait spans several cycles and overlaps with other waits.
   await scenario.initialise({ hibernationDelay: 3_600_000, maxChangesPerPoll: 10 });
   let last = 3_000;
   const waits: Promise<void>[] = [];
@@ -39,7 +39,7 @@ test("many who wait are all answered, each for everything that had committed whe
       }),
     );
   }
-  // An initialisation cuts in on a drain, which is then no complete one.
+  // An initialisation interrupts a drain, which is then incomplete.
   for (let n = 0; n < 3; n += 1) assert.equal((await worker.request("POST", "/init", { pollInterval: 1_000 + n })).status, 200);
   await Promise.all(waits);
   const items = await scenario.storedItems();
@@ -49,7 +49,7 @@ test("many who wait are all answered, each for everything that had committed whe
   );
 });
 
-test("a database that fails is answered with 503, the reason and Retry-After, and when it is back the wait succeeds", async (t) => {
+test("while the database fails the answer is 503 with the reason and Retry-After, and the wait succeeds when it is back", async (t) => {
   const database = await createDatabase(t);
   const { proxy, url } = await FaultProxy.to(t, database.url);
   const scenario = await Scenario.start(t, { on: database, through: url });
@@ -66,7 +66,7 @@ test("a database that fails is answered with 503, the reason and Retry-After, an
   const retryAfter = Number(refused.headers.get("retry-after"));
   assert.ok(retryAfter >= 1 && retryAfter <= 60, String(retryAfter));
 
-  // Who has patience is answered as soon as the database is back.
+  // A patient caller is answered as soon as the database is back.
   const patient = worker.request<Complete>("GET", path);
   const failures = (await statusOf(worker)).polling.consecutiveFailures;
   assert.ok(failures > 0);
@@ -76,7 +76,7 @@ test("a database that fails is answered with 503, the reason and Retry-After, an
   assert.deepEqual(body, { complete: true, position: "1-1" });
 });
 
-test("a wait that a restart of the runtime cuts off is asked again, and answered by the same rule", async (t) => {
+test("a wait that a restart of the runtime cuts off can be repeated, and the same rule applies", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   assert.equal((await worker.request("POST", "/init", { hibernationDelay: 3_600_000 })).status, 200);

@@ -36,7 +36,7 @@ for (const version of [18, 15] as const) {
   });
 }
 
-test("what the WebSocket is sent is what change_history holds, and the slot has moved past it", async (t) => {
+test("the WebSocket receives what change_history has, and the slot has moved past it", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise();
@@ -61,7 +61,7 @@ test("what the WebSocket is sent is what change_history holds, and the slot has 
   });
 });
 
-test("/init with tables makes the publication, and an integer beyond a double arrives unrounded", async (t) => {
+test("/init with tables creates the publication, and an integer that a double cannot hold arrives unrounded", async (t) => {
   const scenario = await Scenario.start(t, { publish: false });
   const { database, worker } = scenario;
   await database.query("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");
@@ -82,7 +82,7 @@ test("/init with tables makes the publication, and an integer beyond a double ar
   );
 });
 
-test("a filtered client is sent its tables alone", async (t) => {
+test("a filtered client receives only its tables", async (t) => {
   const scenario = await Scenario.start(t, { publish: false });
   const { database, worker } = scenario;
   await database.query("CREATE TABLE notes (id int PRIMARY KEY)");
@@ -98,7 +98,7 @@ test("a filtered client is sent its tables alone", async (t) => {
   );
 });
 
-test("the system's own tables are not captured, also by a publication of all tables", async (t) => {
+test("the system's own tables are not captured, even by a publication of all tables", async (t) => {
   const scenario = await Scenario.start(t, { publish: false });
   const { database, worker } = scenario;
   await database.query(`CREATE PUBLICATION ${database.slot} FOR ALL TABLES`);
@@ -112,7 +112,7 @@ test("the system's own tables are not captured, also by a publication of all tab
   assert.deepEqual(tables, [{ table_name: "items" }]);
 });
 
-/** Says after each alarm how many sockets the platform has answered itself. */
+/** Reports after each alarm how many sockets the platform has answered by itself. */
 const watch = `
 globalThis.onConstruction = (ctx) => {
   globalThis.onAlarm = () => console.log("answered by the platform: " + ctx.getWebSockets().filter((socket) => ctx.getWebSocketAutoResponseTimestamp(socket) !== null).length);

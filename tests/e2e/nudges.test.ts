@@ -1,5 +1,5 @@
-// POST /poll while a flight is under way: who asks then is not put off with what that flight has
-// read, and all who ask share the next one.
+// POST /poll while a poll is running: a caller must not be answered by that poll, which has already read the slot. All such
+// callers share the next poll.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { hold, putGates } from "./support/gate.ts";
@@ -7,10 +7,10 @@ import { Scenario } from "./support/scenario.ts";
 import { statusOf } from "./support/status.ts";
 
 for (const version of [15, 18] as const) {
-  test(`nudges during a flight share the next one, which stores what they have written, on PostgreSQL ${version}`, async (t) => {
+  test(`nudges during a poll share the next one, which stores what their callers have written, on PostgreSQL ${version}`, async (t) => {
     const scenario = await Scenario.start(t, { version });
     const { database, worker } = scenario;
-    // Nothing but nudges polls.
+    // Only nudges start a poll.
     await scenario.initialise({ hibernationDelay: 3_600_000 });
     await putGates(database);
     const { polling: before } = await statusOf(worker);
@@ -20,7 +20,7 @@ for (const version of [15, 18] as const) {
     const holding = hold(t, database, "commit");
     const first = nudge();
     const held = await holding;
-    // The flight has read the slot; what commits from now on it cannot know.
+    // The running poll has read the slot, and cannot know of later commits.
     await scenario.insert(2);
     let answered = 0;
     const others = Array.from({ length: 10 }, async () => {
@@ -28,7 +28,7 @@ for (const version of [15, 18] as const) {
       answered += 1;
       return answer;
     });
-    // Asked after the others, it answers after all of them have been booked.
+    // This request comes after the others, so its answer shows that all of them are queued.
     await statusOf(worker);
     assert.equal(answered, 0);
     await held.open();

@@ -1,4 +1,4 @@
-// The server is down for minutes, with nobody to help: a file of its own, since it mostly waits.
+// The server is down for minutes and nobody helps. This is in its own file, since it mostly waits.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { startCluster } from "./support/cluster.ts";
@@ -8,10 +8,10 @@ import { waitFor } from "./support/wait-for.ts";
 
 const second = 1_000;
 
-/** What docs/operations.md says: 0.5, 1, 2, ... up to 60 seconds, half of each at random. */
+/** According to docs/operations.md: 0.5, 1, 2, ... up to 60 seconds, half of each at random. */
 const longestPause = (failures: number) => Math.min(0.5 * second * 2 ** (failures - 1), 60 * second);
 
-test("a server that is down for minutes is asked ever less often, the status answers all the while, and afterwards nothing is lost", async (t) => {
+test("a server that is down for minutes is tried less and less often, the status keeps answering, and nothing is lost", async (t) => {
   const cluster = await startCluster(t);
   const scenario = await Scenario.start(t, { on: await cluster.createDatabase() });
   const { worker } = scenario;
@@ -20,12 +20,12 @@ test("a server that is down for minutes is asked ever less often, the status ans
   await feed.message("caught_up");
   await scenario.insert(1);
   await feed.receivedChanges(1);
-  // Whether the feed still reads this one or not, the server goes at once.
+  // The server stops at once, whether the feed has read this one or not.
   await scenario.insert(2);
   await cluster.server.stop();
 
   const downSince = performance.now();
-  /** The pause after each failure that was seen, by how many there were in a row. */
+  /** The pause after each observed failure, by the number of failures in a row. */
   const pauses = new Map<number, number>();
   let slowest = 0;
   await waitFor(
@@ -37,8 +37,9 @@ test("a server that is down for minutes is asked ever less often, the status ans
       assert.deepEqual([state, halted], ["polling", null]);
       const { consecutiveFailures: failures, nextPollAt } = polling;
       const failedAt = errors["connection"]?.lastAt;
-      if (failures > 0 && nextPollAt !== null && failedAt !== undefined && nextPollAt > Date.now())
+      if (failures > 0 && nextPollAt !== null && failedAt !== undefined && nextPollAt > Date.now()) {
         pauses.set(failures, nextPollAt - failedAt);
+      }
       return failures >= 10 && performance.now() - downSince >= 120 * second;
     },
     300 * second,
@@ -51,13 +52,13 @@ test("a server that is down for minutes is asked ever less often, the status ans
   for (const failures of [5, 6, 7, 8, 9, 10]) assert.ok(pauses.has(failures), `failure ${failures} was not seen`);
   for (const [failures, pause] of pauses) {
     const longest = longestPause(failures);
-    // Some milliseconds lie between the failure's time and the alarm's.
+    // A few milliseconds pass between the failure and the setting of the alarm.
     assert.ok(pause >= longest / 2 && pause <= longest + 0.5 * second, `${pause} ms after failure ${failures}`);
   }
 
   await cluster.server.restart();
   await scenario.insert(3);
-  // Nobody nudges: the feed comes back by itself, within the longest pause.
+  // Nobody nudges. The feed recovers by itself, within the longest pause.
   await waitFor("the feed polls again", async () => (await statusOf(worker)).polling.consecutiveFailures === 0, 60 * second + 20 * second);
   const changes = await feed.receivedChanges(3);
   assert.deepEqual(

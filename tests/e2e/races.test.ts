@@ -1,5 +1,5 @@
-// Everything at once, many times over: initialisation, alarms, nudges, clients that come and go, and
-// the object thrown out of memory in the middle of it.
+// Everything at once, many times: initialisations, alarms, nudges, clients that come and go, and evictions of the object in
+// the middle of it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { startCluster } from "./support/cluster.ts";
@@ -10,7 +10,7 @@ import { waitFor } from "./support/wait-for.ts";
 
 const rounds = 25;
 
-/** Numbers that can be had again from their seed. */
+/** Reproducible random numbers, from a seed. */
 function random(seed: number): (below: number) => number {
   let state = seed;
   return (below) => {
@@ -19,7 +19,7 @@ function random(seed: number): (below: number) => number {
   };
 }
 
-/** A client that comes back with its last position whenever it is cut off, and keeps all it is sent. */
+/** A client that reconnects with its last position whenever it is cut off, and keeps everything it receives. */
 class Follower {
   readonly changes: TableChange[] = [];
   readonly #connect: (after: string) => Promise<FeedSocket>;
@@ -29,7 +29,7 @@ class Follower {
     this.#connect = connect;
   }
 
-  /** Leaves, with what it was sent; or comes back. */
+  /** Disconnects and keeps what it has received, or reconnects. */
   async toggle(): Promise<void> {
     if (this.#feed === undefined) await this.come();
     else this.leave();
@@ -64,14 +64,14 @@ test("initialisations, alarms, nudges, clients and evictions race, and every cha
   const { worker } = scenario;
   await scenario.initialise();
   const follower = new Follower((after) => worker.connect({ after }));
-  // Short and long pauses: with a long one the object holds no connection and can be evicted.
+  // Short and long pauses. With a long one the object has no connection and can be evicted.
   const configs = [{ pollInterval: 20 }, { pollInterval: 10_000 }, { hibernationDelay: 1_000 }, { maxChangesPerPoll: 2 }, {}];
   let last = 0;
   const tally: Record<string, number> = {};
   const answered = async (what: string, request: Promise<{ status: number; body: unknown }>) => {
     const answer = await request.catch((error: unknown) => ({ status: 0, body: String(error) }));
     tally[`${what} ${answer.status}`] = (tally[`${what} ${answer.status}`] ?? 0) + 1;
-    // 0 and 500: cut off by an eviction or a restart. Anything else must be a plain yes.
+    // 0 and 500 mean that an eviction or a restart cut the request off. Any other answer must be a success.
     assert.ok([0, 200, 500, 503].includes(answer.status), `${what}: ${answer.status} ${JSON.stringify(answer.body)}`);
   };
   for (let round = 0; round < rounds; round += 1) {
@@ -86,13 +86,14 @@ test("initialisations, alarms, nudges, clients and evictions race, and every cha
       () => answered("status", worker.request("GET", "/status")),
       () => follower.toggle().catch((error: unknown) => assert.match(String(error), /upgrade refused: 50|socket hang up|ECONNRESET/)),
     ];
-    if (pick(3) === 0)
+    if (pick(3) === 0) {
       actions.push(() =>
         worker.evict(pick(2) === 0 ? "hibernate" : "close").then(
           () => (tally["evicted"] = (tally["evicted"] ?? 0) + 1),
           () => undefined,
         ),
       );
+    }
     for (let n = actions.length - 1; n > 0; n -= 1) {
       const other = pick(n + 1);
       [actions[n], actions[other]] = [actions[other]!, actions[n]!];
@@ -117,7 +118,7 @@ test("initialisations, alarms, nudges, clients and evictions race, and every cha
   const status = await statusOf(worker);
   assert.deepEqual([status.epoch, status.position?.id, status.halted], [1, last, null]);
 
-  // One alarm is left of it all: with a client the feed polls at its interval, no more often.
+  // A single alarm remains: with a client the feed polls at its interval, not more often.
   const polls = () => cluster.log().match(/^pg-change-feed\|LOG: {2}execute [^:]*: SELECT pg_current_wal_flush_lsn\(\)$/gm)?.length ?? 0;
   const idle = await worker.connect();
   await idle.message("caught_up");

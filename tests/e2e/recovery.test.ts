@@ -1,5 +1,5 @@
-// The server goes down, loses, forgets or refuses: the feed heals without loss, or begins a new epoch
-// and tells every client, or halts and says what to do. Nothing is lost in silence.
+// The server goes down, loses data, or refuses: the feed recovers without loss, or begins a new epoch and tells every
+// client, or halts and says what to do. Nothing is lost silently.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -18,11 +18,11 @@ import { waitFor } from "./support/wait-for.ts";
 interface Ruin {
   cluster: Cluster;
   scenario: Scenario;
-  /** Connected from the start, and sent item 1. */
+  /** Connected from the start. It has received item 1. */
   feed: FeedSocket;
 }
 
-/** A feed on a server of its own, with a client that has seen item 1. */
+/** A feed on its own server, with a client that has received item 1. */
 async function beforeRuin(t: TestContext, config: object = {}, settings: Record<string, string | number> = {}): Promise<Ruin> {
   const cluster = await startCluster(t, settings);
   const scenario = await Scenario.start(t, { on: await cluster.createDatabase() });
@@ -46,7 +46,7 @@ async function nudge(scenario: Scenario): Promise<number> {
   return (await scenario.worker.request("POST", "/poll")).status;
 }
 
-/** The client that was there from the start has every item once, in order, in the first epoch. */
+/** The client that was connected from the start has every item once, in order, in the first epoch. */
 async function healedWithoutLoss({ scenario, feed }: Ruin, items: number[]): Promise<void> {
   await waitFor("the feed polls again", async () => (await nudge(scenario)) === 200);
   const changes = await feed.receivedChanges(items.length);
@@ -63,7 +63,7 @@ async function healedWithoutLoss({ scenario, feed }: Ruin, items: number[]): Pro
   assert.deepEqual([status.state, status.epoch, status.halted, status.polling.consecutiveFailures], ["polling", 1, null, 0]);
 }
 
-/** The client is told to reset; one that loads anew gets what is written from then on. */
+/** The client receives a reset, and a client that reloads receives everything written from then on. */
 async function toldOfTheGap({ scenario, feed }: Ruin, item: number): Promise<void> {
   await waitFor("the feed polls again", async () => (await nudge(scenario)) === 200);
   assert.equal((await feed.message("reset")).reason, "epoch_changed");
@@ -79,7 +79,7 @@ async function toldOfTheGap({ scenario, feed }: Ruin, item: number): Promise<voi
   assert.equal((await resumed.message("reset")).reason, "epoch_changed");
 }
 
-test("a server that is down for a while, and one that crashes, lose nothing", async (t) => {
+test("a server that is down for a while, or crashes, loses nothing", async (t) => {
   const ruin = await beforeRuin(t);
   const { cluster, scenario } = ruin;
   await cluster.server.stop();
@@ -98,7 +98,7 @@ test("a server that is down for a while, and one that crashes, lose nothing", as
   await healedWithoutLoss(ruin, [1, 2, 3, 4]);
 });
 
-test("a failing feed that is evicted goes on with its backoff and its counts", async (t) => {
+test("a failing feed that is evicted keeps its backoff and its counts", async (t) => {
   const cluster = await startCluster(t);
   const scenario = await Scenario.start(t, { on: await cluster.createDatabase() });
   // No client and no connection, so that the object can be evicted.
@@ -114,13 +114,13 @@ test("a failing feed that is evicted goes on with its backoff and its counts", a
   await nudge(scenario);
   const failing = await statusOf(scenario.worker);
   assert.equal(failing.polling.consecutiveFailures, before.polling.consecutiveFailures + 1);
-  // The eighth failure waits for half a minute or more, the first for half a second at most.
+  // The pause after the eighth failure is half a minute or more, after the first half a second at most.
   assert.ok((failing.polling.nextPollAt ?? 0) > Date.now() + 10_000, String(failing.polling.nextPollAt));
   await cluster.server.restart();
   assert.equal(await nudge(scenario), 200);
 });
 
-test("a changed password halts the feed with its reason, and when it is changed back nothing is lost", async (t) => {
+test("a changed password halts the feed with a reason, and nothing is lost when it is changed back", async (t) => {
   const cluster = await startCluster(t);
   const database = await cluster.createDatabase();
   await cluster.run("CREATE ROLE feeder LOGIN SUPERUSER PASSWORD 'the-first-secret'");
@@ -149,7 +149,7 @@ test("a changed password halts the feed with its reason, and when it is changed 
   assert.doesNotMatch(scenario.worker.logs().join("\n"), /the-first-secret|another/);
 });
 
-test("a slot that somebody else reads is waited for, and nothing is lost", async (t) => {
+test("the feed waits for a slot that somebody else reads, and nothing is lost", async (t) => {
   const ruin = await beforeRuin(t);
   const { scenario } = ruin;
   const { database } = scenario;
@@ -187,7 +187,7 @@ test("a slot that was invalidated by max_slot_wal_keep_size ends the epoch, and 
   assert.deepEqual(await scenario.storedItems(), [1, 3]);
 });
 
-test("a slot that is dropped and made anew while nobody looks ends the epoch, though all looks as before", async (t) => {
+test("a slot that is dropped and recreated unnoticed ends the epoch, although everything looks the same", async (t) => {
   const scenario = await Scenario.start(t);
   const { database, worker } = scenario;
   await scenario.initialise({ hibernationDelay: 3_600_000 });
@@ -204,7 +204,7 @@ test("a slot that is dropped and made anew while nobody looks ends the epoch, th
   assert.deepEqual(await scenario.storedItems(), [1, 3]);
 });
 
-test("a slot that was invalidated by idle_replication_slot_timeout halts a feed that is told to, with the way out", async (t) => {
+test("a slot that was invalidated by idle_replication_slot_timeout halts a feed with onSlotLost halt, with a remedy", async (t) => {
   const ruin = await beforeRuin(t, { pollInterval: 3_600_000, onSlotLost: "halt" }, { idle_replication_slot_timeout: "1s" });
   const { cluster, scenario } = ruin;
   await scenario.insert(2);
@@ -222,7 +222,7 @@ test("a slot that was invalidated by idle_replication_slot_timeout halts a feed 
   await toldOfTheGap(ruin, 3);
 });
 
-test("a dropped change_history halts the feed, and POST /init goes on without losing a change", async (t) => {
+test("a dropped change_history halts the feed, and POST /init resumes it without losing a change", async (t) => {
   const ruin = await beforeRuin(t);
   const { scenario, feed } = ruin;
   await scenario.database.query("DROP TABLE change_history");
@@ -239,7 +239,7 @@ test("a dropped change_history halts the feed, and POST /init goes on without lo
     ],
   );
   assert.equal((await statusOf(scenario.worker)).state, "polling");
-  // What was kept is gone: a client that has not read it is told, never passed over.
+  // The history is gone. A client that has not read it is told.
   const late = await scenario.worker.connect({ after: "1-0" });
   assert.equal((await late.message("reset")).reason, "too_old");
 });
@@ -266,7 +266,7 @@ for (const [as, what] of [
   });
 }
 
-test("a full disk stops the feed where it stands, and with room again nothing is lost or doubled", async (t) => {
+test("a full disk stops the feed, and nothing is lost or duplicated when there is room again", async (t) => {
   if (process.getuid?.() !== 0 || process.platform !== "linux") return t.skip("only root on Linux can mount a small disk");
   const ruin = await beforeRuin(t);
   const { cluster, scenario } = ruin;
@@ -286,7 +286,7 @@ test("a full disk stops the feed where it stands, and with room again nothing is
   execFileSync("install", ["-d", "-o", owner, "-m", "700", folder]);
   await cluster.run(`CREATE TABLESPACE small LOCATION '${folder}'`);
   await scenario.database.query("ALTER TABLE change_history SET TABLESPACE small");
-  // Of one transaction much, so that the disk is full in the middle of it.
+  // A large transaction, so that the disk fills up in the middle of it.
   await scenario.database.query("INSERT INTO items SELECT id, repeat(md5(id::text), 30) FROM generate_series(2, 5000) AS id");
   const full = await statusWhere("the disk is full", scenario, (status) => status.polling.consecutiveFailures >= 2);
   assert.equal(full.errors["storage"]?.lastCode, "no_room");

@@ -1,4 +1,4 @@
-// What a client asks for, over the wire: subscriptions, acknowledgements, pages, and mistakes.
+// Requests of a client over the wire: subscriptions, acknowledgements, pages, and mistakes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { TableChange } from "./support/feed-socket.ts";
@@ -17,7 +17,7 @@ interface Refusal {
 
 const ids = (changes: TableChange[]): unknown[] => changes.map((change) => change.data["id"]);
 
-test("a mistake of a client is answered, and neither it nor anybody else suffers", async (t) => {
+test("a client's mistake is answered, and harms neither it nor anybody else", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise();
@@ -53,7 +53,7 @@ test("a mistake of a client is answered, and neither it nor anybody else suffers
   assert.deepEqual(ids(await other.receivedChanges(1)), [1]);
 });
 
-test("a subscription changes at run time, and begins where it says", async (t) => {
+test("a subscription can change at run time, and begins where it says", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker, database } = scenario;
   await database.query("CREATE TABLE others (id int PRIMARY KEY)");
@@ -100,7 +100,7 @@ test("with ack=1 a client is sent a window, and the rest when it acknowledges", 
   const window = 8 << 20;
   const bytes = () => feed.frames.reduce((sum, frame) => sum + frame.length, 0);
   await waitFor("a full window", () => bytes() >= window);
-  // Live changes wait too: they come after what came before them.
+  // Live changes wait too, since they come after earlier changes.
   await scenario.insert(1000);
   await worker.request("POST", "/poll");
   assert.ok(bytes() < window + (2 << 20), `${bytes()} bytes without an acknowledgement`);
@@ -113,7 +113,7 @@ test("with ack=1 a client is sent a window, and the rest when it acknowledges", 
   assert.equal(feed.messages.filter((message) => message.type === "error").length, 0);
 });
 
-test("a page of changes goes on where the last one ended, to the head", async (t) => {
+test("each page of changes continues where the last one ended, up to the head", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker } = scenario;
   await scenario.initialise();
@@ -136,14 +136,14 @@ test("a page of changes goes on where the last one ended, to the head", async (t
     seen,
     Array.from({ length: 25 }, (_, index) => index + 1),
   );
-  // The pages hold what the WebSocket sends, to the byte.
+  // The pages have exactly the bytes that the WebSocket sends.
   const feed = await worker.connect({ after: "earliest" });
   await feed.receivedChanges(25);
   const whole = await worker.request<Page>("GET", "/changes");
   assert.deepEqual(whole.body.changes, feed.changes);
 });
 
-test("a page that cannot be had is 410, and says where to begin", async (t) => {
+test("a page that is no longer available is 410, and says where to begin", async (t) => {
   const scenario = await Scenario.start(t);
   const { worker, database } = scenario;
   await scenario.initialise();
@@ -161,7 +161,7 @@ test("a page that cannot be had is 410, and says where to begin", async (t) => {
     assert.match(body.error.message, /after 1-2/);
   }
   assert.equal((await worker.request<Page>("GET", "/changes?after=1-2")).body.changes.length, 1);
-  // A WebSocket is told the same, and may ask again.
+  // A WebSocket is told the same, and may subscribe again.
   const feed = await worker.connect({ after: "1-1" });
   assert.equal((await feed.message("reset")).reason, "too_old");
   feed.send({ type: "subscribe", after: "earliest", subscriptions: [{ table: "items" }] });

@@ -1,5 +1,5 @@
-// The feed and the example application as two Workers side by side: changes go one way, registrations
-// the other, and nothing is lost whichever of them restarts or fails.
+// The feed and the example application as two Workers: changes go one way, registrations the other, and nothing is lost
+// whichever of them restarts or fails.
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import type { TableChange } from "../../client/src/index.ts";
@@ -33,7 +33,7 @@ const registered = async (example: Example) =>
 
 const upTo = (count: number) => Array.from({ length: count }, (_, index) => index + 1);
 
-test("a Sync Durable Object has what was written before it came, and follows inserts, updates, deletes and truncates", async (t) => {
+test("a Sync Durable Object has earlier rows, and follows inserts, updates, deletes and truncates", async (t) => {
   const example = await start(t);
   const { scenario } = example;
   await scenario.insert(1, 2, 3);
@@ -58,7 +58,7 @@ test("it waits for the feed to be initialised, and for its initial poll", async 
   await agrees(example);
 });
 
-test("the clients of a Sync Durable Object get every change in order, over evictions of either object", async (t) => {
+test("the clients of a Sync Durable Object receive every change in order, across evictions of either object", async (t) => {
   const example = await start(t);
   const { scenario } = example;
   const seen: TableChange[] = [];
@@ -75,7 +75,7 @@ test("the clients of a Sync Durable Object get every change in order, over evict
   await scenario.insert(4, 5);
   await arrived(5);
   example.connect(t, { after: "earliest", onChanges: ({ changes }) => void late.push(...changes) });
-  await waitFor("who comes late has them all", () => late.length >= 5);
+  await waitFor("a late client has them all", () => late.length >= 5);
   assert.deepEqual(
     seen.map(({ data }) => data["id"]),
     upTo(5),
@@ -84,7 +84,7 @@ test("the clients of a Sync Durable Object get every change in order, over evict
 });
 
 for (const failure of ["refuses", "throws", "forgets to answer", "stores, then fails"] satisfies Failure[]) {
-  test(`while a Sync Durable Object ${failure}, others are served, and afterwards nothing is missing or twice`, async (t) => {
+  test(`while a Sync Durable Object ${failure}, others are served, and afterwards nothing is missing or duplicated`, async (t) => {
     const example = await start(t);
     const { scenario } = example;
     const seen: unknown[] = [];
@@ -96,7 +96,7 @@ for (const failure of ["refuses", "throws", "forgets to answer", "stores, then f
     await object.fail(failure);
     for (const id of upTo(5)) await scenario.insert(id);
     await other.receivedChanges(5);
-    // An object that does not answer has failed after 15 seconds.
+    // A call without an answer counts as failed after 15 seconds.
     await waitFor(
       "failures are counted",
       async () => (await registered(example)).some(({ consecutiveFailures }) => consecutiveFailures >= 1),
@@ -109,14 +109,14 @@ for (const failure of ["refuses", "throws", "forgets to answer", "stores, then f
   });
 }
 
-test("a runtime that restarts in the middle of it all loses nothing", async (t) => {
-  // An alarm can be lost with its handler; a registration that is renewed soon wakes the feed again.
+test("a runtime that restarts in the middle of everything loses nothing", async (t) => {
+  // An alarm can be lost together with its handler. A registration that is renewed soon wakes the feed again.
   const example = await start(t, 10);
   const { scenario } = example;
   await agrees(example);
   for (let round = 0; round < 4; round += 1) {
     for (const n of upTo(3)) await scenario.insert(round * 3 + n);
-    // One that the restart meets may never be answered.
+    // A request that the restart interrupts may never be answered.
     const { worker } = scenario;
     worker.request("POST", "/poll", undefined, AbortSignal.timeout(5_000)).catch(() => undefined);
     await scenario.worker.restart();
@@ -125,7 +125,7 @@ test("a runtime that restarts in the middle of it all loses nothing", async (t) 
   assert.deepEqual((await example.rows()).rows.length, 12);
 });
 
-test("a registration is of one object, renewed under the same name, and can be taken back", async (t) => {
+test("a registration belongs to one object, is renewed under the same name, and can be withdrawn", async (t) => {
   const example = await start(t);
   const { scenario } = example;
   await agrees(example);
@@ -142,14 +142,14 @@ test("a registration is of one object, renewed under the same name, and can be t
   assert.deepEqual(await registered(example), []);
 });
 
-test("it renews its registration before that would end", async (t) => {
+test("it renews its registration before that expires", async (t) => {
   const example = await start(t, 10);
   await agrees(example);
   const expiresAt = await waitFor("it is registered", async () => (await registered(example))[0]?.expiresAt);
   await waitFor("it is registered for longer", async () => ((await registered(example))[0]?.expiresAt ?? 0) > expiresAt);
 });
 
-test("a registration that nobody renews ends, and that of another does not", async (t) => {
+test("a registration that is not renewed expires, and others do not", async (t) => {
   const example = await start(t);
   const { worker } = example.scenario;
   await agrees(example);
@@ -161,7 +161,7 @@ test("a registration that nobody renews ends, and that of another does not", asy
   assert.equal((await ids()).length, 1);
 });
 
-test("when changes may have been missed it begins anew, and its clients are told", async (t) => {
+test("when changes may have been missed it starts over, and its clients are told", async (t) => {
   const example = await start(t);
   const { scenario } = example;
   const reasons: string[] = [];
@@ -183,7 +183,7 @@ test("when changes may have been missed it begins anew, and its clients are told
   assert.match((await example.rows()).position ?? "", /^2-/);
 });
 
-test("nobody reaches the feed's callback or the rows through the application without its token", async (t) => {
+test("without its token nobody reaches the callback or the rows through the application", async (t) => {
   const example = await start(t);
   const { worker } = example.scenario;
   for (const path of ["/items/rows", "/items/ws", "/items/replication/changes"]) {

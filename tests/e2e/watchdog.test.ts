@@ -1,4 +1,4 @@
-// An alarm that the platform has lost is set again by whatever event comes next.
+// An alarm that the platform has lost is set again by the next event of any kind.
 import assert from "node:assert/strict";
 import { globSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,7 +10,7 @@ import { Scenario } from "./support/scenario.ts";
 import { statusOf } from "./support/status.ts";
 import { waitFor } from "./support/wait-for.ts";
 
-/** Puts what local workerd stores into a folder of the test's own; gives it. */
+/** Makes local workerd keep its storage in the test's own folder. Returns that folder. */
 function storageFolder(t: TestContext): string {
   const [folder, before] = [mkdtempSync(join(tmpdir(), "watchdog-")), process.env["TMPDIR"]];
   process.env["TMPDIR"] = folder;
@@ -22,7 +22,7 @@ function storageFolder(t: TestContext): string {
   return folder;
 }
 
-/** Takes the alarm out of the storage of an object that is not in memory, where workerd keeps it. */
+/** Removes the alarm from the storage of an object that is not in memory, where workerd keeps it. */
 function loseAlarm(folder: string): number {
   const files = globSync("**/*ReplicationDO/*.sqlite", { cwd: folder });
   let lost = 0;
@@ -45,7 +45,7 @@ for (const [event, arrive] of [
     const { worker } = scenario;
     await scenario.initialise({ hibernationDelay: 1_000, maxSlotLag: 1 << 20 });
     await waitFor("the feed hibernates", async () => (await statusOf(worker)).state === "hibernating");
-    // An alarm may come between the eviction and the loss, and set the next one.
+    // An alarm between the eviction and the loss may set the next one.
     await waitFor("the alarm is lost", async () => {
       await worker.evict();
       return loseAlarm(folder) === 1;

@@ -1,5 +1,5 @@
-//! Memory is bounded, whatever a transaction or a row holds. Peaks are of the whole process, so that
-//! these tests are one test, in a binary of their own.
+//! Memory is bounded, whatever the size of a transaction or a row. The peaks are those of the whole
+//! process, so these tests are a single one, in a binary of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -32,7 +32,7 @@ async fn neither_a_giant_transaction_nor_a_giant_row_needs_more_memory_than_a_fe
     }
 }
 
-/// Drains the feed; gives the peak of the memory that it took, in bytes.
+/// Drains the feed. Returns the peak of the memory that this took, in bytes.
 async fn drain_measured(feed: &TestFeed) -> usize {
     let mut reader = feed.reader().await;
     let started = Instant::now();
@@ -68,7 +68,7 @@ async fn drain_measured(feed: &TestFeed) -> usize {
     peak
 }
 
-/// How long it takes is printed, not judged.
+/// The time that it takes is printed but not checked.
 async fn a_drain_of_many_transactions(version: Version) {
     println!("{version:?}, 100,000 inserts in 10,000 transactions");
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
@@ -82,7 +82,7 @@ async fn a_drain_of_many_transactions(version: Version) {
     assert!(peak < 24 << 20, "{peak} bytes");
 }
 
-/// Its commit comes last, but each of its rows is stored with it.
+/// Its commit comes last, but each of its rows is stored with the end of that commit.
 async fn a_giant_transaction(version: Version) {
     println!("{version:?}, one transaction of 200,000 rows in slices of 128 KiB");
     let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
@@ -108,7 +108,7 @@ async fn a_giant_transaction(version: Version) {
     assert_eq!(feed.value(&sound).await, "t");
 }
 
-/// The message is cut by the server: neither it nor the column ever comes here whole.
+/// The server cuts the message: neither it nor the column ever arrives whole.
 async fn a_giant_row(version: Version) {
     println!("{version:?}, rows of 200 MB and of 60 MB among small ones");
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
@@ -124,7 +124,7 @@ async fn a_giant_row(version: Version) {
     let peak = drain_measured(&feed).await;
     assert!(peak < 64 << 20, "{peak} bytes");
     let history = read_sound_history(&feed).await;
-    let given: Vec<_> = history
+    let received: Vec<_> = history
         .iter()
         .map(|change| {
             (
@@ -134,7 +134,7 @@ async fn a_giant_row(version: Version) {
         })
         .collect();
     assert_eq!(
-        given,
+        received,
         [
             (1, String::new()),
             (2, "body,other".into()),

@@ -1,8 +1,8 @@
-//! The native tests, most of them against real PostgreSQL servers: one binary, so that it is linked
-//! once. `cargo test --test native -- cycle::` runs one module of it, and `cargo test on_15` what
-//! depends on the server's version on PostgreSQL 15 alone.
+//! The native tests, most of them against real PostgreSQL servers. They are one binary, so that it
+//! is linked only once. `cargo test --test native -- cycle::` runs one module, and `cargo test
+//! on_15` runs the tests that depend on the server's version on PostgreSQL 15 only.
 //!
-//! [`bounds`](../bounds.rs) is a binary of its own, which measures the memory of its whole process.
+//! `bounds.rs` is a binary of its own, since it measures the memory of its whole process.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

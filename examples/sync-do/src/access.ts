@@ -1,6 +1,6 @@
-// Who may read: whoever has the secret SYNC_TOKEN. Your application knows its users better.
+// Who may read: anyone with the secret SYNC_TOKEN. Replace this with your own access control.
 
-/** Whether a request carries the token: as a header, or as a subprotocol where browsers cannot set one. */
+/** Whether a request carries the token: as a header, or as a subprotocol, since browsers cannot set headers on a WebSocket. */
 export async function isAllowed(request: Request, token: string | undefined): Promise<boolean> {
   if (token === undefined || token === "") return false;
   const given = bearer(request.headers);
@@ -19,7 +19,7 @@ function bearer(headers: Headers): string | undefined {
   }
 }
 
-/** Of one length, whatever the texts', so that comparing takes the same time for all. */
+/** All digests have the same length, so that a comparison takes the same time for every text. */
 function digest(text: string): Promise<ArrayBuffer> {
   return crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
 }

@@ -1,6 +1,6 @@
-// The public route of the application: who may, and which object.
+// The public routes of the application: checks the credential and picks the object.
 //
-//     GET /<table>/rows   the rows as they are known here
+//     GET /<table>/rows   the rows that have arrived here
 //     GET /<table>/ws     WebSocket: the changes, in the protocol of the feed
 import { isAllowed } from "./access.ts";
 import type { Env } from "./sync-do.ts";
@@ -12,11 +12,11 @@ export default {
     if (!(await isAllowed(request, env.SYNC_TOKEN))) return problem(401, "unauthorized", "a valid bearer token is needed");
     const { pathname, search } = new URL(request.url);
     const [, table = "", what] = /^\/([^/]+)\/(rows|ws)$/.exec(pathname) ?? [];
-    // Each table has an object, and an object costs: not for any name that somebody thinks of.
-    if (what === undefined || !env.TABLES.split(",").includes(table)) return problem(404, "not_found", "there is no such table here");
+    // Each table has an object, and an object costs money: none for names that a stranger makes up.
+    if (what === undefined || !env.TABLES.split(",").includes(table)) return problem(404, "not_found", "there is no such table");
     const object = env.SYNC.getByName(table);
     await object.follow(table);
-    // Other paths, such as the feed's callback, cannot be reached from outside.
+    // No other path of the object, such as the feed's callback, can be reached from outside.
     return what === "ws" ? object.fetch(new Request(`https://sync-do/ws${search}`, request)) : Response.json(await object.rows());
   },
 } satisfies ExportedHandler<Env>;

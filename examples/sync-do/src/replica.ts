@@ -1,11 +1,11 @@
-// One table's rows as far as they have arrived, and the last changes, in the SQLite of a Durable
-// Object. All of it is synchronous, so that nothing comes in between.
+// The rows of one table that have arrived so far, and the last changes, in the SQLite of a Durable Object. All of it is
+// synchronous, so that no other event can interleave.
 import { Sequence, type Position, type ProgressMessage, type ChangesMessage, type TableChange } from "../../../client/src/index.ts";
 
-/** So many changes are kept for clients that come back. */
+/** How many changes are kept for clients that reconnect. */
 const keptChanges = 10_000;
 
-/** What came of a message. */
+/** The result of a message. */
 export type Taken = "new" | "known" | "gap";
 
 /** A copy of one table. */
@@ -21,12 +21,12 @@ export class Replica {
     `);
   }
 
-  /** Everything up to here has been applied; undefined before the first time, and after `forget`. */
+  /** Everything up to here has been applied; undefined before the first message, and after `forget`. */
   get cursor(): Position | undefined {
     return this.#place()?.cursor;
   }
 
-  /** Changes after this position are kept. */
+  /** The changes after this position are kept. */
   get oldest(): Position | undefined {
     return this.#place()?.oldest;
   }
@@ -41,11 +41,12 @@ export class Replica {
 
   /** The kept changes after an id, oldest first, as JSON. */
   *changesAfter(id: number): Generator<string> {
-    for (const { change } of this.#storage.sql.exec<{ change: string }>("SELECT change FROM changes WHERE id > ? ORDER BY id", id))
+    for (const { change } of this.#storage.sql.exec<{ change: string }>("SELECT change FROM changes WHERE id > ? ORDER BY id", id)) {
       yield change;
+    }
   }
 
-  /** Applies changes and moves the cursor, both or neither. */
+  /** Applies changes and moves the cursor, in one transaction. */
   take(message: Pick<ChangesMessage, "changes" | "from" | "to"> | Pick<ProgressMessage, "position">): Taken {
     return this.#storage.transactionSync(() => {
       const start = "from" in message ? message.from : message.position;
@@ -80,7 +81,7 @@ export class Replica {
       case "insert":
         return this.#put(change.data);
       case "update": {
-        // The old key is only there when it has changed.
+        // The old key is present only if it has changed.
         const before = keyOf(change.old ?? change.data);
         const [row] = sql.exec<{ data: string }>("SELECT data FROM rows WHERE key = ?", before).toArray();
         const known = row === undefined ? {} : (JSON.parse(row.data) as object);
@@ -117,7 +118,7 @@ export class Replica {
   }
 }
 
-/** The primary key of the tables of this example is `id`. */
+/** In this example the primary key of every table is `id`. */
 function keyOf(row: Record<string, unknown>): string {
   return JSON.stringify(row["id"]);
 }

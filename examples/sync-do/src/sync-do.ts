@@ -1,13 +1,13 @@
-// A Sync Durable Object: the feed calls it with the changes of one table; it keeps a copy of the
-// table, and passes the changes on to WebSocket clients of its own. A thousand of these with thirty
-// thousand clients each hang on one feed.
+// A Sync Durable Object: the feed calls it with the changes of one table. It keeps a copy of the table, and passes the
+// changes on to its own WebSocket clients. One feed can serve a thousand of these objects, with thirty thousand clients
+// each.
 //
 //     ReplicationDO --POST /replication/changes--> SyncDO --changes--> WebSocket clients
 //                   <--POST /clients (alarm)------     |
 //                                                      +-> SQLite: rows, last changes, cursor
 //
-// The cursor here is the truth: it moves in one transaction with the rows, and the feed only goes on
-// when it has been answered with 2xx. What comes twice is left out, what is missing is asked for again.
+// The cursor here is authoritative: it moves in one transaction with the rows, and the feed continues only after a 2xx.
+// Duplicates are skipped, and a gap makes the feed send the missing changes again.
 import { DurableObject } from "cloudflare:workers";
 import {
   checkServerMessage,
@@ -19,13 +19,13 @@ import {
 } from "../../../client/src/index.ts";
 import { Replica } from "./replica.ts";
 
-/** What wrangler.toml binds. */
+/** The bindings in wrangler.toml. */
 export interface Env {
   SYNC: DurableObjectNamespace<SyncDO>;
   REPLICATION: DurableObjectNamespace;
   /** Tables that may be followed, separated by commas. */
   TABLES: string;
-  /** The feed forgets a client that has not renewed its registration for so many seconds. */
+  /** The feed forgets a client that has not renewed its registration for this many seconds. */
   TTL_SECONDS: string;
   SYNC_TOKEN?: string;
 }
@@ -36,7 +36,7 @@ const bindingOfTheFeed = "SYNC";
 const firstRetryMs = 1_000;
 const waitForInitialPollMs = 20_000;
 
-/** Changes in one frame to a client that comes back. */
+/** The number of changes in one frame to a client that reconnects. */
 const frameChanges = 500;
 
 const subprotocol = "replication.v1";
@@ -49,18 +49,18 @@ export class SyncDO extends DurableObject<Env> {
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
     this.#replica = new Replica(ctx.storage);
-    // Answered by the platform, without waking the object.
+    // The platform answers pings without waking the object.
     ctx.setWebSocketAutoResponse(new WebSocketRequestResponsePair("ping", "pong"));
   }
 
-  /** Follows a table from now on; where it does already, nothing happens. */
+  /** Follows a table from now on; does nothing if it follows it already. */
   async follow(table: string): Promise<void> {
     await this.ctx.storage.put("table", table);
-    // While the alarm goes off there is none; else one that is missing was lost with its handler.
+    // While the handler runs no alarm is set. Otherwise a missing alarm was lost together with its handler.
     if (!this.#isRegistering && (await this.ctx.storage.getAlarm()) === null) await this.ctx.storage.setAlarm(Date.now());
   }
 
-  /** The rows that have arrived, and up to where; the position is null before the first. */
+  /** The rows that have arrived, and their position, which is null before the first. */
   rows(): { position: Position | null; rows: unknown[] } {
     return { position: this.#replica.cursor ?? null, rows: this.#replica.rows() };
   }
@@ -72,16 +72,16 @@ export class SyncDO extends DurableObject<Env> {
     return problem(404, "not_found", "there is no such endpoint");
   }
 
-  /** Registers with the feed, and again in time. Never throws: the platform gives up on an alarm that does. */
+  /** Registers with the feed, and renews that in time. Never throws: the platform gives up on an alarm that does. */
   override async alarm(): Promise<void> {
-    // With time enough for some failures.
+    // Early enough for several retries.
     const renewMs = (Number(this.env.TTL_SECONDS) * 1_000) / 3;
     const failures = (await this.ctx.storage.get<number>("failures")) ?? 0;
     this.#isRegistering = true;
     try {
       await this.#register();
       await this.ctx.storage.delete("failures");
-      // A reset that came meanwhile asks for a beginning, not for a renewal.
+      // After a reset in the meantime the object must start over, not renew.
       await this.ctx.storage.setAlarm(Date.now() + (this.#replica.cursor === undefined ? 0 : renewMs));
     } catch (error) {
       console.error(JSON.stringify({ event: "registration_failed", error: String(error) }));
@@ -96,26 +96,26 @@ export class SyncDO extends DurableObject<Env> {
     const table = await this.ctx.storage.get<string>("table");
     if (table === undefined) return;
     if (this.#replica.cursor === undefined) await this.#begin(table);
-    await this.#ask("POST", "/clients", {
+    await this.#call("POST", "/clients", {
       id: `sync-${this.ctx.id.toString().slice(0, 32)}`,
       binding: bindingOfTheFeed,
       objectId: this.ctx.id.toString(),
       tables: [table],
-      // Also when it is renewed: should the feed stand elsewhere, it comes back to where we are.
+      // Also for a renewal: if the feed stands elsewhere, it returns to this position.
       after: this.#replica.cursor,
       ttlSeconds: Number(this.env.TTL_SECONDS),
     });
   }
 
   /**
-   * Gets a first position, with the first changes that are kept. An application whose table is older
-   * than the feed loads the table itself here, from the database, after it has got the position.
+   * Fetches a first position, with the oldest changes that are kept. If the table is older than the feed, an application loads the
+   * table itself here, from the database, after fetching the position.
    */
   async #begin(table: string): Promise<void> {
-    // Till then, changes from the time when nobody polled may not be stored.
-    await this.#ask("GET", `/wait-for-initial-poll?timeoutMs=${waitForInitialPollMs}`);
+    // Until then, changes from the time when nobody polled may not be stored yet.
+    await this.#call("GET", `/wait-for-initial-poll?timeoutMs=${waitForInitialPollMs}`);
     const query = new URLSearchParams({ after: "earliest", tables: table });
-    const page = (await this.#ask("GET", `/changes?${query.toString()}`)) as { changes: TableChange[]; next: Position };
+    const page = (await this.#call("GET", `/changes?${query.toString()}`)) as { changes: TableChange[]; next: Position };
     const epoch = page.next.split("-")[0];
     // The page begins with the oldest change that is kept.
     this.#replica.take({
@@ -125,8 +125,8 @@ export class SyncDO extends DurableObject<Env> {
     });
   }
 
-  /** Asks the feed. The binding is the credential: who holds it is trusted. */
-  async #ask(method: string, path: string, body?: object): Promise<unknown> {
+  /** Calls the feed. The binding is the credential: its holder is trusted. */
+  async #call(method: string, path: string, body?: object): Promise<unknown> {
     const feed = this.env.REPLICATION.getByName("default");
     const response = await feed.fetch(`https://feed${path}`, { method, ...(body === undefined ? {} : { body: JSON.stringify(body) }) });
     const text = await response.text();
@@ -134,7 +134,7 @@ export class SyncDO extends DurableObject<Env> {
     return JSON.parse(text);
   }
 
-  /** Takes in what the feed sends: answered with 2xx only once it is stored. */
+  /** Takes a message of the feed, and answers with 2xx only once it is stored. */
   async #callback(body: string): Promise<Response> {
     let message: ServerMessage;
     try {
@@ -148,14 +148,14 @@ export class SyncDO extends DurableObject<Env> {
       case "progress":
       case "caught_up": {
         const taken = this.#replica.take(message);
-        // The feed goes on behind the position in this answer.
+        // The feed continues after the position in this answer.
         if (taken === "gap") return Response.json({ position: this.#replica.cursor }, { status: 409 });
-        // One string for all: those who have a part of it already leave that out.
+        // The same text for every client: one that already has a part of it skips that part.
         if (taken === "new") this.#broadcast(body);
         return new Response(null, { status: 204 });
       }
       case "reset":
-        // Something may be missing, so nothing of this can be relied on: begin anew.
+        // Changes may be missing, so the copy cannot be trusted: start over.
         this.#replica.forget();
         this.#broadcast(body);
         await this.ctx.storage.setAlarm(Date.now());
@@ -163,7 +163,7 @@ export class SyncDO extends DurableObject<Env> {
       case "welcome":
       case "warnings":
       case "error":
-        return problem(400, "bad_message", `a callback is no place for ${message.type}`);
+        return problem(400, "bad_message", `a callback cannot be ${message.type}`);
       default:
         throw new TypeError(`unknown message: ${JSON.stringify(message satisfies never)}`);
     }
@@ -173,10 +173,11 @@ export class SyncDO extends DurableObject<Env> {
     for (const socket of this.ctx.getWebSockets()) send(socket, frame);
   }
 
-  /** Takes in a client. It speaks the protocol of the feed, so the same library connects to both. */
+  /** Accepts a client. It speaks the protocol of the feed, so that the same library connects to both. */
   #connect(request: Request, query: URLSearchParams): Response {
-    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket")
+    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
       return problem(426, "upgrade_required", "this endpoint is a WebSocket: send Upgrade: websocket");
+    }
     const after = query.get("after");
     if (query.get("v") !== "1") return problem(400, "bad_field", "v: this server speaks version 1 only");
     if (after !== null && after !== "earliest" && !isPosition(after)) return problem(400, "bad_field", "after: not a position");
@@ -184,7 +185,7 @@ export class SyncDO extends DurableObject<Env> {
     if (cursor === undefined || oldest === undefined) return problem(503, "not_ready", "the first changes have not arrived yet", true);
     const { 0: client, 1: socket } = new WebSocketPair();
     this.ctx.acceptWebSocket(socket);
-    // Nothing is awaited from here on, so what is broadcast next begins where this ends.
+    // Nothing is awaited from here on, so the next broadcast begins where this ends.
     for (const frame of this.#greeting(cursor, oldest, after, query.get("client"))) send(socket, frame);
     const protocol = request.headers.has("sec-websocket-protocol") ? { "sec-websocket-protocol": subprotocol } : {};
     return new Response(null, { status: 101, webSocket: client, headers: protocol });
@@ -226,9 +227,9 @@ export class SyncDO extends DurableObject<Env> {
   }
 
   override webSocketMessage(socket: WebSocket, text: string | ArrayBuffer): void {
-    // What is kept is small, so nobody is waited for.
+    // The kept changes are few, so that no window is needed.
     if (typeof text === "string" && text.startsWith('{"type":"ack"')) return;
-    const message = "this server takes no messages but ping and ack";
+    const message = "this server accepts only ping and ack";
     send(socket, JSON.stringify({ type: "error", code: "unknown_type", message, retryable: false } satisfies ServerMessage));
   }
 
@@ -237,12 +238,12 @@ export class SyncDO extends DurableObject<Env> {
   }
 }
 
-/** A client that has gone comes back with its own position. */
+/** A client that has gone reconnects with its own position. */
 function send(socket: WebSocket, frame: string): void {
   try {
     socket.send(frame);
   } catch {
-    socket.close(1011, "cannot be sent to");
+    socket.close(1011, "sending failed");
   }
 }
 

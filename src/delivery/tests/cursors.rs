@@ -411,10 +411,11 @@ impl World {
                     self.sent = Some(position);
                 }
                 Step::Reset(_) => {
-                    let lost = self.heard.is_none_or(|heard| {
-                        heard.epoch != self.extent.epoch || heard.id + 1 < self.extent.oldest
+                    // What was passed over since may be for another subscription.
+                    let lost = self.sent.is_none_or(|sent| {
+                        sent.epoch != self.extent.epoch || sent.id + 1 < self.extent.oldest
                     });
-                    assert!(lost, "reset although {:?} could be resumed", self.heard);
+                    assert!(lost, "reset although {:?} could be resumed", self.sent);
                     self.is_reset = true;
                     self.heard = None;
                     self.sent = None;

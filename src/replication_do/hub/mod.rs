@@ -236,22 +236,27 @@ impl Hub {
         self.engine.oldest_needed()
     }
 
+    /// Whether there is room for another client.
+    pub(super) fn admit(&self, ticket: Option<&Ticket>) -> std::result::Result<(), Busy> {
+        if self.counts().0 >= MAX_SOCKETS {
+            return Err(Busy::Sockets);
+        }
+        if let Some(ticket) = ticket {
+            let usage = self.engine.consumers().usage(Some(&ticket.credential));
+            if usage.connections >= MAX_TICKET_CONNECTIONS {
+                return Err(Busy::TicketConnections);
+            }
+        }
+        Ok(())
+    }
+
     /// Accepts a client; the response carries its end of the socket.
     pub(super) fn accept(
         &self,
         request: ConnectRequest,
         view: View,
         ticket: Option<&Ticket>,
-    ) -> worker::Result<std::result::Result<WebSocket, Busy>> {
-        if self.counts().0 >= MAX_SOCKETS {
-            return Ok(Err(Busy::Sockets));
-        }
-        if let Some(ticket) = ticket {
-            let usage = self.engine.consumers().usage(Some(&ticket.credential));
-            if usage.connections >= MAX_TICKET_CONNECTIONS {
-                return Ok(Err(Busy::TicketConnections));
-            }
-        }
+    ) -> worker::Result<WebSocket> {
         let flow = if request.acknowledges {
             Flow::Waits(DEFAULT_WINDOW_BYTES)
         } else {
@@ -264,7 +269,7 @@ impl Hub {
         self.engine
             .add(ClientSink::WebSocket(socket), state)
             .persist();
-        Ok(Ok(client_end))
+        Ok(client_end)
     }
 
     /// Accepts a request for one page. The consumer's number tells whom to [`Self::forget`].
@@ -312,10 +317,7 @@ impl Hub {
 
     /// A consumer wants nothing more.
     pub(super) fn forget(&self, number: u64) {
-        if let Some(consumer) = self.engine.consumers().find(number) {
-            consumer.leave();
-        }
-        self.engine.serve_from_memory(clock::now_ms());
+        self.engine.remove(number);
     }
 
     /// Registers a Sync Durable Object, or renews its registration. A mistake names its field.

@@ -26,7 +26,7 @@ impl Runtime {
     pub(in crate::replication_do) async fn on_alarm(self: &Rc<Self>) {
         self.memory.borrow_mut().next_alarm_at = None;
         if let Err(error) = self.config() {
-            if error.code() != "not_initialized" {
+            if !error.is_not_initialized() {
                 self.set_alarm(Some(INVALID_CONFIG_DELAY)).await;
             }
             return;

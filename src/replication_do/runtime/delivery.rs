@@ -25,6 +25,8 @@ use crate::workers::log;
 const LINGER: Duration = Duration::from_secs(5);
 /// A run ends after this time and starts again in another event.
 const RUN_LIMIT: Duration = Duration::from_mins(1);
+/// The longest timer.
+const LONGEST_TIMER_MS: u64 = 10_000;
 
 /// The task.
 #[derive(Debug, Default)]
@@ -86,8 +88,7 @@ impl Runtime {
     }
 
     fn has_time(&self, started: u64) -> bool {
-        let elapsed = clock::now_ms().saturating_sub(started);
-        u128::from(elapsed) < RUN_LIMIT.as_millis()
+        !clock::has_elapsed(started, RUN_LIMIT)
     }
 
     /// What there is to do. While the database cannot be reached nothing is, before its next try.
@@ -177,6 +178,10 @@ impl Runtime {
     }
 
     fn wake_delivery_at(self: &Rc<Self>, at: u64) {
+        // A timer keeps the object in memory. What is due later is due at some poll.
+        if at > clock::now_ms().saturating_add(LONGEST_TIMER_MS) {
+            return;
+        }
         if self.delivery.wakes_at.get().is_some_and(|set| set <= at) {
             return;
         }
@@ -194,8 +199,8 @@ impl Runtime {
 
     async fn close_delivery_soon(&self) {
         clock::sleep(LINGER).await;
-        let unused = clock::now_ms().saturating_sub(self.delivery.used_at.get());
-        if self.delivery.is_running.get() || u128::from(unused) < LINGER.as_millis() {
+        let is_unused = clock::has_elapsed(self.delivery.used_at.get(), LINGER);
+        if self.delivery.is_running.get() || !is_unused {
             return;
         }
         let connection = self.delivery.connection.take();

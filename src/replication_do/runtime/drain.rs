@@ -140,7 +140,7 @@ impl Runtime {
         self: &Rc<Self>,
         config: &ReplicationConfig,
         kept: Option<Database>,
-        cycle: Option<(CycleState, String)>,
+        cycle: Option<CycleState>,
     ) -> Result<Outcome> {
         let (mut connection, cycle) = match (kept, cycle) {
             (Some(connection), Some(cycle)) => (connection, cycle),
@@ -163,17 +163,17 @@ impl Runtime {
         self: &Rc<Self>,
         config: &ReplicationConfig,
         connection: &mut Database,
-        (mut cycle, schema): (CycleState, String),
+        mut cycle: CycleState,
     ) -> Result<Outcome> {
         let started = clock::now_ms();
-        let feed = feed(config, schema.clone(), database::write_method(&self.env));
+        let feed = feed(config, database::write_method(&self.env));
         let mut changed = false;
         let mut expect = std::mem::take(&mut self.memory.borrow_mut().expect);
         let outcome = loop {
-            let further = DatabaseConnector(&self.env);
-            let report = polling::run(connection, &further, &feed, &mut cycle, expect).await;
+            let connector = DatabaseConnector(&self.env);
+            let polled = polling::run(connection, &connector, &feed, &mut cycle, expect).await;
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
-            let mut report = report?;
+            let (mut report, advance) = polled?;
             changed |= report.stored > 0;
             let described = self.describe(&report, &cycle);
             // A client that hears of the changes finds the status without the failures before them.
@@ -183,13 +183,12 @@ impl Runtime {
             self.hub.publish(&cycle.checkpoint, report.recent.take());
             self.note_position(&cycle, described);
             self.wake_delivery();
-            report.settle(connection, &mut cycle).await;
+            advance.finish(connection, &mut cycle, &mut report).await;
             self.note_report(&report, recovered);
             if report.advance_error.is_some() || report.snapshot_error.is_some() {
                 // It has cost the connection, but nothing of what was stored.
                 *connection = database::connect(&self.env).await?;
             }
-            let elapsed = clock::now_ms().saturating_sub(started);
             if report.complete {
                 break if changed {
                     Outcome::Changed
@@ -197,7 +196,7 @@ impl Runtime {
                     Outcome::Idle
                 };
             }
-            if u128::from(elapsed) > RUN_LIMIT.as_millis() || self.jobs.must_yield() {
+            if clock::has_elapsed(started, RUN_LIMIT) || self.jobs.must_yield() {
                 break Outcome::Unfinished;
             }
             expect = Expect::Changes;
@@ -207,7 +206,7 @@ impl Runtime {
             // Where changes came, more are likely to come.
             memory.expect = Expect::Changes;
         }
-        memory.cycle = Some((cycle, schema));
+        memory.cycle = Some(cycle);
         Ok(outcome)
     }
 
@@ -219,8 +218,8 @@ impl Runtime {
         &self,
         connection: &mut Database,
         config: &ReplicationConfig,
-        before: Option<(CycleState, String)>,
-    ) -> Result<(CycleState, String)> {
+        before: Option<CycleState>,
+    ) -> Result<CycleState> {
         let remembered = self.with(|memory| {
             memory.position.map(|known| LastKnown {
                 epoch: known.epoch,
@@ -251,18 +250,18 @@ impl Runtime {
             log::event("epoch_began", context);
         }
         let may_log_snapshots = standing.server.may_log_snapshots;
-        if let Some((mut cycle, schema)) = before
+        if let Some(mut cycle) = before
             && broken.is_none()
             && cycle.checkpoint == standing.checkpoint
-            && schema == standing.server.schema
+            && cycle.own_schema == standing.server.schema
         {
             cycle.may_log_snapshots = may_log_snapshots;
-            return Ok((cycle, schema));
+            return Ok(cycle);
         }
-        let mut cycle = CycleState::resume_from(standing.checkpoint);
+        let mut cycle = CycleState::new(standing.checkpoint, standing.server.schema);
         cycle.may_log_snapshots = may_log_snapshots;
         cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
-        Ok((cycle, standing.server.schema))
+        Ok(cycle)
     }
 
     /// Adds what the cycle described. It belongs to what was stored: until the position is persisted,
@@ -333,11 +332,10 @@ fn log_failure(memory: &Memory, error: &Error) {
     log::failure("cycle_failed", error, context);
 }
 
-fn feed(config: &ReplicationConfig, own_schema: String, write_method: WriteMethod) -> CycleConfig {
+fn feed(config: &ReplicationConfig, write_method: WriteMethod) -> CycleConfig {
     CycleConfig {
         slot: config.slot.clone(),
         publication: config.publication.clone(),
-        own_schema,
         max_changes: config.max_changes_per_poll,
         max_row_bytes: config.max_row_bytes,
         slice_bytes: SLICE_BYTES,

@@ -51,7 +51,7 @@ impl Runtime {
     async fn prepare_database(&self, config: &ReplicationConfig) -> Result<()> {
         let mut connection = database::connect(&self.env).await?;
         let known_epoch = self.with(|memory| memory.position.map_or(0, |known| known.epoch));
-        let ready = state::initialize_after(&mut connection, config, known_epoch).await;
+        let ready = state::initialize_after_epoch(&mut connection, config, known_epoch).await;
         connection.close().await;
         ready
     }

@@ -55,9 +55,8 @@ impl Runtime {
         let started = clock::now_ms();
         loop {
             let pruned = self.prune(config, &mut connection, &mut extent).await;
-            let pruned_for = clock::now_ms().saturating_sub(started);
             let more = pruned.unwrap_or_else(|error| self.note_maintenance_failure(&error));
-            if !more || u128::from(pruned_for) >= PRUNE_FOR.as_millis() || self.jobs.has_waiting() {
+            if !more || clock::has_elapsed(started, PRUNE_FOR) || self.jobs.has_waiting() {
                 break;
             }
         }
@@ -87,9 +86,7 @@ impl Runtime {
                 .as_ref()
                 .map(|slot_health| slot_health.checked_at)
         });
-        let is_late = checked_at.is_none_or(|at| {
-            u128::from(clock::now_ms().saturating_sub(at)) >= CHECK_EVERY.as_millis()
-        });
+        let is_late = checked_at.is_none_or(|at| clock::has_elapsed(at, CHECK_EVERY));
         if !is_late && !self.with(|memory| memory.maintenance_is_due) {
             return;
         }

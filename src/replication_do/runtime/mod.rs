@@ -28,7 +28,7 @@ use super::health::{Health, Position, SlotHealth};
 use super::hub::{Answered, Hub};
 use super::job_queue::JobQueue;
 use crate::config::ReplicationConfig;
-use crate::error::{Category, Error};
+use crate::error::Error;
 use crate::polling::{CycleState, Expect, Pace, Phases};
 use crate::workers::database::Database;
 use crate::workers::log;
@@ -69,8 +69,7 @@ pub(super) struct Memory {
     config_error: Option<Rc<Error>>,
     /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].
     documents_as_text_from: Option<i64>,
-    /// With the schema of the system's own tables.
-    cycle: Option<(CycleState, String)>,
+    cycle: Option<CycleState>,
     connection: Option<Database>,
     /// When the last job finished that left its connection open for a while.
     finished_at: u64,
@@ -132,10 +131,5 @@ impl Runtime {
 }
 
 pub(super) fn not_initialized() -> Error {
-    Error::new(
-        Category::Configuration,
-        "not_initialized",
-        "the feed is not initialised",
-    )
-    .with_remedy("call POST /init")
+    Error::not_initialized("the feed is not initialised")
 }

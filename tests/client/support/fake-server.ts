@@ -1,4 +1,4 @@
-// A server for the library's own tests: a WebSocket that says exactly what a test tells it to.
+// A server for the library's own tests: a WebSocket that sends exactly what a test tells it to.
 import { createServer, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { TestContext } from "node:test";
@@ -24,7 +24,7 @@ export interface Visit {
   socket: WebSocket;
 }
 
-/** A server that plays one script for each connection; the last script again for those that follow. */
+/** A server that runs one script for each connection, and the last script for all further ones. */
 export async function server(t: TestContext, ...scripts: ((visit: Visit) => void)[]): Promise<{ url: string; visits: Visit[] }> {
   const visits: Visit[] = [];
   const listening = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "replication.v1" });
@@ -44,7 +44,7 @@ export async function server(t: TestContext, ...scripts: ((visit: Visit) => void
   return { url: `http://127.0.0.1:${(listening.address() as AddressInfo).port}`, visits };
 }
 
-/** A feed, and everything it has told. */
+/** A feed, and everything that it has reported. */
 export interface Follower {
   feed: Feed;
   batches: Batch[];
@@ -54,7 +54,7 @@ export interface Follower {
   ids(): number[];
 }
 
-/** Follows a feed until the test ends. It tries again soon. */
+/** Follows a feed until the test ends, with short pauses between tries. */
 export function follow(t: TestContext, options: FeedOptions): Follower {
   const batches: Batch[] = [];
   const errors: FeedError[] = [];
@@ -102,7 +102,7 @@ export const changes = (from: number, to: number, ids: number[], epoch = 1) => (
 });
 export const caughtUp = (id: number) => ({ type: "caught_up", position: `1-${id}` });
 
-/** A server that refuses every upgrade, and answers the plain request after it with the same. */
+/** A server that refuses every upgrade, and the plain request after it, with this status and body. */
 export async function refusing(t: TestContext, status: number, body: string): Promise<{ url: string; refused(): number }> {
   let count = 0;
   const listening = createServer((_, response) => response.writeHead(status).end(body));

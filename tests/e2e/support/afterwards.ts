@@ -1,14 +1,14 @@
-// What a test started ends in the reverse order; node:test's own hooks run in the order they were made.
+// Ends what a test has started, in the reverse order. The hooks of node:test run in the order of their registration.
 
-/** What something lives as long as: a test, or a repetition of a benchmark. */
+/** The lifetime of something that is started: a test, or a trial of a benchmark. */
 export interface Lifetime {
-  /** Does `work` at the end. */
+  /** Runs `work` at the end. */
   after(work: () => Promise<void>): void;
 }
 
 const stacks = new WeakMap<Lifetime, (() => Promise<void> | void)[]>();
 
-/** Does `work` when the test has ended, before everything that was asked for earlier. */
+/** Runs `work` when the test has ended, before everything that was registered earlier. */
 export function afterwards(t: Lifetime, work: () => Promise<void> | void): void {
   const known = stacks.get(t);
   if (known !== undefined) {
@@ -22,7 +22,7 @@ export function afterwards(t: Lifetime, work: () => Promise<void> | void): void 
   });
 }
 
-/** Whether the test has passed, asked for afterwards. */
+/** Whether the test has passed, once it has ended. */
 export function hasPassed(t: Lifetime): boolean {
   // Documented since Node 20.12, and missing from the published types.
   return (t as Lifetime & { readonly passed: boolean }).passed;

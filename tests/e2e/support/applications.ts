@@ -1,4 +1,4 @@
-// Workers beside the feed: the example with Sync Durable Objects, and one that reads the feed.
+// Workers next to the feed: the example with Sync Durable Objects, and one that reads the feed.
 import type { TestContext } from "node:test";
 import { build } from "esbuild";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
@@ -11,10 +11,10 @@ const compatibilityDate = "2026-11-17";
 const exampleName = "sync-do-example";
 const exampleToken = "application-token";
 
-/** The address of a Worker that reads the feed with the client library, in a runtime of its own. */
+/** The address of a Worker that reads the feed with the client library, in its own runtime. */
 export async function startFeedReader(t: TestContext): Promise<URL> {
   const { outputFiles } = await build({ entryPoints: ["tests/e2e/workers/feed-reader.ts"], bundle: true, format: "esm", write: false });
-  // Wrangler's test harness sends what a Worker fetches through Node, which does no upgrades.
+  // Wrangler's test harness sends a Worker's fetches through Node, which cannot upgrade.
   const runtime = new Miniflare(convertV4MiniflareOptions({ modules: true, script: outputFiles[0]?.text ?? "", compatibilityDate }));
   afterwards(t, () => runtime.dispose());
   return runtime.ready;
@@ -23,7 +23,7 @@ export async function startFeedReader(t: TestContext): Promise<URL> {
 /** How a Sync Durable Object of the test fails. */
 export type Failure = "refuses" | "throws" | "forgets to answer" | "stores, then fails";
 
-/** What the test asks of the Sync Durable Object beside what everybody may. */
+/** The methods of the Sync Durable Object that only tests call. */
 interface Stub {
   fail(failure: Failure | undefined): Promise<void>;
   calls(): Promise<number>;
@@ -41,7 +41,7 @@ export class Example {
     this.scenario = scenario;
   }
 
-  /** Starts both; the feed is not initialised. */
+  /** Starts both. The feed is not initialised. */
   static async start(t: TestContext, ttlSeconds = 600): Promise<Example> {
     const { rawConfig } = experimental_readRawConfig({ config: "examples/sync-do/wrangler.toml" });
     const config = {
@@ -57,7 +57,7 @@ export class Example {
     return new Example(scenario);
   }
 
-  /** The rows and the position that the Sync Durable Object has, by the application's public route. */
+  /** The rows and the position of the Sync Durable Object, from the application's public route. */
   async rows(): Promise<{ position: string | null; rows: { id: number; name: string }[] }> {
     const response = await fetch(new URL("/items/rows", this.scenario.worker.url), {
       headers: { authorization: `Bearer ${exampleToken}` },
@@ -84,7 +84,7 @@ export class Example {
     return (env as unknown as ExampleEnv).SYNC.getByName("items");
   }
 
-  /** Throws the Sync Durable Object out of memory; its clients' WebSockets hibernate, or close. */
+  /** Evicts the Sync Durable Object. The WebSockets of its clients hibernate, or close. */
   async evictObject(webSockets: "hibernate" | "close" = "hibernate"): Promise<void> {
     await this.scenario.worker.other(exampleName).evictDurableObject("SyncDO", { name: "items", webSockets });
   }

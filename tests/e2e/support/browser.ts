@@ -7,7 +7,7 @@ import { build } from "esbuild";
 import { chromium, type BrowserContext } from "playwright-core";
 import { afterwards } from "./afterwards.ts";
 
-/** A browser with nothing in it. It ends with the test. */
+/** A fresh browser. It ends with the test. */
 export async function startBrowser(t: TestContext): Promise<BrowserContext> {
   const executablePath = process.env["TEST_CHROMIUM"];
   if (executablePath === undefined) {
@@ -21,7 +21,7 @@ export async function startBrowser(t: TestContext): Promise<BrowserContext> {
   return browser.newContext();
 }
 
-/** Serves examples/browser as its own command does, and gives its address. */
+/** Serves examples/browser as its own command does. Returns the address. */
 export async function servePage(t: TestContext): Promise<string> {
   const { outputFiles } = await build({ entryPoints: ["examples/browser/page.ts"], bundle: true, format: "esm", write: false });
   const files: Record<string, { type: string; body: Uint8Array }> = {

@@ -1,4 +1,4 @@
-// Certificates of a test's own, made by openssl.
+// Certificates for one test, made by openssl.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,14 +10,14 @@ export interface ServerCertificate {
   certificate: string;
 }
 
-/** A certificate authority, as PEM, and what it signs. */
+/** A certificate authority, as PEM. */
 export interface Authority {
   certificate: string;
   /** Certifies a server under a host name. */
   certify(host: string): ServerCertificate;
 }
 
-/** Makes a certificate authority that nobody trusts yet. */
+/** Creates a certificate authority that nobody trusts yet. */
 export function createAuthority(): Authority {
   return inFolder((folder) => {
     openssl(folder, "req", "-x509", ...newKey, "-days", "2", "-subj", "/CN=Test authority", "-keyout", "key", "-out", "crt");

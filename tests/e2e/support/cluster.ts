@@ -1,4 +1,4 @@
-// A PostgreSQL server of a test's own: one that it may stop, break and restore.
+// A PostgreSQL server for one test, which may stop, break and restore it.
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -9,35 +9,34 @@ import { startPostgres, type PostgresServer, type PostgresVersion } from "../../
 import { afterwards } from "./afterwards.ts";
 import type { TestDatabase } from "./database.ts";
 
-/** A server of its own. */
+/** A server of one test. */
 export interface Cluster {
   readonly server: PostgresServer;
   /** A new database, which ends with the server. */
   createDatabase(): Promise<TestDatabase>;
-  /** Runs statements in the database `postgres`, each in a transaction of its own. */
+  /** Runs statements in the database `postgres`, each in its own transaction. */
   run(...statements: string[]): Promise<void>;
-  /** What the server has logged since it was started last. */
+  /** The log of the server since its last start. */
   log(): string;
-  /** Copies the data folder of the stopped server; gives the copy. */
+  /** Copies the data folder of the stopped server. Returns the copy. */
   backUp(): string;
   /**
-   * Puts a copy back in the place of the stopped server's data: as a snapshot of the disk would; as
-   * a base backup, which leaves out replication slots; or as one with recovery to a point in time,
-   * which begins a new timeline.
+   * Replaces the data of the stopped server by a copy: as a snapshot of the disk; as a base backup, which has no replication
+   * slots; or as one with point-in-time recovery, which begins a new timeline.
    */
   restore(copy: string, as: "snapshot" | "backup" | "recovery"): void;
 }
 
 let number = 0;
 
-/** Starts a server; it ends with the test, and its data go. */
+/** Starts a server. It ends with the test, and its data are deleted. */
 export async function startCluster(
   t: TestContext,
   settings: Record<string, string | number> = {},
   version: PostgresVersion = 18,
 ): Promise<Cluster> {
   number += 1;
-  // The next run tidies up what a killed one leaves, by this name.
+  // By this name the next run removes what a killed one leaves.
   const dataDir = join(".postgres", `test-${process.pid}-own-${number}`);
   const quick = { fsync: "off", max_replication_slots: 20, ...settings };
   const server = await startPostgres(version, { dataDir: join(process.cwd(), dataDir), settings: quick });
@@ -51,7 +50,7 @@ export async function startCluster(
   });
   const connect = (connectionString: string) => {
     const pool = new pg.Pool({ connectionString, max: 2 });
-    // A server that a test stops ends idle sessions; that is no error of the pool.
+    // A server that a test stops ends idle sessions, which is not an error of the pool.
     pool.on("error", () => undefined);
     clients.add(pool);
     return pool;

@@ -1,4 +1,4 @@
-// A database of its own for each test, in the Postgres that `npm test` started.
+// A database for each test, in the Postgres that `npm test` has started.
 import { randomBytes } from "node:crypto";
 import pg from "pg";
 import { afterwards, type Lifetime } from "./afterwards.ts";
@@ -9,16 +9,16 @@ export interface TestDatabase {
   readonly name: string;
   /** The superuser's connection string. */
   readonly url: string;
-  /** Unique on the server: slots belong to the server, not to a database. */
+  /** Unique on the server, since slots belong to the server and not to a database. */
   readonly slot: string;
   query<Row extends pg.QueryResultRow = pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>;
-  /** A session of its own, for tests that hold transactions open. The test ends it. */
+  /** A separate session, for tests that hold transactions open. The test ends it. */
   session(): Promise<pg.Client>;
 }
 
 /**
- * Makes a database on the running server of that major version, or on that of a superuser's
- * connection string; the test's end drops it and its slots.
+ * Creates a database on the running server of that major version, or on the server of a superuser's connection string. The
+ * end of the test drops it and its slots.
  */
 export async function createDatabase(t: Lifetime, on: 15 | 16 | 17 | 18 | string = 18): Promise<TestDatabase> {
   const serverUrl = typeof on === "string" ? on : runningServer(on);
@@ -27,7 +27,7 @@ export async function createDatabase(t: Lifetime, on: 15 | 16 | 17 | 18 | string
   await server.query(`CREATE DATABASE ${name}`);
   const url = Object.assign(new URL(serverUrl), { pathname: `/${name}` }).href;
   const pool = new pg.Pool({ connectionString: url, max: 2 });
-  // A server that a test stops ends idle sessions; that is no error of a pool.
+  // A server that a test stops ends idle sessions, which is not an error of the pool.
   for (const idle of [server, pool]) idle.on("error", () => undefined);
   afterwards(t, async () => {
     await pool.end();
@@ -47,7 +47,7 @@ export async function createDatabase(t: Lifetime, on: 15 | 16 | 17 | 18 | string
   };
 }
 
-/** Drops a feed's slot, once nobody reads it: clients hear of changes while the slot still advances. */
+/** Drops a feed's slot once nobody reads it. When clients have received changes, the slot may still be advancing. */
 export async function dropSlot({ slot, query }: TestDatabase): Promise<void> {
   await waitFor(`${slot} is dropped`, async () => {
     await query("SELECT pg_drop_replication_slot($1)", [slot]);
@@ -58,8 +58,9 @@ export async function dropSlot({ slot, query }: TestDatabase): Promise<void> {
 function runningServer(version: number): string {
   const variable = `TEST_POSTGRES_${version}`;
   const url = process.env[variable];
-  if (url === undefined)
+  if (url === undefined) {
     throw new Error(`${variable} is not set: run these tests with \`npm test\` (or \`npm test -- e2e\`), which starts Postgres`);
+  }
   return url;
 }
 

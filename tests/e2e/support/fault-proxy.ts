@@ -1,13 +1,12 @@
-// A TCP proxy that breaks connections where a test says so: the one fault injector for everything
-// between the Worker and Postgres.
+// A TCP proxy that breaks connections where a test says so. It is the only fault injector between the Worker and Postgres.
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import type { TestContext } from "node:test";
 import { afterwards } from "./afterwards.ts";
 
-/** Seen from the Worker: `sent` goes to Postgres, `received` comes from it. */
+/** From the view of the Worker: `sent` goes to Postgres, `received` comes from it. */
 export type Direction = "sent" | "received";
 
-/** What has passed since the proxy started. */
+/** The bytes that have passed since the proxy started. */
 export interface Counts {
   connections: number;
   sent: number;
@@ -22,7 +21,7 @@ interface Cut {
   done: () => void;
 }
 
-/** Stands between a client and a server, and passes everything on until told otherwise. */
+/** Stands between a client and a server, and forwards everything until told otherwise. */
 export class FaultProxy {
   readonly counts: Counts = { connections: 0, sent: 0, received: 0 };
   readonly #server = createServer();
@@ -38,8 +37,8 @@ export class FaultProxy {
   }
 
   /**
-   * Starts a proxy to the server of a connection string, and gives it with the string through it.
-   * It ends with the test.
+   * Starts a proxy to the server of a connection string. Returns it with the string that leads through it. It ends with the
+   * test.
    */
   static async to(t: TestContext, connectionString: string): Promise<{ proxy: FaultProxy; url: string }> {
     const url = new URL(connectionString);
@@ -51,8 +50,8 @@ export class FaultProxy {
   }
 
   /**
-   * Lets `bytes` more bytes pass in one direction, over all connections, then resets every
-   * connection. New connections work. Resolves when the cut has happened.
+   * Lets `bytes` more bytes pass in one direction, over all connections, then resets every connection. New connections work.
+   * Resolves when the cut has happened.
    */
   cutAfter(direction: Direction, bytes: number): Promise<void> {
     return new Promise((done) => {
@@ -68,7 +67,7 @@ export class FaultProxy {
     }
   }
 
-  /** Lets nothing pass in either direction, without closing anything: a dead network. */
+  /** Lets nothing pass in either direction and closes nothing, like a dead network. */
   pause(): void {
     this.#paused = true;
     for (const { client, upstream } of this.#links) {
@@ -86,12 +85,12 @@ export class FaultProxy {
     }
   }
 
-  /** Resets every new connection at once: a server that is down. */
+  /** Resets every new connection at once, like a server that is down. */
   refuse(refusing: boolean): void {
     this.#refusing = refusing;
   }
 
-  /** Connections open at this moment. */
+  /** The connections that are open now. */
   get open(): number {
     return this.#links.size;
   }
@@ -132,7 +131,7 @@ export class FaultProxy {
       if (cut === undefined || cut.direction !== direction || chunk.length < cut.remaining) {
         if (cut?.direction === direction) cut.remaining -= chunk.length;
         this.counts[direction] += chunk.length;
-        // A slow reader slows the writer down, as without a proxy.
+        // A slow reader slows the writer down, as it would without a proxy.
         if (!to.write(chunk)) {
           from.pause();
           to.once("drain", () => {
@@ -143,7 +142,7 @@ export class FaultProxy {
       }
       this.#cut = undefined;
       this.counts[direction] += cut.remaining;
-      // The bytes before the cut arrive; what follows never does.
+      // The bytes before the cut arrive, and nothing after it.
       to.write(chunk.subarray(0, cut.remaining), () => {
         this.cutNow();
         cut.done();
@@ -154,8 +153,8 @@ export class FaultProxy {
 }
 
 /**
- * Resets a connection. One that is being shut down is closed: Node 22 does not get rid of a handle
- * that it resets meanwhile, and a process that has such a handle spins for ever when it exits.
+ * Resets a connection. One that is being shut down is closed instead: Node 22 never releases a handle that it resets
+ * meanwhile, and a process with such a handle spins for ever when it exits.
  */
 function reset(socket: Socket): void {
   if (socket.writableEnded) socket.destroy();

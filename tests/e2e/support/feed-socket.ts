@@ -1,6 +1,6 @@
-// A WebSocket client of the feed that records all it is sent, so that a test can ask for it in any
-// order. Unlike the client library it neither reconnects nor leaves anything out; but it holds each
-// frame against the library's types, so that every test checks that they are true.
+// A WebSocket client of the feed that records everything it receives, so that a test can look at it in any order. Unlike the
+// client library it neither reconnects nor skips anything. It checks each frame against the library's types, so that every
+// test proves them right.
 import { WebSocket, type ClientOptions } from "ws";
 import { readServerMessage, type ServerMessage, type TableChange } from "../../../client/src/index.ts";
 import { waitFor } from "./wait-for.ts";
@@ -8,12 +8,12 @@ import { waitFor } from "./wait-for.ts";
 export type { ServerMessage, TableChange };
 
 /**
- * After the closing handshake workerd leaves its end of the connection open for a while, with any
- * object, and a client that is not told otherwise waits 30 seconds for it.
+ * After the closing handshake workerd keeps its end of the connection open for a while, with any object, and by default a
+ * client waits 30 seconds for it.
  */
 const patience: ClientOptions & { closeTimeout: number } = { closeTimeout: 500 };
 
-/** What the socket asks for in its URL. */
+/** The query of the upgrade. */
 export interface FeedOptions {
   token?: string | undefined;
   after?: string;
@@ -27,7 +27,7 @@ export class FeedSocket {
   readonly #messages: ServerMessage[] = [];
   #malformed: unknown;
   #keepsUp = false;
-  /** Every frame as it came, "pong" included. */
+  /** Every frame as received, including "pong". */
   readonly frames: string[] = [];
   readonly #socket: WebSocket;
   #closed: { code: number; reason: string } | undefined;
@@ -40,11 +40,11 @@ export class FeedSocket {
       if (text !== "pong") this.#read(text);
     });
     socket.on("close", (code, reason) => (this.#closed = { code, reason: reason.toString() }));
-    // The close that follows tells the test what it wants to know.
+    // The close event that follows has what a test needs.
     socket.on("error", () => undefined);
   }
 
-  /** Connects; fails with the HTTP status and body when the server refuses the upgrade. */
+  /** Connects. Fails with the HTTP status and body if the server refuses the upgrade. */
   static open(base: URL, { token, ...query }: FeedOptions): Promise<FeedSocket> {
     const url = new URL("/ws", base);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -64,7 +64,7 @@ export class FeedSocket {
     });
   }
 
-  /** All messages in the order of their arrival. Throws when one was not as the library's types say. */
+  /** All messages in the order of their arrival. Throws if one did not match the library's types. */
   get messages(): ServerMessage[] {
     if (this.#malformed !== undefined) throw this.#malformed;
     return this.#messages;
@@ -90,14 +90,14 @@ export class FeedSocket {
     this.#socket.send(typeof message === "string" || Buffer.isBuffer(message) ? message : JSON.stringify(message));
   }
 
-  /** Waits for the first message of a type, the ones before this call included. */
+  /** Waits for the first message of a type, which may have come before this call. */
   async message<Type extends ServerMessage["type"]>(type: Type): Promise<Extract<ServerMessage, { type: Type }>> {
     return waitFor(`a ${type} message`, () =>
       this.messages.find((message): message is Extract<ServerMessage, { type: Type }> => message.type === type),
     );
   }
 
-  /** Waits until so many changes have arrived since the socket opened, and gives them all. */
+  /** Waits until this many changes have arrived since the socket opened. Returns all of them. */
   async receivedChanges(count: number): Promise<TableChange[]> {
     return waitFor(`${count} changes`, () => {
       const { changes } = this;
@@ -106,13 +106,13 @@ export class FeedSocket {
     });
   }
 
-  /** Acknowledges all that has come and will come: the socket asked for `ack`. */
+  /** Acknowledges everything that has come and will come. The socket must have asked for `ack`. */
   keepUp(): void {
     this.#keepsUp = true;
     for (const message of this.messages) this.#acknowledge(message);
   }
 
-  /** Stops reading from the network, as a client that hangs. */
+  /** Stops reading from the network, like a client that hangs. */
   pause(): void {
     this.#socket.pause();
   }
@@ -128,7 +128,7 @@ export class FeedSocket {
       this.#messages.push(message);
       if (this.#keepsUp) this.#acknowledge(message);
     } catch (cause) {
-      this.#malformed = new Error(`not as the client's types say: ${text.slice(0, 500)}`, { cause });
+      this.#malformed = new Error(`does not match the client's types: ${text.slice(0, 500)}`, { cause });
     }
   }
 
@@ -136,12 +136,12 @@ export class FeedSocket {
     if (message.type === "changes") this.send({ type: "ack", position: message.to });
   }
 
-  /** Closes in order. */
+  /** Closes with the closing handshake. */
   close(code = 1000): void {
     this.#socket.close(code);
   }
 
-  /** Ends the connection without a close frame, as a dead network does. */
+  /** Ends the connection without a close frame. */
   terminate(): void {
     this.#socket.terminate();
   }

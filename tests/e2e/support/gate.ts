@@ -1,11 +1,11 @@
-// Holds the feed's transaction at a step of its end, so that a test can break things exactly there:
-// what goes wrong between two steps that take a millisecond is not met by chance.
+// Holds the feed's transaction at one of its last steps, so that a test can break things exactly there. Between two steps
+// that take a millisecond a test would not hit a fault by chance.
 import type { TestContext } from "node:test";
 import { afterwards } from "./afterwards.ts";
 import type { TestDatabase } from "./database.ts";
 import { waitFor } from "./wait-for.ts";
 
-/** Before the checkpoint moves, with the changes inserted; or in COMMIT, with all of it written. */
+/** After the changes are inserted and before the checkpoint moves, or in COMMIT, after everything is written. */
 export type Step = "checkpoint" | "commit";
 
 const steps: Record<Step, number> = { checkpoint: 1, commit: 2 };
@@ -20,21 +20,21 @@ CREATE CONSTRAINT TRIGGER gate_commit AFTER UPDATE ON replication_checkpoint
 
 /** The feed stands at a gate. */
 export interface Held {
-  /** Lets it go on. */
+  /** Lets it continue. */
   open(): Promise<void>;
-  /** Ends its session, and with it the transaction. */
+  /** Ends its session and with it the transaction. */
   endSession(): Promise<void>;
 }
 
-/** Puts gates into a feed that is initialised. */
+/** Installs gates in an initialised feed. */
 export async function putGates(database: TestDatabase): Promise<void> {
   await database.query(triggers);
 }
 
-/** Closes a gate, and waits until the feed stands at it; `nudge` has it poll until it does. */
+/** Closes a gate, and waits until the feed stands at it. `nudge` makes it poll until then. */
 export async function hold(t: TestContext, database: TestDatabase, step: Step, nudge?: () => Promise<unknown>): Promise<Held> {
   const keeper = await database.session();
-  // A server that a test crashes ends this session too.
+  // A crash of the server ends this session too.
   keeper.on("error", () => undefined);
   let ended: Promise<void> | undefined;
   const open = () => (ended ??= keeper.end().catch(() => undefined));
@@ -42,7 +42,7 @@ export async function hold(t: TestContext, database: TestDatabase, step: Step, n
   await keeper.query("SELECT pg_advisory_lock($1)", [steps[step]]);
   let arrived = false;
   const nudging = async () => {
-    // The nudge that brings it there is answered when it has left.
+    // The nudge that brings the feed to the gate is answered once it has left.
     while (nudge !== undefined && !arrived) await nudge().catch(() => undefined);
   };
   void nudging();

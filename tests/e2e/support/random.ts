@@ -1,4 +1,4 @@
-// Random numbers that come again with their seed.
+// Random numbers that can be reproduced from their seed.
 
 /** A random generator (mulberry32). */
 export class Random {
@@ -10,14 +10,14 @@ export class Random {
     this.#state = seed;
   }
 
-  /** With the seed of the variable SEED, else another one each time; it is printed, to be used again. */
+  /** Uses the seed in the variable SEED, otherwise a new one each time. Prints it, so that it can be used again. */
   static seeded(t: { diagnostic(message: string): void }): Random {
     const random = new Random(Number(process.env["SEED"] ?? Math.floor(Math.random() * 2 ** 31)));
     t.diagnostic(`SEED=${random.seed}`);
     return random;
   }
 
-  /** An integer from 0 to below `end`. */
+  /** An integer from 0 up to and without `end`. */
   below(end: number): number {
     this.#state = (this.#state + 0x6d2b79f5) | 0;
     let mixed = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state);

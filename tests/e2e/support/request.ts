@@ -7,7 +7,7 @@ export interface Answer<Body> {
   body: Body;
 }
 
-/** Sends an authorised request with a JSON body, and reads the JSON of the answer; fails when `signal` says so. */
+/** Sends an authorised request with a JSON body, and parses the JSON of the answer. Rejects when `signal` is aborted. */
 export async function requestJson<Body>(
   url: URL,
   token: string,

@@ -1,21 +1,21 @@
-// What most tests start from: a database with one published table, and the Worker on it.
+// The start of most tests: a database with one published table, and the Worker on it.
 import type { TestContext } from "node:test";
 import type { TestDatabase } from "./database.ts";
 import { createDatabase } from "./database.ts";
 import { startWorker, type RunningWorker, type WorkerOptions } from "./worker.ts";
 
-/** How a scenario starts; left out, the database is a new one on PostgreSQL 18. */
+/** How a scenario starts. By default the database is a new one on PostgreSQL 18. */
 export interface ScenarioOptions extends Partial<WorkerOptions> {
   version?: 15 | 18;
-  /** A database that the test has made already. */
+  /** A database that the test has created. */
   on?: TestDatabase;
-  /** The connection string for the Worker, where it is not the database's own. */
+  /** The Worker's connection string, if it is not that of the database. */
   through?: string;
-  /** Whether the publication is made. */
+  /** Whether to create the publication. */
   publish?: boolean;
 }
 
-/** A database and the Worker on it; both end with the test. */
+/** A database and the Worker on it. Both end with the test. */
 export class Scenario {
   readonly database: TestDatabase;
   readonly worker: RunningWorker;
@@ -25,7 +25,7 @@ export class Scenario {
     this.worker = worker;
   }
 
-  /** Makes a published table `items (id, name)` in the database, and starts the Worker uninitialised. */
+  /** Creates a published table `items (id, name)` in the database, and starts the Worker without initialising it. */
   static async start(t: TestContext, options: ScenarioOptions = {}): Promise<Scenario> {
     const { version, on, through, publish = true, ...worker } = options;
     const database = on ?? (await createDatabase(t, version));
@@ -50,7 +50,7 @@ export class Scenario {
     await this.database.query("INSERT INTO items SELECT id, 'item ' || id FROM unnest($1::int[]) AS id", [ids]);
   }
 
-  /** The ids of the items whose insertion is in change_history, in its order. */
+  /** The ids of the items whose insertion is in change_history, in the order of the history. */
   async storedItems(): Promise<number[]> {
     const rows = await this.database.query<{ item: number }>(
       "SELECT (data ->> 'id')::int AS item FROM change_history WHERE table_name = 'items' AND operation = 'insert' ORDER BY id",

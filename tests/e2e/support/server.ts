@@ -1,4 +1,4 @@
-// A PostgreSQL server of a test's own, for tests that stop it or change its settings.
+// A PostgreSQL server for one test that stops it or changes its settings.
 import { chownSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -8,9 +8,9 @@ import { root } from "../../../scripts/steps.ts";
 import { afterwards } from "./afterwards.ts";
 import type { ServerCertificate } from "./certificates.ts";
 
-/** Starts a server that keeps nothing; it ends with the test. */
+/** Starts a server that keeps nothing. It ends with the test. */
 export async function startServer(t: TestContext, version: 15 | 18 = 18): Promise<PostgresServer> {
-  // `npm test` removes what it finds under the name of a run that has ended.
+  // `npm test` removes folders named after a run that has ended.
   const dataDir = join(root, ".postgres", `test-${process.pid}-own`);
   const server = await startPostgres(version, { dataDir, settings: { fsync: "off" } });
   afterwards(t, async () => {
@@ -21,7 +21,7 @@ export async function startServer(t: TestContext, version: 15 | 18 = 18): Promis
   return server;
 }
 
-/** Makes the server offer TLS with a certificate; without one, no more. */
+/** Makes the server offer TLS with a certificate, or without one no TLS. */
 export async function offerTls(server: PostgresServer, certified?: ServerCertificate): Promise<void> {
   const { uid, gid } = statSync(server.dataDir);
   for (const [name, pem] of [
@@ -30,7 +30,7 @@ export async function offerTls(server: PostgresServer, certified?: ServerCertifi
   ] as const) {
     if (pem === undefined) continue;
     const path = join(server.dataDir, name);
-    // The server reads no key that others could read.
+    // The server refuses a key that others can read.
     rmSync(path, { force: true });
     writeFileSync(path, pem, { mode: 0o600 });
     chownSync(path, uid, gid);

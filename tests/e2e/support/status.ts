@@ -1,7 +1,7 @@
-// GET /status as tests read it.
+// GET /status, as far as tests read it.
 import type { RunningWorker } from "./worker.ts";
 
-/** What GET /status answers. */
+/** The answer of GET /status. */
 export interface Status {
   state: "uninitialized" | "initializing" | "polling" | "hibernating" | "halted";
   config: { slot: string; pollInterval: number; hibernationDelay: number } | null;

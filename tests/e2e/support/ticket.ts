@@ -1,13 +1,13 @@
-// Client tickets as an application mints them: JSON Web Tokens (RFC 7519), signed with HS256.
+// Client tickets as an application signs them: JSON Web Tokens (RFC 7519) with HS256.
 import { createHmac } from "node:crypto";
 
-/** Tables, and the rows of them, that a ticket opens. */
+/** The tables and rows that a ticket opens. */
 export interface TicketTable {
   table: string;
   filter?: { column: string; op: string; value: unknown }[];
 }
 
-/** How a ticket is made; left out, it is a good one. */
+/** How a ticket is made. By default it is valid. */
 export interface TicketOptions {
   secret: string;
   tables: TicketTable[];
@@ -19,7 +19,7 @@ export interface TicketOptions {
 
 const encode = (part: object): string => Buffer.from(JSON.stringify(part)).toString("base64url");
 
-/** Mints a ticket. */
+/** Signs a ticket. */
 export function mintTicket({ secret, tables, expiresIn = 60, header = { alg: "HS256", typ: "JWT" }, claims = {} }: TicketOptions): string {
   const exp = Math.floor(Date.now() / 1000) + expiresIn;
   const signed = `${encode(header)}.${encode({ exp, tables, ...claims })}`;

@@ -1,14 +1,14 @@
 // Tests wait for conditions, never for time.
 import { setTimeout as delay } from "node:timers/promises";
 
-/** How long a condition may take unless a test says otherwise: far more than it ever does. */
+/** How long a condition may take by default: far longer than it ever takes. */
 export const deadlineMs = 20_000;
 
 /**
- * Asks again and again until the answer is neither undefined nor false, and gives that answer.
+ * Evaluates the condition repeatedly until the result is neither undefined nor false. Returns that result.
  *
  * @param what The condition in words, for the error at the deadline.
- * @param every Milliseconds between questions: more for what takes minutes.
+ * @param every Milliseconds between two evaluations: more for conditions that take minutes.
  */
 export async function waitFor<T>(
   what: string,

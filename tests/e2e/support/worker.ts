@@ -1,4 +1,4 @@
-// The built Worker in real workerd, on a database of the test's choice.
+// The built Worker in real workerd, on a database that the test chooses.
 import { randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -9,7 +9,7 @@ import { afterwards, hasPassed } from "./afterwards.ts";
 import { FeedSocket, type FeedOptions } from "./feed-socket.ts";
 import { requestJson, type Answer } from "./request.ts";
 
-// Local workerd would ask the network for the place of its requests, and complain where it cannot.
+// Otherwise local workerd asks the network for the location of its requests, and complains if it cannot.
 process.env["CLOUDFLARE_CF_FETCH_ENABLED"] = "false";
 
 const objectClass = "ReplicationDO";
@@ -18,49 +18,48 @@ const objectClass = "ReplicationDO";
 export interface WorkerOptions {
   /** The connection string behind the HYPERDRIVE binding. */
   database: string;
-  /** The replication slot; the publication gets the same name. */
+  /** The replication slot. The publication has the same name. */
   slot: string;
   /** Overrides of wrangler.toml's [vars]. */
   vars?: Record<string, string>;
-  /** Secrets beside the token. */
+  /** Secrets in addition to the token. */
   secrets?: Record<string, string>;
-  /** Workers beside it, as applications with Sync Durable Objects. */
+  /** Other Workers next to it, such as applications with Sync Durable Objects. */
   others?: TestHarnessOptions["workers"];
-  /** Durable Objects of those that it may call, as its wrangler.toml would bind them. */
+  /** Their Durable Objects that it may call, as its wrangler.toml would bind them. */
   calls?: { name: string; class_name: string; script_name: string }[];
 }
 
 /** A running Worker. */
 export interface RunningWorker {
   readonly url: URL;
-  /** The bearer token it asks for. */
+  /** The bearer token that it requires. */
   readonly token: string;
   /** An authorised request. */
   request<Body = Record<string, unknown>>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer<Body>>;
-  /** A request as given: no token unless the test sends one. */
+  /** A request exactly as given, without a token unless the test sends one. */
   fetch(path: string, init?: RequestInit): Promise<Response>;
   /** Opens a WebSocket on GET /ws and waits for the upgrade. */
   connect(options?: FeedOptions): Promise<FeedSocket>;
   /**
-   * Throws the object out of memory while its storage stays, as the platform does with an idle one.
-   * Its WebSockets hibernate, or close. An object that holds a connection is not idle: see `restart`.
+   * Evicts the object from memory, as the platform does with an idle one. Its storage stays, and its WebSockets hibernate or
+   * close. An object that has a connection is not idle: see `restart`.
    */
   evict(webSockets?: "hibernate" | "close"): Promise<void>;
-  /** Ends the runtime in the middle of whatever it does, and starts it anew, as a deploy does. */
+  /** Ends the runtime in the middle of whatever it does, and starts it again, as a deploy does. */
   restart(): Promise<void>;
-  /** What the Worker logged since it started. */
+  /** The log of the Worker since it started. */
   logs(): string[];
-  /** One of the Workers beside it. */
+  /** One of the other Workers. */
   other(name: string): WorkerHandle;
 }
 
 /**
- * Starts the Worker that `wrangler deploy --dry-run` bundled, with the production wrangler.toml. It
- * ends with the test.
+ * Starts the Worker that `wrangler deploy --dry-run` has bundled, with the production wrangler.toml. It ends with the test.
  */
 export async function startWorker(t: TestContext, options: WorkerOptions): Promise<RunningWorker> {
   const token = randomBytes(16).toString("hex");
-  // Wrangler reads the binding's local connection string from here when the server starts.
+  // Wrangler reads the local connection string of the binding from here when the server starts.
   process.env["CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE"] = options.database;
   const server = createTestHarness({
     workers: [
@@ -78,13 +77,13 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
   const sockets = new Set<FeedSocket>();
   afterwards(t, async () => {
     for (const socket of sockets) socket.terminate();
-    // What the Worker logged tells why a test failed.
+    // The log of the Worker shows why a test failed.
     if (!hasPassed(t)) server.debug();
     const logged = server.getLogs().flatMap((log) => log.message.split("\n"));
     await server.close();
     refuseSecrets(logged, [token, passwordOf(options.database)]);
   });
-  // There is one object for one database; its name is the Worker's own affair.
+  // There is one object for each database, and only the Worker knows its name.
   const object = async () => {
     const [id] = await worker.listDurableObjectIds(objectClass);
     if (id === undefined) throw new Error(`no ${objectClass} has stored anything yet`);
@@ -107,7 +106,7 @@ export async function startWorker(t: TestContext, options: WorkerOptions): Promi
   };
 }
 
-/** The production configuration with bindings added, in a file of its own. */
+/** The production configuration with additional bindings, in a separate file. */
 function configWith(t: TestContext, bindings: NonNullable<WorkerOptions["calls"]>): string {
   const { rawConfig } = experimental_readRawConfig({ config: "wrangler.toml" });
   const folder = mkdtempSync(join(tmpdir(), "pg-change-feed-config-"));
@@ -119,7 +118,7 @@ function configWith(t: TestContext, bindings: NonNullable<WorkerOptions["calls"]
   return file;
 }
 
-/** In whatever a test made it go through, the Worker logs lines of JSON, without credentials and row values. */
+/** Whatever a test does, the Worker logs lines of JSON without credentials and row values. */
 function refuseSecrets(logged: string[], secrets: string[]): void {
   for (const line of logged.filter((line) => line.startsWith('{"'))) {
     JSON.parse(line);
@@ -129,7 +128,7 @@ function refuseSecrets(logged: string[], secrets: string[]): void {
   }
 }
 
-/** The test servers' own is the name of nearly everything; tests of credentials bring another. */
+/** The password of the test servers is part of almost every name, so tests of credentials use another one. */
 function passwordOf(connectionString: string): string {
   return new URL(connectionString).password || "postgres";
 }
@@ -137,7 +136,8 @@ function passwordOf(connectionString: string): string {
 /** The folder with the Worker's bundle. */
 export function bundleDir(): string {
   const dir = process.env["TEST_WORKER_BUNDLE"];
-  if (dir === undefined)
+  if (dir === undefined) {
     throw new Error("TEST_WORKER_BUNDLE is not set: run these tests with `npm test` (or `npm test -- e2e`), which builds the Worker");
+  }
   return dir;
 }

@@ -1,6 +1,5 @@
-// A workerd process of the test's own, with its storage on disk: for what the harness of wrangler
-// does not give, which is to kill it, to have two of them, to leave Hyperdrive out, and to say whose
-// certificates it trusts.
+// A workerd process for one test, with its storage on disk. It can do what wrangler's harness cannot: be killed, run twice,
+// leave Hyperdrive out, and trust given certificates.
 import { spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -15,23 +14,22 @@ import { bundleDir } from "./worker.ts";
 
 /** How the process is started. */
 export interface WorkerdOptions {
-  /** Behind the HYPERDRIVE binding, which is left out without it. */
+  /** The connection string behind the HYPERDRIVE binding. Without it there is no such binding. */
   hyperdrive?: string;
   /** The secret DATABASE_URL, over a direct socket. */
   databaseUrl?: string;
-  /** The replication slot; the publication gets the same name. */
+  /** The replication slot. The publication has the same name. */
   slot: string;
-  /** Certificates, as PEM, of the authorities that it trusts: these alone. */
+  /** The certificates, as PEM, of the only authorities that it trusts. */
   trusted?: string[];
-  /** Folder with another Worker's scripts, with the same exports, instead of the built bundle. */
+  /** A folder with the scripts of another Worker with the same exports, instead of the built bundle. */
   bundle?: string;
   /**
-   * JavaScript that runs in the Worker before it: to watch what it does with the platform. It may
-   * set `globalThis.onConstruction`, called with an object's context, and `globalThis.onAlarm`,
-   * called with the milliseconds that an alarm took.
+   * JavaScript that runs in the Worker first, to watch how it uses the platform. It may set `globalThis.onConstruction`, which
+   * is called with an object's context, and `globalThis.onAlarm`, which is called with the milliseconds that an alarm took.
    */
   before?: string;
-  /** JavaScript that exports a Durable Object class `Beside`; requests to /test/beside get to it. */
+  /** JavaScript that exports a Durable Object class `Beside`, which receives requests to /test/beside. */
   beside?: string;
 }
 
@@ -54,7 +52,7 @@ export class Workerd {
     writeFileSync(join(this.#folder, "config.capnp"), config(options, modules(bundle), this.#token));
   }
 
-  /** Starts it; it ends with the test. */
+  /** Starts it. It ends with the test. */
   static async start(t: Lifetime, options: WorkerdOptions): Promise<Workerd> {
     const workerd = new Workerd(options);
     afterwards(t, async () => {
@@ -67,7 +65,7 @@ export class Workerd {
     return workerd;
   }
 
-  /** Starts the process that was killed anew, on its storage, and on another port. */
+  /** Starts the killed process again, with its storage and on another port. */
   async run(): Promise<void> {
     const args = ["serve", "config.capnp", "--socket-addr=http=127.0.0.1:0", "--control-fd=3"];
     const child = spawn(binary(), args, { cwd: this.#folder, stdio: ["ignore", "pipe", "pipe", "pipe"] });
@@ -86,7 +84,7 @@ export class Workerd {
     this.#url = new URL(`http://127.0.0.1:${port}`);
   }
 
-  /** Ends the process at once, in the middle of whatever it does. */
+  /** Kills the process, in the middle of whatever it does. */
   async kill(): Promise<void> {
     const child = this.#child;
     this.#child = undefined;
@@ -96,28 +94,28 @@ export class Workerd {
     await ended;
   }
 
-  /** Throws the object out of memory in the middle of whatever it does; the process goes on. */
+  /** Destroys the object in the middle of whatever it does. The process continues. */
   async abort(): Promise<void> {
     const { status } = await this.request("POST", "/test/abort").catch(() => ({ status: 500 }));
-    if (status !== 500) throw new Error(`the object answers its own end with ${status}`);
+    if (status !== 500) throw new Error(`ending the object was answered with ${status}`);
   }
 
-  /** Where it listens. */
+  /** The address on which it listens. */
   get url(): URL {
     return this.#url;
   }
 
-  /** The bearer token it asks for. */
+  /** The bearer token that it requires. */
   get token(): string {
     return this.#token;
   }
 
-  /** The process, while it runs. */
+  /** The process id, while it runs. */
   get pid(): number | undefined {
     return this.#child?.pid;
   }
 
-  /** All that it has printed. */
+  /** Everything that it has printed. */
   get log(): string {
     return this.#log;
   }
@@ -146,7 +144,7 @@ export class Workerd {
   }
 }
 
-/** The Worker as it is, but for a way to end its object. */
+/** The Worker, with an additional way to end its object. */
 const main = `
 import "before.js";
 import Feed, { ReplicationDO as Original } from "index.js";
@@ -235,7 +233,7 @@ const feed :Workerd.Worker = (
 `;
 }
 
-/** That of production. */
+/** The compatibility date of production. */
 function compatibilityDate(): string {
   const date = readFileSync("wrangler.toml", "utf8").match(/^compatibility_date = "(.*)"$/m)?.[1];
   if (date === undefined) throw new Error("wrangler.toml has no compatibility_date");

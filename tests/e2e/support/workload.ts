@@ -1,5 +1,5 @@
-// Writers that never stop while a test breaks things, and the proof afterwards: the history, applied
-// from nothing, gives the tables.
+// Writers that never stop while a test breaks things, and the proof afterwards: the history, applied to empty tables,
+// reproduces the tables.
 import assert from "node:assert/strict";
 import type { TestContext } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
@@ -16,7 +16,7 @@ ALTER TABLE documents ALTER COLUMN body SET STORAGE EXTERNAL`;
 
 const tables = ["accounts", "documents"];
 
-/** Makes the tables and the publication that writers write to. */
+/** Creates the tables that the writers write to, and their publication. */
 export async function createTables(database: TestDatabase): Promise<void> {
   await database.query(schema);
   await database.query(`CREATE PUBLICATION ${database.slot} FOR TABLE ${tables.join(", ")}`);
@@ -27,17 +27,17 @@ export class Workload {
   readonly #database: TestDatabase;
   readonly #writers: Promise<void>[];
   #stopping = false;
-  /** Transactions that were run to their end. */
+  /** The number of completed transactions. */
   transactions = 0;
 
-  /** Starts the writers; they end with the test, if not before. */
+  /** Starts the writers. They end with the test at the latest. */
   constructor(t: TestContext, database: TestDatabase, seed: number, writers = 3) {
     this.#database = database;
     this.#writers = Array.from({ length: writers }, (_, nth) => this.#write(new Random(seed + nth)));
     afterwards(t, () => this.stop());
   }
 
-  /** Ends the writers after the transactions that they are in. */
+  /** Ends the writers after their current transactions. */
   async stop(): Promise<void> {
     this.#stopping = true;
     await Promise.all(this.#writers);
@@ -51,11 +51,11 @@ export class Workload {
         await client.query(transaction(random));
         this.transactions += 1;
       } catch {
-        // A server that is down, or a deadlock: whether it has committed is for the tables to say.
+        // The server is down, or there was a deadlock. The tables will show whether it has committed.
         await client?.end().catch(() => undefined);
         client = undefined;
       }
-      // Writers that never rested would leave nothing of two cores for what they test.
+      // Writers without pauses would leave nothing of two cores for the feed.
       await delay(random.below(12));
     }
     await client?.end();
@@ -106,8 +106,8 @@ interface Stored {
 }
 
 /**
- * Fails unless ids have no gap, transactions are whole and in commit order, and the history, applied
- * to empty tables, gives exactly what the tables hold. Gives the number of changes.
+ * Fails unless ids have no gap, transactions are complete and in commit order, and the history, applied to empty tables,
+ * reproduces the tables exactly. Returns the number of changes.
  */
 export async function assertHistoryGivesTables(database: TestDatabase): Promise<number> {
   const history = await database.query<Stored>(

@@ -6,17 +6,17 @@ export default application;
 /** How a callback fails. */
 export type Failure = "refuses" | "throws" | "forgets to answer" | "stores, then fails";
 
-/** Fails as it was told last; as the example where it was told nothing. */
+/** Fails as it was last told to. Until then it behaves like the example. */
 export class SyncDO extends Example {
   #failure: Failure | undefined;
   #calls = 0;
 
-  /** Callbacks fail from now on, or no more. */
+  /** Makes callbacks fail from now on, or succeed again. */
   fail(failure: Failure | undefined): void {
     this.#failure = failure;
   }
 
-  /** Callbacks since the object was last loaded. */
+  /** The number of callbacks since the object was last loaded. */
   calls(): number {
     return this.#calls;
   }

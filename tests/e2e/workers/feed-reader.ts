@@ -1,8 +1,8 @@
-// A Worker that follows the feed with the client library, over a WebSocket of its own.
+// A Worker that follows the feed with the client library, over its own WebSocket.
 import { connect } from "../../../client/src/index.ts";
 
 export default {
-  /** GET ?url=&token=&count=: the changes from the earliest on, as many as are asked for. */
+  /** GET ?url=&token=&count=: the first `count` changes, from the earliest on. */
   async fetch(request): Promise<Response> {
     const asked = new URL(request.url).searchParams;
     const feed = connect({ url: asked.get("url") ?? "", token: asked.get("token") ?? "", after: "earliest", ack: true });

@@ -1,4 +1,4 @@
-//! Readers that end, and servers that crash, at random points under load.
+//! Readers that end and servers that crash at random points under load.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -16,25 +16,25 @@ use crate::support::server::Version;
 use crate::support::workload::Random;
 
 on_each_version!(
-    a_reader_that_ends_at_random_points_under_load_loses_and_doubles_nothing,
-    a_server_that_crashes_at_random_points_under_load_loses_and_doubles_nothing,
+    a_reader_that_ends_at_random_points_under_load_loses_and_duplicates_nothing,
+    after_server_crashes_at_random_points_under_load_nothing_is_lost_or_duplicated,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id bigserial PRIMARY KEY, note text, number int)";
 const TABLES: [(&str, Identity); 1] = [("items", Identity::Id)];
 const WRITERS: u64 = 3;
 
-/// What happens to the feed while it is written and read.
+/// Writes and reads a feed, and counts what happens to it.
 struct Load<'a> {
     feed: &'a TestFeed,
     seed: u64,
     over: Cell<bool>,
-    /// Transactions that are known to have ended.
+    /// Transactions that are known to have committed or rolled back.
     written: Cell<u64>,
-    /// Cycles that were broken off.
-    broken: Cell<u64>,
-    /// How long a cycle took that stored something.
-    usual: Cell<Duration>,
+    /// Cycles that were interrupted.
+    interrupted: Cell<u64>,
+    /// How long the last cycle took that stored something.
+    usual_time: Cell<Duration>,
 }
 
 impl<'a> Load<'a> {
@@ -44,25 +44,25 @@ impl<'a> Load<'a> {
             seed: Random::seed(),
             over: Cell::new(false),
             written: Cell::new(0),
-            broken: Cell::new(0),
-            usual: Cell::new(Duration::from_millis(20)),
+            interrupted: Cell::new(0),
+            usual_time: Cell::new(Duration::from_millis(20)),
         }
     }
 
-    /// Writes until it is over, with a new session whenever the server has ended the old one.
+    /// Writes until the test is over, with a new session whenever the server has ended the old one.
     async fn write(&self, writer: u64) {
         let mut random = Random::new(self.seed.wrapping_add(writer));
         let mut session = None;
         while !self.over.get() {
             let client = match session.take() {
                 Some(client) => client,
-                // The server may have gone while the session began.
+                // The server may stop while the session begins.
                 None => match try_client(self.feed.url()).await {
                     Ok(client) => client,
                     Err(_) => continue,
                 },
             };
-            // Whether a transaction that was cut off has committed is for the table to say.
+            // Only the table shows whether an interrupted transaction has committed.
             if client
                 .batch_execute(&transaction(&mut random))
                 .await
@@ -71,13 +71,13 @@ impl<'a> Load<'a> {
                 self.written.set(self.written.get() + 1);
                 session = Some(client);
             }
-            // Writers that never rested would leave the reader no time for many cycles.
+            // Without pauses the writers would leave the reader no time for many cycles.
             tokio::time::sleep(Duration::from_millis(random.below(20))).await;
         }
     }
 
-    /// Reads, with a new connection whenever the old one has gone. If `drops`, cycles end at random
-    /// points.
+    /// Reads until the test is over, with a new connection whenever the old one has broken. If
+    /// `drops` is set, cycles are dropped at random points.
     async fn read(&self, drops: bool) {
         let mut random = Random::new(!self.seed);
         while !self.over.get() {
@@ -85,12 +85,12 @@ impl<'a> Load<'a> {
                 let category = error.category();
                 let expected = matches!(category, Category::Connection | Category::SlotInUse);
                 assert!(expected, "{error}: {error:?}");
-                self.broken.set(self.broken.get() + 1);
+                self.interrupted.set(self.interrupted.get() + 1);
             }
         }
     }
 
-    /// Reads until it is over or a cycle breaks.
+    /// Reads until the test is over or a cycle is interrupted.
     async fn read_on(&self, random: &mut Random, drops: bool) -> Result<()> {
         let url = self.feed.url();
         let stream = TcpStream::connect((url.host.as_str(), url.port)).await;
@@ -100,14 +100,14 @@ impl<'a> Load<'a> {
         while !self.over.get() {
             let started = Instant::now();
             let patience = if drops && random.once_in(2) {
-                let most = self.usual.get().as_micros();
+                let most = self.usual_time.get().as_micros();
                 Duration::from_micros(random.below(u64::try_from(most).unwrap()))
             } else {
                 PATIENCE
             };
-            // Dropped in the middle, as with a process or an object that ends.
+            // Dropped in the middle, as when a process or an object ends.
             let Ok(report) = tokio::time::timeout(patience, reader.poll()).await else {
-                self.broken.set(self.broken.get() + 1);
+                self.interrupted.set(self.interrupted.get() + 1);
                 return Ok(());
             };
             let report = report?;
@@ -115,24 +115,24 @@ impl<'a> Load<'a> {
                 return Err(error);
             }
             if report.stored > 0 {
-                self.usual.set(started.elapsed());
+                self.usual_time.set(started.elapsed());
             }
         }
         Ok(())
     }
 
-    /// Afterwards: the history gives the table.
+    /// Checks afterwards that replaying the history results in the table.
     async fn prove(&self, version: Version, started: Instant) {
         self.feed.drain_among_others(&mut None).await;
         let history = read_sound_history(self.feed).await;
         println!(
-            "{version:?}: {} transactions, {} changes, {} cycles broken off in {:?}",
+            "{version:?}: {} transactions, {} changes, {} cycles interrupted in {:?}",
             self.written.get(),
             history.len(),
-            self.broken.get(),
+            self.interrupted.get(),
             started.elapsed(),
         );
-        assert!(self.written.get() > 100 && self.broken.get() > 5);
+        assert!(self.written.get() > 100 && self.interrupted.get() > 5);
         assert_same(
             &replay(&history, &TABLES),
             &read_tables(self.feed, &TABLES).await,
@@ -150,7 +150,8 @@ fn transaction(random: &mut Random) -> String {
     ]);
     let change = change.replace("NUMBER", &number.to_string());
     if random.once_in(30) {
-        // Leaves a snapshot in the WAL, where peeks can begin: else each decodes all of it again.
+        // Writes a snapshot to the WAL, from which peeks can begin. Otherwise each decodes all of
+        // it.
         return "CHECKPOINT".into();
     }
     let end = if random.once_in(10) {
@@ -161,15 +162,18 @@ fn transaction(random: &mut Random) -> String {
     format!("BEGIN; {}{end}", change.replace("PART", &part.to_string()))
 }
 
-async fn a_reader_that_ends_at_random_points_under_load_loses_and_doubles_nothing(
+async fn a_reader_that_ends_at_random_points_under_load_loses_and_duplicates_nothing(
     version: Version,
 ) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let started = Instant::now();
     let load = Load::new(&feed);
-    let until_broken_often = async {
-        while load.broken.get() < 40 {
-            assert!(started.elapsed() < PATIENCE * 4, "it hardly ever breaks");
+    let until_often_interrupted = async {
+        while load.interrupted.get() < 40 {
+            assert!(
+                started.elapsed() < PATIENCE * 4,
+                "cycles are hardly ever interrupted"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         load.over.set(true);
@@ -177,12 +181,12 @@ async fn a_reader_that_ends_at_random_points_under_load_loses_and_doubles_nothin
     tokio::join!(
         join_all((0..WRITERS).map(|writer| load.write(writer))),
         load.read(true),
-        until_broken_often,
+        until_often_interrupted,
     );
     load.prove(version, started).await;
 }
 
-async fn a_server_that_crashes_at_random_points_under_load_loses_and_doubles_nothing(
+async fn after_server_crashes_at_random_points_under_load_nothing_is_lost_or_duplicated(
     version: Version,
 ) {
     let cluster = Cluster::start(version);
@@ -194,7 +198,7 @@ async fn a_server_that_crashes_at_random_points_under_load_loses_and_doubles_not
         let mut random = Random::new(load.seed.rotate_left(32));
         for _ in 0..12 {
             tokio::time::sleep(Duration::from_millis(random.below(500))).await;
-            // Writers and reader stand still meanwhile, each in the middle of what it does.
+            // Writers and reader wait meanwhile, each in the middle of something.
             cluster.crash();
             cluster.start_again();
         }

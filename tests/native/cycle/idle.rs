@@ -1,5 +1,5 @@
-//! What a feed costs while nothing happens, and what its own writes do to it. Each test counts the
-//! WAL of a cluster of its own: on a shared one others write too.
+//! What a feed costs while nothing happens, and how its own writes affect it. Each test measures
+//! the WAL of a cluster of its own, since on a shared one others write too.
 
 use pg_change_feed::polling::Report;
 
@@ -10,16 +10,16 @@ use crate::support::history::read_sound_history;
 use crate::support::server::{Version, open_socket};
 
 on_each_version!(
-    an_idle_poll_is_one_read_only_round_trip_that_locks_writes_and_decodes_nothing,
+    an_idle_poll_is_one_round_trip_that_neither_locks_nor_writes_nor_decodes,
     a_publication_for_all_tables_does_not_feed_on_its_own_writes,
-    an_idle_publication_under_foreign_traffic_holds_back_little_wal,
+    an_idle_publication_retains_little_wal_while_others_write,
     nothing_is_consumed_before_it_is_on_disk,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id bigserial PRIMARY KEY, note text)";
 
-/// A cluster in which nothing but the test writes, but for a snapshot of the running transactions
-/// some 15 seconds after the last write.
+/// A cluster in which only the test writes, except for a snapshot of the running transactions about
+/// 15 seconds after the last write.
 pub(crate) fn quiet_cluster(version: Version) -> Cluster {
     let settings = [("autovacuum", "off"), ("checkpoint_timeout", "1h")];
     Cluster::start_with(version, &settings)
@@ -34,7 +34,7 @@ async fn wal_position(feed: &TestFeed) -> String {
     feed.value("SELECT pg_current_wal_insert_lsn()").await
 }
 
-async fn an_idle_poll_is_one_read_only_round_trip_that_locks_writes_and_decodes_nothing(
+async fn an_idle_poll_is_one_round_trip_that_neither_locks_nor_writes_nor_decodes(
     version: Version,
 ) {
     let cluster = quiet_cluster(version);
@@ -44,7 +44,7 @@ async fn an_idle_poll_is_one_read_only_round_trip_that_locks_writes_and_decodes_
     let traffic = stream.traffic();
     let mut reader = Reader::resume(stream, &feed).await.unwrap();
 
-    // The server's own snapshot may come in between, once.
+    // The server may write its own snapshot in between, once.
     let mut most_idle = 0;
     for _ in 0..3 {
         assert_eq!(reader.drain().await.unwrap(), u64::from(most_idle == 0));
@@ -55,16 +55,19 @@ async fn an_idle_poll_is_one_read_only_round_trip_that_locks_writes_and_decodes_
         }
         most_idle = idle.max(1);
         if idle == 1_000 {
-            assert_eq!(wal_position(&feed).await, before, "they wrote WAL");
+            assert_eq!(wal_position(&feed).await, before, "idle polls wrote WAL");
             let sent = traffic.written() - written;
-            assert!(sent < 100 * 1_000, "they sent more than a statement each");
+            assert!(
+                sent < 100 * 1_000,
+                "idle polls sent more than one statement each"
+            );
             break;
         }
     }
     assert_eq!(most_idle, 1_000, "polls of a quiet server are not idle");
 
-    // One that names no table, so that it takes no lock; and it needs neither the right to write
-    // nor the slot.
+    // The statement names no table, so it takes no lock; and it needs neither write access nor the
+    // slot.
     let statement = "SELECT query FROM pg_stat_activity \
                      WHERE application_name = 'pg-change-feed' AND backend_type = 'client backend'";
     let statement = feed.value(statement).await;
@@ -82,7 +85,7 @@ async fn an_idle_poll_is_one_read_only_round_trip_that_locks_writes_and_decodes_
 async fn a_publication_for_all_tables_does_not_feed_on_its_own_writes(version: Version) {
     let cluster = quiet_cluster(version);
     let mut feed = feed_on(&cluster, "FOR ALL TABLES").await;
-    // Far fewer than the own writes of one cycle.
+    // Far fewer than what one cycle itself writes.
     feed.config.max_changes = 100;
     let mut reader = feed.reader().await;
     for round in 0..3 {
@@ -90,7 +93,7 @@ async fn a_publication_for_all_tables_does_not_feed_on_its_own_writes(version: V
             .await;
         let mut reports: Vec<Report> = Vec::new();
         while !reports.last().is_some_and(|report| report.idle) {
-            assert!(reports.len() < 20, "cycles go on and on: {reports:?}");
+            assert!(reports.len() < 20, "cycles go on without end: {reports:?}");
             reports.push(reader.poll().await.unwrap());
         }
         let stored: u64 = reports.iter().map(|report| report.stored).sum();
@@ -100,7 +103,7 @@ async fn a_publication_for_all_tables_does_not_feed_on_its_own_writes(version: V
     assert_eq!(history.len(), 6_000);
     assert!(history.iter().all(|change| change.table == "items"));
 
-    // The server writes a snapshot of its own now and then; the feed adds nothing to it.
+    // The server writes a snapshot of its own now and then. The feed adds nothing to that.
     let before = wal_position(&feed).await;
     for _ in 0..500 {
         reader.poll().await.unwrap();
@@ -110,7 +113,7 @@ async fn a_publication_for_all_tables_does_not_feed_on_its_own_writes(version: V
     assert!(grown < 1_000, "500 polls wrote {grown} bytes of WAL");
 }
 
-async fn an_idle_publication_under_foreign_traffic_holds_back_little_wal(version: Version) {
+async fn an_idle_publication_retains_little_wal_while_others_write(version: Version) {
     const ROUND_BYTES: u64 = 4 << 20;
     let cluster = quiet_cluster(version);
     let feed = feed_on(&cluster, "FOR TABLE items").await;
@@ -124,7 +127,7 @@ async fn an_idle_publication_under_foreign_traffic_holds_back_little_wal(version
     );
     let mut most = 0;
     for _ in 0..24 {
-        // A checkpoint also writes the snapshot without which no slot can let go of WAL.
+        // A checkpoint also writes the snapshot without which no slot can release WAL.
         feed.run(&format!(
             "INSERT INTO foreign_rows SELECT repeat('x', 1000) \
              FROM generate_series(1, {ROUND_BYTES} / 1000); CHECKPOINT"
@@ -140,8 +143,8 @@ async fn an_idle_publication_under_foreign_traffic_holds_back_little_wal(version
     assert!(most < (4 << 20) + 4 * ROUND_BYTES, "{most} bytes retained");
 }
 
-/// Where the server does not wait for the disk at commit, the history could be lost in a crash that
-/// the slot's position survives.
+/// If the server does not wait for the disk at commit, a crash could lose the history and keep the
+/// slot's position.
 async fn nothing_is_consumed_before_it_is_on_disk(version: Version) {
     let settings = [
         ("synchronous_commit", "off"),
@@ -151,14 +154,14 @@ async fn nothing_is_consumed_before_it_is_on_disk(version: Version) {
     let cluster = Cluster::start_with(version, &settings);
     let feed = feed_on(&cluster, "FOR TABLE items").await;
     for _ in 0..3 {
-        // The snapshot of a checkpoint lets the slot move on, which saves it at once.
+        // With the snapshot of a checkpoint the slot can advance, which is saved at once.
         feed.run("SET synchronous_commit = on; INSERT INTO items DEFAULT VALUES; CHECKPOINT")
             .await;
         let mut reader = feed.reader().await;
         assert_eq!(reader.poll().await.unwrap().stored, 1);
         cluster.crash();
         cluster.start_again();
-        // Resuming fails when the slot is ahead of the checkpoint.
+        // Resuming fails if the slot is ahead of the checkpoint.
         feed.drain().await;
     }
     assert_eq!(read_sound_history(&feed).await.len(), 3);

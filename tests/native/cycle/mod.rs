@@ -1,5 +1,5 @@
-//! The poll cycle against real servers: exactly once, in commit order, in bounded memory, whatever
-//! breaks.
+//! The poll cycle against real servers: changes are stored exactly once and in commit order,
+//! whatever fails.
 
 mod crashes;
 mod cuts;

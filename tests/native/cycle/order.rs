@@ -1,4 +1,4 @@
-//! Changes arrive once each, in the order of their commits.
+//! Each change is stored once, in the order of the commits.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ on_each_version!(
     of_two_interleaved_transactions_the_later_writer_may_commit_first,
     rows_of_one_copy_share_an_lsn_and_all_arrive,
     a_commit_may_end_where_the_next_transaction_begins,
-    a_stored_transaction_is_not_stored_again_when_the_slot_stayed_behind,
-    other_defaults_of_the_role_change_nothing,
+    a_stored_transaction_is_not_stored_again_if_the_slot_lags_behind,
+    different_defaults_of_the_role_change_nothing,
     a_write_that_fails_leaves_the_slot_where_it_was,
     transactions_larger_than_a_slice_are_stored_with_their_own_ends,
 );
 
-/// T1 writes first and commits last. A filter by row, `WHERE lsn > last`, would drop T1's first
-/// row after T2 was stored: that row was written before T2's commit.
+/// T1 writes first and commits last. Filtering rows by `WHERE lsn > last` would lose T1's first row
+/// once T2 is stored, since that row was written before T2's commit.
 async fn of_two_interleaved_transactions_the_later_writer_may_commit_first(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let (first, second) = (feed.client().await, feed.client().await);
@@ -64,7 +64,7 @@ async fn of_two_interleaved_transactions_the_later_writer_may_commit_first(versi
 async fn rows_of_one_copy_share_an_lsn_and_all_arrive(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let mut reader = feed.reader().await;
-    // Small bounds, so that the rows are cut into many peeks' worth and many slices.
+    // Small limits, so that the rows exceed a peek many times and are cut into many slices.
     reader.config.max_changes = 100;
     reader.config.slice_bytes = 4 << 10;
     let rows: String = (0..10_000).map(|id| format!("{id}\tcopied\n")).collect();
@@ -80,8 +80,9 @@ async fn rows_of_one_copy_share_an_lsn_and_all_arrive(version: Version) {
     }
 }
 
-/// Nothing lies between the commit of one transaction and the first record of the next when
-/// nobody else writes: the positions are equal, and neither transaction may be taken for stored.
+/// If nobody else writes, there is nothing between the commit of one transaction and the first
+/// record of the next. Their positions are equal, and the later one must not be mistaken for
+/// stored.
 async fn a_commit_may_end_where_the_next_transaction_begins(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let inserts: String = (0..200)
@@ -108,15 +109,15 @@ async fn a_commit_may_end_where_the_next_transaction_begins(version: Version) {
         .filter(|pair| !pair[0].1 && pair[1].1 && pair[0].0 == pair[1].0);
     assert!(equal.count() > 0, "no commit ended where the next began");
 
-    // One transaction at a time, so that every such pair is a place where reading stops and goes on.
+    // One transaction at a time, so that a cycle ends within every such pair.
     let mut reader = feed.reader().await;
     reader.config.max_changes = 1;
     assert_eq!(reader.drain().await.unwrap(), 200);
     assert_eq!(read_sound_history(&feed).await.len(), 200);
 }
 
-/// As after a crash between the commit and the advance.
-async fn a_stored_transaction_is_not_stored_again_when_the_slot_stayed_behind(version: Version) {
+/// As after a crash between COMMIT and the advance.
+async fn a_stored_transaction_is_not_stored_again_if_the_slot_lags_behind(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let mut before = feed.reader().await;
     let slot = &feed.config.slot;
@@ -132,15 +133,15 @@ async fn a_stored_transaction_is_not_stored_again_when_the_slot_stayed_behind(ve
     feed.run(&copy(&behind, slot)).await;
     feed.run("INSERT INTO items VALUES (501, 'more')").await;
 
-    // It knows the checkpoint of the beginning, and its peeks are full of what is stored already.
+    // It knows the first checkpoint, and its peeks are full of what is already stored.
     before.config.max_changes = 100;
     assert_eq!(before.drain().await.unwrap(), 1);
     assert_eq!(read_sound_history(&feed).await.len(), 501);
 }
 
-/// A role, a database or a server may have other defaults; each of these would break the cycle or
-/// the promise that nothing is consumed before it is stored for good.
-async fn other_defaults_of_the_role_change_nothing(version: Version) {
+/// A role, a database or a server may have other defaults. Each of these would break the cycle, or
+/// the guarantee that nothing is consumed before it is durably stored.
+async fn different_defaults_of_the_role_change_nothing(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let database = &feed.url().login.database;
     let settings = [
@@ -157,7 +158,7 @@ async fn other_defaults_of_the_role_change_nothing(version: Version) {
     ];
     let alter = |setting| format!("ALTER DATABASE {database} SET {setting};");
     feed.run(&settings.map(alter).concat()).await;
-    // What the writer does not wait for is decoded only when it has reached the disk.
+    // Without waiting for the disk the row would be decoded only later.
     feed.run(
         "BEGIN READ WRITE; SET LOCAL synchronous_commit = on; \
          INSERT INTO items VALUES (1, 'one'); COMMIT",
@@ -167,7 +168,8 @@ async fn other_defaults_of_the_role_change_nothing(version: Version) {
     assert_eq!(read_sound_history(&feed).await.len(), 1);
 }
 
-/// The write, the COMMIT and the advance are sent together: the last must see that the first failed.
+/// The write, the COMMIT and the advance are sent together: if the first fails, the last must do
+/// nothing.
 async fn a_write_that_fails_leaves_the_slot_where_it_was(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     feed.run("ALTER TABLE change_history ADD CONSTRAINT refusal CHECK (table_name <> 'items')")
@@ -181,7 +183,7 @@ async fn a_write_that_fails_leaves_the_slot_where_it_was(version: Version) {
     let error = reader.poll().await.unwrap_err();
     assert_eq!(error.sqlstate(), Some("23514"), "{error:?}");
     drop(reader);
-    // Until it has gone, the server may still work on what was sent.
+    // Until the session has ended, the server may still execute what was sent.
     let sessions = "SELECT count(*) FROM pg_stat_activity \
                     WHERE datname = current_database() AND application_name = 'pg-change-feed'";
     let gone = async {
@@ -196,7 +198,7 @@ async fn a_write_that_fails_leaves_the_slot_where_it_was(version: Version) {
     assert_eq!(feed.drain().await, 1);
 }
 
-/// Their commits are looked for ahead of what is read: past the rows of others, and of each other.
+/// Their commits are found by scanning ahead, past the rows of other transactions.
 async fn transactions_larger_than_a_slice_are_stored_with_their_own_ends(version: Version) {
     for allows_second_connection in [true, false] {
         let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;

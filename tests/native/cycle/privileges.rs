@@ -1,4 +1,5 @@
-//! What a role needs: LOGIN, REPLICATION and grants on tables, as managed services give it.
+//! The privileges that a role needs: LOGIN, REPLICATION and grants on tables, as managed services
+//! have.
 
 use pg_change_feed::postgres::DatabaseUrl;
 use pg_change_feed::state;
@@ -9,12 +10,12 @@ use crate::support::server::{Version, connect};
 
 on_each_version!(
     a_role_with_login_replication_and_table_grants_runs_the_feed,
-    a_role_that_may_no_longer_log_snapshots_goes_on_without,
+    a_role_that_may_no_longer_log_snapshots_goes_on_without_them,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, note text)";
 
-/// Makes a role with the least that it needs, and gives its way in.
+/// Creates a role with only the privileges that it needs. Returns its login.
 async fn make_role(feed: &TestFeed) -> DatabaseUrl {
     let role = format!("{}_role", feed.config.slot);
     feed.run(&format!(
@@ -42,7 +43,7 @@ async fn a_role_with_login_replication_and_table_grants_runs_the_feed(version: V
     feed.run("INSERT INTO items VALUES (1, 'not readable for the role')")
         .await;
 
-    // Where the owner has made the tables, the role finds nothing left to make.
+    // The owner has created the tables, so nothing is left for the role to create.
     let mut connection = connect(&role).await;
     let initialized = state::initialize(&mut connection, &config(&feed.config.slot)).await;
     initialized.unwrap();
@@ -60,14 +61,14 @@ async fn a_role_with_login_replication_and_table_grants_runs_the_feed(version: V
     drop_role(&feed, &role).await;
 }
 
-async fn a_role_that_may_no_longer_log_snapshots_goes_on_without(version: Version) {
+async fn a_role_that_may_no_longer_log_snapshots_goes_on_without_them(version: Version) {
     let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let role = make_role(&feed).await;
     feed.run("INSERT INTO items SELECT id, repeat('x', 1000) FROM generate_series(1, 1000) AS id")
         .await;
     let owner = feed.log_in_as(role);
     let mut reader = feed.reader().await;
-    // As if it had been granted when the reader came.
+    // As if the privilege had been revoked after the reader started.
     reader.cycle.may_log_snapshots = true;
     let report = reader.poll().await.unwrap();
     assert_eq!(report.stored, 1_000);

@@ -1,4 +1,4 @@
-//! A publication that was missing when changes were written: they cannot be read, and that is said.
+//! Changes that were written while the publication was missing cannot be read, which is an error.
 
 use std::time::Instant;
 
@@ -9,15 +9,15 @@ use crate::support::history::read_sound_history;
 use crate::support::server::Version;
 
 on_each_version!(
-    changes_written_without_the_publication_stop_the_feed_instead_of_being_left_out,
-    a_slot_that_is_gone_is_told_from_a_publication_that_is_gone,
-    a_slot_that_was_invalidated_is_lost,
+    changes_written_without_the_publication_stop_the_feed_instead_of_being_skipped,
+    a_missing_slot_is_distinguished_from_a_missing_publication,
+    an_invalidated_slot_is_lost,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, note text)";
 
-/// PostgreSQL 18 leaves them out with a warning; before, decoding fails. Both are the same error.
-async fn changes_written_without_the_publication_stop_the_feed_instead_of_being_left_out(
+/// PostgreSQL 18 skips them with a warning; before, decoding fails. Both result in the same error.
+async fn changes_written_without_the_publication_stop_the_feed_instead_of_being_skipped(
     version: Version,
 ) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
@@ -37,7 +37,7 @@ async fn changes_written_without_the_publication_stop_the_feed_instead_of_being_
     feed.run("CREATE PUBLICATION feed FOR TABLE items; INSERT INTO items VALUES (3, 'after')")
         .await;
     for setting in ["warning", "error"] {
-        // Whatever the role's level of messages is: the warning is all there is to see.
+        // The warning must arrive whatever the role's level of messages is.
         let database = &feed.url().login.database;
         feed.run(&format!(
             "ALTER DATABASE {database} SET client_min_messages = {setting}"
@@ -51,8 +51,8 @@ async fn changes_written_without_the_publication_stop_the_feed_instead_of_being_
     assert_eq!(read_sound_history(&feed).await.len(), 1);
 }
 
-/// What a new reader is told. Before PostgreSQL 18 the one before it was told the same by an error
-/// of the server, which sends it before it lets go of the slot.
+/// The error that a new reader gets. Before PostgreSQL 18, the server reports it to the previous
+/// reader before it releases the slot, so the slot may still be in use.
 async fn refusal(feed: &TestFeed) -> Error {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -64,7 +64,7 @@ async fn refusal(feed: &TestFeed) -> Error {
     }
 }
 
-async fn a_slot_that_is_gone_is_told_from_a_publication_that_is_gone(version: Version) {
+async fn a_missing_slot_is_distinguished_from_a_missing_publication(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let mut reader = feed.reader().await;
     let slot = &feed.config.slot;
@@ -76,8 +76,8 @@ async fn a_slot_that_is_gone_is_told_from_a_publication_that_is_gone(version: Ve
     assert_eq!(error.sqlstate(), Some("42704"));
 }
 
-/// Here the slot lost its WAL to `max_slot_wal_keep_size`.
-async fn a_slot_that_was_invalidated_is_lost(version: Version) {
+/// The slot loses its WAL to `max_slot_wal_keep_size`.
+async fn an_invalidated_slot_is_lost(version: Version) {
     use crate::support::cluster::Cluster;
     let settings = [
         ("max_slot_wal_keep_size", "1MB"),

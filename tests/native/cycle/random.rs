@@ -1,5 +1,5 @@
-//! The random workload: whatever is written, and however often the reader's connection breaks, the
-//! history gives the tables.
+//! The random workload: whatever is written, and however often the reader's connection breaks,
+//! replaying the history results in the tables.
 
 use std::time::Instant;
 
@@ -15,14 +15,14 @@ use crate::support::replay::{assert_same, read_tables, replay};
 use crate::support::server::Version;
 use crate::support::workload::{Random, SCHEMA, TABLES, Writer, Written};
 
-on_each_version!(replaying_the_history_of_a_random_workload_gives_the_tables);
+on_each_version!(replaying_the_history_of_a_random_workload_results_in_the_tables);
 
 const WRITERS: u64 = 6;
 const TRANSACTIONS: u64 = 20_400;
 
-async fn replaying_the_history_of_a_random_workload_gives_the_tables(version: Version) {
+async fn replaying_the_history_of_a_random_workload_results_in_the_tables(version: Version) {
     let seed = Random::seed();
-    // Of its own, so that checkpoints disturb nobody.
+    // A cluster of its own, so that checkpoints do not disturb other tests.
     let cluster = Cluster::start_with(version, &[("max_prepared_transactions", "50")]);
     let publication = "FOR TABLE accounts, documents, events, keyed";
     let url = cluster.url().parse().unwrap();
@@ -43,7 +43,7 @@ async fn replaying_the_history_of_a_random_workload_gives_the_tables(version: Ve
     };
     let writing = async {
         let written = join_all((0..WRITERS).map(writer)).await;
-        // What the reader must reach before it may stop.
+        // The reader stops once it has reached this.
         feed.run("INSERT INTO keyed VALUES (0, 'the end')").await;
         written
     };
@@ -64,11 +64,11 @@ async fn replaying_the_history_of_a_random_workload_gives_the_tables(version: Ve
         &replay(&history, &TABLES),
         &read_tables(&feed, &TABLES).await,
     );
-    assert_same_order(&history, &decode_otherwise(&feed, &oracle).await);
+    assert_same_order(&history, &decode_independently(&feed, &oracle).await);
 }
 
-/// Reads with connections that break, slices and peeks of many sizes, until the last change is
-/// stored. Gives how many connections broke.
+/// Reads with connections that break and with slices and peeks of many sizes, until the last change
+/// is stored. Returns how many connections broke.
 async fn read_to_the_end(feed: &TestFeed, seed: u64) -> u64 {
     let mut random = Random::new(!seed);
     let mut broken = 0;
@@ -113,18 +113,18 @@ async fn read_to_the_end(feed: &TestFeed, seed: u64) -> u64 {
     broken
 }
 
-/// A change as another output plugin tells it: transaction, table, operation.
-type Told = (i64, String, String);
+/// A change as another output plugin reports it: transaction, table, operation.
+type Reported = (i64, String, String);
 
-/// What `test_decoding` makes of the same WAL.
-async fn decode_otherwise(feed: &TestFeed, slot: &str) -> Vec<Told> {
+/// Decodes the same WAL with `test_decoding`.
+async fn decode_independently(feed: &TestFeed, slot: &str) -> Vec<Reported> {
     const DECODE: &str = "\
 SELECT xid::text::int8, left(data, 100) FROM pg_logical_slot_peek_changes($1, NULL, NULL, \
 'skip-empty-xacts', '1') WHERE data LIKE 'table public.%' \
 AND data NOT LIKE 'table public.change_history:%' \
 AND data NOT LIKE 'table public.replication_checkpoint:%'";
     let rows = feed.client().await.query(DECODE, &[&slot]).await.unwrap();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for row in &rows {
         // table public.a, public.b: TRUNCATE: (no-flags)
         let text: &str = row.get(1);
@@ -132,16 +132,16 @@ AND data NOT LIKE 'table public.replication_checkpoint:%'";
         let (tables, operation) = (parts.next().unwrap(), parts.next().unwrap());
         for table in tables.split(", ") {
             let table = table.strip_prefix("public.").unwrap();
-            told.push((row.get(0), table.to_owned(), operation.to_lowercase()));
+            reported.push((row.get(0), table.to_owned(), operation.to_lowercase()));
         }
     }
-    told
+    reported
 }
 
-fn assert_same_order(history: &[Stored], told: &[Told]) {
-    for (change, told) in history.iter().zip(told) {
+fn assert_same_order(history: &[Stored], reported: &[Reported]) {
+    for (change, expected) in history.iter().zip(reported) {
         let stored = (change.xid, change.table.clone(), change.operation.clone());
-        assert_eq!(&stored, told, "at id {}", change.id);
+        assert_eq!(&stored, expected, "at id {}", change.id);
     }
-    assert_eq!(history.len(), told.len());
+    assert_eq!(history.len(), reported.len());
 }

@@ -1,4 +1,4 @@
-//! Two readers of one slot: two deployments, or an old instance that is not yet gone.
+//! Two readers of one slot: two deployments, or an old instance that has not ended yet.
 
 use std::time::Duration;
 
@@ -11,25 +11,25 @@ use crate::support::replay::{Identity, assert_same, read_tables, replay};
 use crate::support::server::{Version, open_socket};
 
 on_each_version!(
-    two_readers_of_one_slot_lose_and_double_nothing,
-    a_reader_learns_of_what_another_has_stored,
-    a_reader_gives_way_to_one_that_stored_what_it_has_peeked,
+    two_readers_of_one_slot_lose_and_duplicate_nothing,
+    a_reader_notices_what_another_has_stored,
+    a_reader_starts_over_if_another_has_stored_what_it_has_peeked,
     a_reader_stops_when_another_has_begun_a_new_epoch,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id bigserial PRIMARY KEY, note text)";
 
-/// Polls until `through` is stored, coming back with a new connection whenever the other one is in
-/// the way. Gives how often it was.
+/// Polls until `through` is stored, with a new connection whenever the other reader holds the slot.
+/// Returns how many changes it stored and how often it had to reconnect.
 async fn read_through(feed: &TestFeed, through: i64) -> (u64, u64) {
-    let (mut stored, mut in_the_way) = (0, 0);
+    let (mut stored, mut reconnects) = (0, 0);
     'connect: loop {
         let stream = open_socket(feed.url()).await;
         let mut reader: Reader<TcpStream> = match Reader::resume(stream, feed).await {
             Ok(reader) => reader,
             Err(error) => {
                 assert_eq!(error.category(), Category::SlotInUse, "{error:?}");
-                in_the_way += 1;
+                reconnects += 1;
                 continue 'connect;
             }
         };
@@ -38,22 +38,22 @@ async fn read_through(feed: &TestFeed, through: i64) -> (u64, u64) {
                 Ok(report) => {
                     stored += report.stored;
                     if report.advance_error.is_some() {
-                        in_the_way += 1;
+                        reconnects += 1;
                         continue 'connect;
                     }
                 }
                 Err(error) => {
                     assert_eq!(error.category(), Category::SlotInUse, "{error:?}");
-                    in_the_way += 1;
+                    reconnects += 1;
                     continue 'connect;
                 }
             }
         }
-        return (stored, in_the_way);
+        return (stored, reconnects);
     }
 }
 
-async fn two_readers_of_one_slot_lose_and_double_nothing(version: Version) {
+async fn two_readers_of_one_slot_lose_and_duplicate_nothing(version: Version) {
     let mut feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     feed.config.max_changes = 50;
     feed.config.slice_bytes = 1 << 10;
@@ -64,17 +64,17 @@ async fn two_readers_of_one_slot_lose_and_double_nothing(version: Version) {
             client.batch_execute(insert).await.unwrap();
         }
     };
-    let reading = async {
+    let reading = Box::pin(async {
         tokio::join!(
             writing,
             read_through(&feed, 5_000),
             read_through(&feed, 5_000)
         )
-    };
+    });
     let ((), first, second) = tokio::time::timeout(PATIENCE * 2, reading)
         .await
-        .expect("the readers wait for each other");
-    println!("(stored, in the way): {first:?}, {second:?}");
+        .expect("the readers block each other");
+    println!("(stored, reconnects): {first:?}, {second:?}");
     assert_eq!(first.0 + second.0, 5_000);
     assert!(first.0 > 0 && second.0 > 0, "only one of them read");
     let history = read_sound_history(&feed).await;
@@ -85,8 +85,8 @@ async fn two_readers_of_one_slot_lose_and_double_nothing(version: Version) {
     );
 }
 
-/// Its own clients wait for the same changes.
-async fn a_reader_learns_of_what_another_has_stored(version: Version) {
+/// Its own clients wait for those changes.
+async fn a_reader_notices_what_another_has_stored(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     let mut idle = feed.reader().await;
     assert!(idle.poll().await.unwrap().complete);
@@ -97,13 +97,13 @@ async fn a_reader_learns_of_what_another_has_stored(version: Version) {
     assert_eq!(idle.cycle.checkpoint.last_id, 2);
 }
 
-/// The second waits for the fence with a peek in hand that the first stores meanwhile.
-async fn a_reader_gives_way_to_one_that_stored_what_it_has_peeked(version: Version) {
+/// While the second waits for the lock, the first stores what the second has peeked.
+async fn a_reader_starts_over_if_another_has_stored_what_it_has_peeked(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     feed.run("INSERT INTO items (note) VALUES ('one'), ('two')")
         .await;
     let client = feed.client().await;
-    // Stands for the first: it holds the fence while the second peeks.
+    // In the place of the first reader: holds the lock while the second peeks.
     client
         .batch_execute("BEGIN; SELECT FROM replication_checkpoint FOR UPDATE")
         .await
@@ -120,15 +120,15 @@ async fn a_reader_gives_way_to_one_that_stored_what_it_has_peeked(version: Versi
             )
             .await
             .unwrap();
-        // The next peek leaves out what is stored, but not the relation's description, which
-        // pgoutput gives once in a peek: where the relation is first written to.
+        // The next peek skips what is stored, but not the relation's description, which pgoutput
+        // sends once in a peek: where the relation is first written to.
         feed.run("INSERT INTO items (note) VALUES ('three')").await;
         client.batch_execute("COMMIT").await.unwrap();
     };
     let ((), report) = tokio::join!(first, second.poll());
     assert_eq!(report.unwrap().stored, 1, "two are stored already");
     assert_eq!(second.cycle.checkpoint.last_id, 3);
-    // The first has gone without advancing the slot: the second has done it.
+    // The first has ended without advancing the slot, so the second has done it.
     let behind = "SELECT confirmed_flush_lsn < lsn FROM pg_replication_slots, \
                   replication_checkpoint WHERE slot_name = slot";
     assert_eq!(feed.value(behind).await, "f");

@@ -1,11 +1,11 @@
-//! How much WAL Postgres reads again with every peek.
+//! How much WAL Postgres reads again for every peek.
 
 use super::idle::{feed_on, quiet_cluster};
 use crate::support::server::Version;
 
-on_each_version!(what_is_read_again_does_not_grow_where_the_role_may_log_snapshots);
+on_each_version!(wal_that_is_read_again_does_not_grow_if_the_role_may_log_snapshots);
 
-async fn what_is_read_again_does_not_grow_where_the_role_may_log_snapshots(version: Version) {
+async fn wal_that_is_read_again_does_not_grow_if_the_role_may_log_snapshots(version: Version) {
     const ROUNDS: u64 = 8;
     let cluster = quiet_cluster(version);
     let feed = feed_on(&cluster, "FOR TABLE items").await;
@@ -33,7 +33,7 @@ async fn what_is_read_again_does_not_grow_where_the_role_may_log_snapshots(versi
     println!("{written} bytes written, {again} are read again");
     let (written, again): (u64, u64) = (written.parse().unwrap(), again.parse().unwrap());
     if reader.cycle.may_log_snapshots {
-        // A snapshot that was logged after one round is passed in the next.
+        // The snapshot that is logged after one round is passed in the next.
         assert!(again < written / ROUNDS * 3);
     }
 }

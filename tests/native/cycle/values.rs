@@ -1,4 +1,4 @@
-//! Values that jsonb cannot hold are stored in a form that says so; they never stop the feed.
+//! Values that `jsonb` cannot hold are stored as text and marked as such. They never stop the feed.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 on_each_version!(
     documents_that_jsonb_cannot_hold_are_stored_as_strings_of_their_text,
-    documents_that_only_the_server_knows_to_refuse_are_stored_as_strings_of_their_text,
+    documents_that_only_the_server_can_reject_are_stored_as_strings_of_their_text,
     documents_that_the_servers_encoding_cannot_hold_are_stored_as_strings_of_their_text,
 );
 
@@ -48,20 +48,20 @@ async fn documents_that_jsonb_cannot_hold_are_stored_as_strings_of_their_text(ve
     assert!(history[4].as_text.is_empty());
 }
 
-/// Resumes as an object does after a failure: from the database, and with what the last cycle
-/// learned.
+/// Resumes as an object does after a failure: from the database, and with what the last cycle has
+/// found out.
 async fn resume_after(feed: &TestFeed, failed: Reader<TcpStream>) -> Reader<TcpStream> {
     let mut reader = feed.reader().await;
     reader.cycle.documents_as_text_from = failed.cycle.documents_as_text_from;
     reader
 }
 
-/// `max_stack_depth` decides how deep a document may be, and a server may have little of it.
-async fn documents_that_only_the_server_knows_to_refuse_are_stored_as_strings_of_their_text(
+/// `max_stack_depth` limits how deep a document may be, and a server may have set it low.
+async fn documents_that_only_the_server_can_reject_are_stored_as_strings_of_their_text(
     version: Version,
 ) {
     let mut feed = TestFeed::create(version, DOCUMENTS, "FOR TABLE documents").await;
-    // One change in a slice: those before the refused one stay as they are.
+    // One change in a slice, so that those before the rejected one are stored as documents.
     feed.config.slice_bytes = 1;
     let nested = |depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
     let deep = nested(3_000);
@@ -92,11 +92,11 @@ async fn documents_that_only_the_server_knows_to_refuse_are_stored_as_strings_of
             (&json!("[3]"), ["body".to_owned()].as_slice()),
             (&json!([4]), [].as_slice()),
         ],
-        "text from the refused document on, until it is stored"
+        "text from the rejected document on, until it is stored"
     );
 }
 
-/// `json` keeps any escape; jsonb has to turn it into a character of the database's encoding.
+/// `json` keeps any escape. `jsonb` converts it to a character of the database's encoding.
 async fn documents_that_the_servers_encoding_cannot_hold_are_stored_as_strings_of_their_text(
     version: Version,
 ) {

@@ -16,12 +16,13 @@ use pg_change_feed::delivery::{
 };
 use pg_change_feed::error::Result;
 use pg_change_feed::history::{Recent, StoredChange};
-use pg_change_feed::postgres::{Connection, Stream};
+use pg_change_feed::postgres::{Connection, Limits, Stream};
 use tokio::net::TcpStream;
 
 use super::fake_sink::{Calls, FakeSink, inbox};
+use crate::support::faulty_stream::{Faults, FaultyStream, Traffic};
 use crate::support::feed::{PATIENCE, TestFeed};
-use crate::support::server::connect;
+use crate::support::server::{connect, open_socket};
 
 /// A consumer of the tests.
 pub type Client = Rc<Consumer<FakeSink>>;
@@ -235,4 +236,29 @@ pub fn head_in_memory(tables: &[&str]) -> Head {
         position: at(recent.through()),
         recent: Some(recent),
     }
+}
+
+/// A connection of delivery's own whose bytes are counted.
+pub async fn counted_connection(feed: &TestFeed) -> (Connection<FaultyStream<TcpStream>>, Traffic) {
+    let stream = FaultyStream::new(open_socket(feed.url()).await, Faults::default());
+    let traffic = stream.traffic();
+    let login = &feed.url().login;
+    let connection = Connection::connect(stream, login, Limits::default()).await;
+    (connection.unwrap(), traffic)
+}
+
+/// Does work until `is_done`. Returns the bytes that each step has read.
+pub async fn work_counting<S: Sink>(
+    engine: &Engine<S>,
+    (connection, traffic): (&mut Connection<FaultyStream<TcpStream>>, &Traffic),
+    mut is_done: impl FnMut() -> bool,
+) -> Vec<u64> {
+    let mut steps = Vec::new();
+    while !is_done() {
+        assert_eq!(engine.work(clock::now_ms()), Work::Now);
+        let before = traffic.read();
+        engine.step(connection).await.unwrap();
+        steps.push(traffic.read() - before);
+    }
+    steps
 }

@@ -1,5 +1,5 @@
-//! What keeps a database from feeding is said before anything is made, with what mends it; and
-//! what is said does mend it.
+//! Whatever prevents a database from being captured is reported before anything is created,
+//! together with what fixes it; and that does fix it.
 
 use pg_change_feed::config::{Fields, ReplicationConfig};
 use pg_change_feed::error::{Category, Error, Result};
@@ -12,16 +12,16 @@ use crate::support::feed::{client, config};
 use crate::support::server::{Database, Version, connect};
 
 on_each_version!(
-    a_low_wal_level_is_told_with_the_setting,
-    a_server_without_a_free_slot_is_told_with_the_setting,
-    a_role_that_may_not_replicate_is_told_with_the_sql_that_lets_it,
-    a_role_without_grants_on_the_tables_is_told_with_the_grants,
-    a_role_that_may_not_create_is_told_how_to_go_on,
-    a_slot_made_for_something_else_is_refused_and_left_alone,
+    a_low_wal_level_is_reported_with_the_setting,
+    a_server_without_a_free_slot_is_reported_with_the_setting,
+    a_role_that_may_not_replicate_is_reported_with_the_sql_that_fixes_it,
+    missing_grants_on_the_tables_are_reported_with_the_sql_that_fixes_them,
+    a_role_that_may_not_create_tables_is_reported_with_the_ways_out,
+    a_slot_created_for_something_else_is_refused_and_left_alone,
     a_newer_schema_is_refused_and_left_alone,
-    a_missing_publication_is_told_with_the_sql_that_makes_it,
-    initialising_from_many_sides_at_once_makes_everything_once,
-    tables_that_were_dropped_are_made_anew_and_no_id_is_given_twice,
+    a_missing_publication_is_reported_with_the_sql_that_creates_it,
+    concurrent_initialisations_create_everything_once,
+    dropped_tables_are_created_again_and_no_id_is_reused,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY); \
@@ -51,47 +51,47 @@ async fn refused(url: &DatabaseUrl, slot: &str) -> Error {
     initialize(url, slot).await.unwrap_err()
 }
 
-/// The code of an error and whether its remedy says `remedy`.
+/// Checks the category and the code of an error, and that its remedy contains `remedy`.
 #[track_caller]
-fn assert_told(error: &Error, category: Category, code: &str, remedy: &str) {
+fn assert_reported(error: &Error, category: Category, code: &str, remedy: &str) {
     assert_eq!(
         (error.category(), error.code()),
         (category, code),
         "{error}"
     );
-    let told = error.remedy().unwrap_or_default();
-    assert!(told.contains(remedy), "{told}");
+    let actual = error.remedy().unwrap_or_default();
+    assert!(actual.contains(remedy), "{actual}");
 }
 
-async fn nothing_was_made(url: &DatabaseUrl) -> bool {
+async fn nothing_was_created(url: &DatabaseUrl) -> bool {
     let made = "SELECT (SELECT count(*) FROM pg_class WHERE relname LIKE '%change_history%') \
                 + (SELECT count(*) FROM pg_replication_slots WHERE database = current_database())";
     value(url, made).await == "0"
 }
 
-async fn a_low_wal_level_is_told_with_the_setting(version: Version) {
+async fn a_low_wal_level_is_reported_with_the_setting(version: Version) {
     let cluster = Cluster::start_with(version, &[("wal_level", "replica")]);
     let url: DatabaseUrl = cluster.url().parse().unwrap();
     run(&url, ITEMS).await;
     let error = refused(&url, "slot").await;
     let remedy = "ALTER SYSTEM SET wal_level = 'logical'";
-    assert_told(&error, Category::Configuration, "wal_level_too_low", remedy);
-    assert!(nothing_was_made(&url).await);
+    assert_reported(&error, Category::Configuration, "wal_level_too_low", remedy);
+    assert!(nothing_was_created(&url).await);
 }
 
-async fn a_server_without_a_free_slot_is_told_with_the_setting(version: Version) {
+async fn a_server_without_a_free_slot_is_reported_with_the_setting(version: Version) {
     let cluster = Cluster::start_with(version, &[("max_replication_slots", "1")]);
     let url: DatabaseUrl = cluster.url().parse().unwrap();
     run(&url, ITEMS).await;
     run(&url, "SELECT pg_create_physical_replication_slot('other')").await;
     let error = refused(&url, "slot").await;
     let remedy = "ALTER SYSTEM SET max_replication_slots = 5";
-    assert_told(&error, Category::Configuration, "no_free_slot", remedy);
+    assert_reported(&error, Category::Configuration, "no_free_slot", remedy);
     run(&url, "SELECT pg_drop_replication_slot('other')").await;
     initialize(&url, "slot").await.unwrap();
 }
 
-/// A role of the database's name, without rights of its own. Dropped with `DROP OWNED BY`.
+/// Creates a role that is named after the database and has only the privileges in `options`.
 async fn make_role(database: &Database, options: &str) -> DatabaseUrl {
     let mut url = database.url();
     let role = format!("{}_role", url.login.database);
@@ -108,7 +108,7 @@ async fn drop_role(database: &Database, role: &DatabaseUrl) {
     run(&database.url(), &sql).await;
 }
 
-async fn a_role_that_may_not_replicate_is_told_with_the_sql_that_lets_it(version: Version) {
+async fn a_role_that_may_not_replicate_is_reported_with_the_sql_that_fixes_it(version: Version) {
     let database = Database::create(version).await;
     let owner = database.url();
     run(&owner, ITEMS).await;
@@ -121,13 +121,13 @@ async fn a_role_that_may_not_replicate_is_told_with_the_sql_that_lets_it(version
     let slot = owner.login.database.clone();
     let error = refused(&role, &slot).await;
     let remedy = format!("ALTER ROLE \"{}\" REPLICATION", role.login.user);
-    assert_told(
+    assert_reported(
         &error,
         Category::Permission,
         "replication_not_allowed",
         &remedy,
     );
-    assert!(nothing_was_made(&owner).await);
+    assert!(nothing_was_created(&owner).await);
     run(&owner, &remedy).await;
     initialize(&role, &slot).await.unwrap();
     let drop_slot = format!("SELECT pg_drop_replication_slot('{slot}')");
@@ -135,7 +135,7 @@ async fn a_role_that_may_not_replicate_is_told_with_the_sql_that_lets_it(version
     drop_role(&database, &role).await;
 }
 
-async fn a_role_without_grants_on_the_tables_is_told_with_the_grants(version: Version) {
+async fn missing_grants_on_the_tables_are_reported_with_the_sql_that_fixes_them(version: Version) {
     let database = Database::create(version).await;
     let owner = database.url();
     run(&owner, ITEMS).await;
@@ -144,26 +144,26 @@ async fn a_role_without_grants_on_the_tables_is_told_with_the_grants(version: Ve
     let role = make_role(&database, "REPLICATION").await;
     let error = refused(&role, &slot).await;
     let remedy = "GRANT SELECT, INSERT, DELETE ON change_history TO";
-    assert_told(&error, Category::Permission, "grants_missing", remedy);
-    // What it says to run is run as it stands.
-    let told = error.remedy().unwrap().to_owned();
-    let sql = told.strip_prefix("as their owner, run ").unwrap();
+    assert_reported(&error, Category::Permission, "grants_missing", remedy);
+    // The SQL is run exactly as the remedy says.
+    let actual = error.remedy().unwrap().to_owned();
+    let sql = actual.strip_prefix("as their owner, run ").unwrap();
     run(&owner, sql).await;
     initialize(&role, &slot).await.unwrap();
     drop_role(&database, &role).await;
 }
 
-async fn a_role_that_may_not_create_is_told_how_to_go_on(version: Version) {
+async fn a_role_that_may_not_create_tables_is_reported_with_the_ways_out(version: Version) {
     let database = Database::create(version).await;
     run(&database.url(), ITEMS).await;
     let role = make_role(&database, "REPLICATION").await;
     let error = refused(&role, "slot").await;
     let remedy = "GRANT USAGE, CREATE ON SCHEMA public";
-    assert_told(&error, Category::Permission, "permission_denied", remedy);
+    assert_reported(&error, Category::Permission, "permission_denied", remedy);
     drop_role(&database, &role).await;
 }
 
-async fn a_slot_made_for_something_else_is_refused_and_left_alone(version: Version) {
+async fn a_slot_created_for_something_else_is_refused_and_left_alone(version: Version) {
     let database = Database::create(version).await;
     let elsewhere = Database::create(version).await;
     let url = database.url();
@@ -183,10 +183,11 @@ async fn a_slot_made_for_something_else_is_refused_and_left_alone(version: Versi
     ] {
         let error = refused(&url, slot).await;
         let remedy = format!("pg_drop_replication_slot('{slot}')");
-        assert_told(&error, Category::Configuration, "slot_unusable", &remedy);
+        assert_reported(&error, Category::Configuration, "slot_unusable", &remedy);
         assert!(error.to_string().contains(what), "{error}");
-        let there = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'");
-        assert_eq!(value(&url, &there).await, "1");
+        let exists =
+            format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        assert_eq!(value(&url, &exists).await, "1");
     }
     let drop_slot = format!("SELECT pg_drop_replication_slot('{physical}')");
     run(&url, &drop_slot).await;
@@ -202,25 +203,25 @@ async fn a_newer_schema_is_refused_and_left_alone(version: Version) {
     run(&url, newer).await;
     let error = refused(&url, &slot).await;
     let remedy = "deploy the newer build";
-    assert_told(&error, Category::Configuration, "schema_too_new", remedy);
+    assert_reported(&error, Category::Configuration, "schema_too_new", remedy);
     let migrations = "SELECT string_agg(version::text, ',') FROM replication_migration";
     assert!(value(&url, migrations).await.ends_with("999"));
 }
 
-async fn a_missing_publication_is_told_with_the_sql_that_makes_it(version: Version) {
+async fn a_missing_publication_is_reported_with_the_sql_that_creates_it(version: Version) {
     let database = Database::create(version).await;
     let url = database.url();
     run(&url, "CREATE TABLE items (id int PRIMARY KEY)").await;
     let slot = url.login.database.clone();
     let error = refused(&url, &slot).await;
     let remedy = "CREATE PUBLICATION \"feed\" FOR TABLE";
-    assert_told(
+    assert_reported(
         &error,
         Category::PublicationMissing,
         "publication_missing",
         remedy,
     );
-    assert!(nothing_was_made(&url).await);
+    assert!(nothing_was_created(&url).await);
 
     let given = json!({"slot": slot, "publication": "feed", "tables": ["items", "missing"]});
     let fields: Fields = serde_json::from_value(given).unwrap();
@@ -229,10 +230,10 @@ async fn a_missing_publication_is_told_with_the_sql_that_makes_it(version: Versi
     let error = state::initialize(&mut connection, &wrong)
         .await
         .unwrap_err();
-    assert_told(&error, Category::Configuration, "table_missing", "tables");
+    assert_reported(&error, Category::Configuration, "table_missing", "tables");
 }
 
-async fn initialising_from_many_sides_at_once_makes_everything_once(version: Version) {
+async fn concurrent_initialisations_create_everything_once(version: Version) {
     let database = Database::create(version).await;
     let url = database.url();
     run(&url, ITEMS).await;
@@ -247,7 +248,7 @@ async fn initialising_from_many_sides_at_once_makes_everything_once(version: Ver
     assert_eq!(value(&url, checkpoints).await, "1");
 }
 
-async fn tables_that_were_dropped_are_made_anew_and_no_id_is_given_twice(version: Version) {
+async fn dropped_tables_are_created_again_and_no_id_is_reused(version: Version) {
     let items = "CREATE TABLE items (id int PRIMARY KEY)";
     let feed = crate::support::feed::TestFeed::create(version, items, "FOR TABLE items").await;
     feed.run("INSERT INTO items SELECT generate_series(1, 3)")
@@ -259,7 +260,7 @@ async fn tables_that_were_dropped_are_made_anew_and_no_id_is_given_twice(version
     let mut connection = connect(feed.url()).await;
     let error = state::read_database_state(&mut connection, &feed.config.slot).await;
     let error = error.unwrap_err();
-    assert_told(
+    assert_reported(
         &error,
         Category::Configuration,
         "tables_missing",
@@ -271,7 +272,7 @@ async fn tables_that_were_dropped_are_made_anew_and_no_id_is_given_twice(version
     let kept = "SELECT string_agg(id || ':' || (data ->> 'id'), ',') FROM change_history";
     assert_eq!(feed.value(kept).await, "4:4");
 
-    // Without its checkpoint the history cannot go on: what follows is of another epoch.
+    // Without its checkpoint the history cannot be continued: what follows is in a new epoch.
     feed.run("DROP TABLE replication_checkpoint; INSERT INTO items VALUES (5)")
         .await;
     initialize(feed.url(), &feed.config.slot).await.unwrap();

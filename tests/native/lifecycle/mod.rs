@@ -1,5 +1,5 @@
-//! The life of a feed in its database, against real servers: what `POST /init` finds missing, and
-//! what pruning leaves.
+//! The life of a feed in its database, against real servers: what `POST /init` reports, and what
+//! pruning leaves.
 
 mod initialize;
 mod prune;

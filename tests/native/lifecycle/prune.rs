@@ -1,4 +1,4 @@
-//! Pruning takes the oldest changes, no others, and never one that is still needed.
+//! Pruning removes the oldest changes only, and never one that is still needed.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::support::feed::TestFeed;
 use crate::support::server::{Version, connect};
 
 on_each_version!(
-    by_rows_the_newest_are_kept,
-    by_age_the_young_are_kept_and_no_hole_is_made,
-    by_age_or_rows_what_either_would_remove_goes,
-    nothing_from_the_floor_on_goes,
-    a_long_history_goes_in_batches,
-    where_nothing_is_to_be_removed_no_statement_is_sent,
+    with_max_rows_the_newest_are_kept,
+    with_max_age_the_recent_are_kept_without_a_gap,
+    with_both_limits_whatever_exceeds_either_is_removed,
+    nothing_from_the_floor_on_is_removed,
+    a_long_history_is_pruned_in_batches,
+    if_nothing_is_to_be_removed_no_statement_is_sent,
 );
 
 const ROWS: HistoryRetention = HistoryRetention {
@@ -26,7 +26,7 @@ const HOUR: HistoryRetention = HistoryRetention {
     max_rows: None,
 };
 
-/// A history of `count` changes, the first `old` of them stored two hours ago.
+/// A history of `count` changes, of which the first `old` were stored two hours ago.
 async fn history_of(version: Version, count: u32, old: u32) -> TestFeed {
     let items = "CREATE TABLE items (id int PRIMARY KEY)";
     let feed = TestFeed::create(version, items, "FOR TABLE items").await;
@@ -40,7 +40,7 @@ async fn history_of(version: Version, count: u32, old: u32) -> TestFeed {
     feed
 }
 
-/// Prunes until nothing is left to prune; gives the batches.
+/// Prunes until nothing is left to prune. Returns the batches.
 async fn prune(feed: &TestFeed, retention: HistoryRetention, floor: Option<i64>) -> Vec<Pruned> {
     let mut connection = connect(feed.url()).await;
     let mut batches = Vec::new();
@@ -60,7 +60,7 @@ async fn kept(feed: &TestFeed) -> String {
     feed.value(ids).await
 }
 
-async fn by_rows_the_newest_are_kept(version: Version) {
+async fn with_max_rows_the_newest_are_kept(version: Version) {
     let feed = history_of(version, 30, 30).await;
     let batches = prune(&feed, ROWS, None).await;
     let removed = Pruned {
@@ -72,16 +72,16 @@ async fn by_rows_the_newest_are_kept(version: Version) {
     assert_eq!(kept(&feed).await, "21 to 30, 10");
 }
 
-async fn by_age_the_young_are_kept_and_no_hole_is_made(version: Version) {
+async fn with_max_age_the_recent_are_kept_without_a_gap(version: Version) {
     let feed = history_of(version, 30, 12).await;
-    // A clock was set back: an old one among the young.
+    // As if the clock had been set back: an old change among recent ones.
     feed.run("UPDATE change_history SET created_at = now() - interval '3 hours' WHERE id = 20")
         .await;
     prune(&feed, HOUR, None).await;
     assert_eq!(kept(&feed).await, "13 to 30, 18");
 }
 
-async fn by_age_or_rows_what_either_would_remove_goes(version: Version) {
+async fn with_both_limits_whatever_exceeds_either_is_removed(version: Version) {
     for (old, expected) in [(5, "21 to 30, 10"), (25, "26 to 30, 5")] {
         let feed = history_of(version, 30, old).await;
         let both = HistoryRetention {
@@ -93,7 +93,7 @@ async fn by_age_or_rows_what_either_would_remove_goes(version: Version) {
     }
 }
 
-async fn nothing_from_the_floor_on_goes(version: Version) {
+async fn nothing_from_the_floor_on_is_removed(version: Version) {
     let feed = history_of(version, 30, 30).await;
     prune(&feed, ROWS, Some(8)).await;
     assert_eq!(kept(&feed).await, "8 to 30, 23");
@@ -103,7 +103,7 @@ async fn nothing_from_the_floor_on_goes(version: Version) {
     assert_eq!(kept(&feed).await, "8 to 30, 23");
 }
 
-async fn a_long_history_goes_in_batches(version: Version) {
+async fn a_long_history_is_pruned_in_batches(version: Version) {
     let feed = history_of(version, 12_000, 12_000).await;
     let batches = prune(&feed, ROWS, None).await;
     let rows: Vec<u64> = batches.iter().map(|batch| batch.rows).collect();
@@ -111,7 +111,7 @@ async fn a_long_history_goes_in_batches(version: Version) {
     assert_eq!(kept(&feed).await, "11991 to 12000, 10");
 }
 
-async fn where_nothing_is_to_be_removed_no_statement_is_sent(version: Version) {
+async fn if_nothing_is_to_be_removed_no_statement_is_sent(version: Version) {
     let feed = history_of(version, 10, 0).await;
     let mut connection = connect(feed.url()).await;
     let bounds = history::read_bounds(&mut connection)
@@ -119,7 +119,7 @@ async fn where_nothing_is_to_be_removed_no_statement_is_sent(version: Version) {
         .unwrap()
         .unwrap();
     assert_eq!((bounds.oldest, bounds.newest), (1, 10));
-    // A statement would fail now.
+    // From now on a statement would fail.
     feed.run("ALTER TABLE change_history RENAME TO elsewhere")
         .await;
     let both = HistoryRetention {

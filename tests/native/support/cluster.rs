@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster of a test's own: made, started, stopped and removed by it.
+//! A PostgreSQL cluster that belongs to one test, which creates, starts, stops and removes it.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -21,12 +21,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes and starts a cluster of `version` with `wal_level = logical`.
+    /// Creates and starts a cluster of `version` with `wal_level = logical`.
     pub fn start(version: Version) -> Self {
         Self::start_with(version, &[])
     }
 
-    /// As `start`, with further settings: pairs of name and value.
+    /// As [`Self::start`], with further settings as pairs of name and value.
     pub fn start_with(version: Version, settings: &[(&str, &str)]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let bin = PathBuf::from(required_variable(version.bin_variable()));
@@ -60,7 +60,7 @@ impl Cluster {
         cluster
     }
 
-    /// The URL of the superuser's login to the database `postgres`.
+    /// The superuser's URL of the database `postgres`.
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
@@ -75,7 +75,8 @@ impl Cluster {
         self.folder.join("data")
     }
 
-    /// Writes a file into the data folder, readable by the server alone (as a private key must be).
+    /// Writes a file to the data folder, which only the server can read (as required of a private
+    /// key).
     pub fn write_file(&self, name: &str, content: &str) {
         use std::os::unix::fs::PermissionsExt;
         let path = self.data().join(name);
@@ -86,12 +87,12 @@ impl Cluster {
         }
     }
 
-    /// Makes the server read its configuration files again.
+    /// Makes the server reload its configuration files.
     pub fn reload(&self) {
         self.control(&["reload"]);
     }
 
-    /// Stops the server as a crash would: nothing is flushed, sessions are cut.
+    /// Stops the server as a crash would: nothing is flushed, and sessions are cut.
     pub fn crash(&self) {
         self.control(&["stop", "-m", "immediate"]);
     }
@@ -101,8 +102,8 @@ impl Cluster {
         assert!(self.try_boot(), "{}", self.log());
     }
 
-    /// Starts the server on a free port. Between finding it and its use another process can take
-    /// it: then the next is tried.
+    /// Starts the server on a free port. Another process can take a port before the server uses it;
+    /// then the next one is tried.
     fn boot(&mut self) {
         for _ in 0..5 {
             let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -143,7 +144,7 @@ impl Cluster {
         assert!(done.success(), "{program}: see {}", self.folder.display());
     }
 
-    /// A program of the server, run as its owner; what it prints goes to a file, since the server
+    /// A program of the server, run as its owner. Its output goes to a file, since the server
     /// inherits it and would keep a pipe open.
     fn command(&self, program: &str) -> Command {
         let output = self.folder.join(format!("{program}.out"));
@@ -169,7 +170,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let mut command = self.command("pg_ctl");
         command.arg("-D").arg(self.data());
-        // Fails when the test stopped the server itself.
+        // Fails if the test has stopped the server itself.
         let _ = command
             .args(["-w", "-s", "-m", "immediate", "stop"])
             .status();
@@ -183,7 +184,7 @@ fn running_as_root() -> bool {
     fs::metadata(Path::new("/proc/self")).is_ok_and(|own| own.uid() == 0)
 }
 
-/// User and group id of a user of this machine.
+/// The user and group id of a user of this machine.
 fn ids_of(user: &str) -> (u32, u32) {
     let users = fs::read_to_string("/etc/passwd").unwrap();
     let entry = users.lines().find_map(|line| {
@@ -193,5 +194,9 @@ fn ids_of(user: &str) -> (u32, u32) {
             (ids.next().unwrap(), ids.next().unwrap())
         })
     });
-    entry.unwrap_or_else(|| panic!("as root the tests run Postgres as {user}, who is missing"))
+    entry.unwrap_or_else(|| {
+        panic!(
+            "the tests run as root and need the user {user} to run Postgres, which does not exist"
+        )
+    })
 }

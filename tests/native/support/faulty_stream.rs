@@ -1,4 +1,4 @@
-//! A socket that fails where a test wants it to.
+//! A socket that fails where a test demands it.
 
 use std::io;
 use std::pin::Pin;
@@ -8,25 +8,25 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What a cut looks like to the one who uses the socket.
+/// How a cut appears to the user of the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Reads end as at a closed connection; writes fail with a broken pipe.
     Close,
     /// Both fail with a connection reset.
     Reset,
-    /// Neither ever comes back.
+    /// Neither ever returns.
     Stall,
 }
 
-/// Where a [`FaultyStream`] fails; by default nowhere.
+/// Where a [`FaultyStream`] fails. By default it does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
     /// Bytes that can be read before the cut.
     pub read_limit: u64,
     /// Bytes that can be written before the cut.
     pub write_limit: u64,
-    /// Most bytes that one read gives, and that one write takes.
+    /// The maximum number of bytes of one read and of one write.
     pub chunk: usize,
     /// What happens at a limit.
     pub cut: Cut,
@@ -43,7 +43,7 @@ impl Default for Faults {
     }
 }
 
-/// Bytes that went through a [`FaultyStream`], also after it was dropped.
+/// Counts the bytes that went through a [`FaultyStream`]. Outlives it.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic(Arc<(AtomicU64, AtomicU64)>);
 
@@ -59,7 +59,7 @@ impl Traffic {
     }
 }
 
-/// Passes bytes on to and from `S`, up to its [`Faults`].
+/// Passes bytes to and from `S`, up to its [`Faults`].
 #[derive(Debug)]
 pub struct FaultyStream<S> {
     stream: S,
@@ -78,8 +78,9 @@ impl<S> FaultyStream<S> {
         }
     }
 
-    /// Wraps another stream, with the same faults: both together come to the limits.
-    pub fn beside<T>(&self) -> impl Fn(T) -> FaultyStream<T> + use<S, T> {
+    /// Returns a function that wraps another stream with the same faults. Both count towards the
+    /// limits.
+    pub fn share_faults<T>(&self) -> impl Fn(T) -> FaultyStream<T> + use<S, T> {
         let (faults, traffic) = (self.faults, self.traffic());
         move |stream| FaultyStream {
             stream,
@@ -93,7 +94,7 @@ impl<S> FaultyStream<S> {
         self.traffic.clone()
     }
 
-    /// How many bytes one call may still move, of `limit` of which `done` are.
+    /// How many bytes one call may transfer if `done` bytes of `limit` have been.
     fn allowance(&self, limit: u64, done: u64) -> usize {
         let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
         left.min(self.faults.chunk)

@@ -1,5 +1,5 @@
-//! A feed of a test's own: a database with the system's tables, a publication, a slot, and readers
-//! that run cycles on it.
+//! A feed that belongs to one test: a database with the system's tables, a publication and a slot,
+//! and readers that run cycles on it.
 
 use std::time::{Duration, Instant};
 
@@ -17,22 +17,23 @@ use tokio_postgres::NoTls;
 use super::faulty_stream::{Faults, FaultyStream};
 use super::server::{Database, Version, connect, open_socket};
 
-/// How long a test waits for what must happen.
+/// How long a test waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A database with a feed. Dropping it removes both.
 pub struct TestFeed {
-    /// How readers read it; tests change it to their needs.
+    /// How readers read it. Tests may change it.
     pub config: CycleConfig,
-    /// Readers get a second connection where they ask for one.
+    /// Readers can open a second connection.
     pub allows_second_connection: bool,
     url: DatabaseUrl,
     database: Option<Database>,
 }
 
 impl TestFeed {
-    /// Makes a feed in a new database of the running server. `tables` is the SQL that comes first;
-    /// `publication` is what follows its name: `FOR ALL TABLES`.
+    /// Creates a feed in a new database of the running server. `tables` is SQL that is run first,
+    /// and `publication` is what follows the name in `CREATE PUBLICATION`, such as `FOR ALL
+    /// TABLES`.
     pub async fn create(version: Version, tables: &str, publication: &str) -> Self {
         let database = Database::create(version).await;
         let mut feed = Self::in_database(database.url(), tables, publication).await;
@@ -40,17 +41,17 @@ impl TestFeed {
         feed
     }
 
-    /// Makes a feed in a database that is there, and that stays.
+    /// Creates a feed in an existing database, which is not dropped.
     pub async fn in_database(url: DatabaseUrl, tables: &str, publication: &str) -> Self {
         run_sql(&url, tables).await;
         run_sql(&url, &format!("CREATE PUBLICATION feed {publication}")).await;
-        // A slot's name is the cluster's, so it is the database's.
+        // Slots are named within the cluster, so the name of the database is used.
         let slot = url.login.database.clone();
         let mut connection = connect(&url).await;
         state::initialize(&mut connection, &config(&slot))
             .await
             .unwrap();
-        // Each way of writing is tested by everything, on one of the versions of every run.
+        // All tests cover both methods of writing: each on one of the versions of every run.
         let is_oldest = connection
             .parameter("server_version")
             .is_some_and(|version| version.starts_with("15"));
@@ -59,7 +60,6 @@ impl TestFeed {
             config: CycleConfig {
                 slot,
                 publication: "feed".into(),
-                own_schema: "public".into(),
                 max_changes: 10_000,
                 max_row_bytes: 8 << 20,
                 slice_bytes: 2 << 20,
@@ -80,12 +80,12 @@ impl TestFeed {
         &self.url
     }
 
-    /// Logs in with `url` from now on; gives the login before.
+    /// Logs in with `url` from now on. Returns the previous login.
     pub fn log_in_as(&mut self, url: DatabaseUrl) -> DatabaseUrl {
         std::mem::replace(&mut self.url, url)
     }
 
-    /// An independent client, which takes several statements at once.
+    /// An independent client, which can run several statements at once.
     pub async fn client(&self) -> tokio_postgres::Client {
         client(&self.url).await
     }
@@ -112,15 +112,15 @@ impl TestFeed {
         Reader::resume(stream, self).await.unwrap()
     }
 
-    /// A reader whose socket has faults; its logging in counts.
+    /// A reader whose socket has faults. The login counts towards the limits.
     pub async fn faulty_reader(&self, faults: Faults) -> Result<Reader<FaultyStream<TcpStream>>> {
         let stream = FaultyStream::new(open_socket(&self.url).await, faults);
         Reader::resume(stream, self).await
     }
 
-    /// As [`Self::drain`], when somebody else may still read the slot: a session whose client has
-    /// just gone, or another reader. Gives the checkpoint then. `kept` is the connection, from one
-    /// call to the next.
+    /// As [`Self::drain`], while another session may still read the slot: that of a client that has
+    /// just gone, or of another reader. Returns the checkpoint. `kept` is the connection, which is
+    /// reused from one call to the next.
     pub async fn drain_among_others(&self, kept: &mut Option<Connection<TcpStream>>) -> Checkpoint {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -148,7 +148,7 @@ impl TestFeed {
         }
     }
 
-    /// Reads with a new reader until everything is stored; gives the number of changes stored.
+    /// Reads with a new reader until everything is stored. Returns the number of changes stored.
     pub async fn drain(&self) -> u64 {
         let mut reader = self.reader().await;
         let stored = reader.drain().await.unwrap();
@@ -157,25 +157,25 @@ impl TestFeed {
     }
 }
 
-/// A socket that can be made anew with the same faults, if it has any.
+/// A socket whose faults, if it has any, apply to further sockets too.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Sized {
-    /// Makes another of a socket that is connected.
-    fn another(&self) -> impl Fn(TcpStream) -> Self + 'static;
+    /// Returns a function that wraps a connected socket in the same way.
+    fn wrapper(&self) -> impl Fn(TcpStream) -> Self + 'static;
 }
 
 impl Socket for TcpStream {
-    fn another(&self) -> impl Fn(TcpStream) -> Self + 'static {
+    fn wrapper(&self) -> impl Fn(TcpStream) -> Self + 'static {
         std::convert::identity
     }
 }
 
 impl Socket for FaultyStream<TcpStream> {
-    fn another(&self) -> impl Fn(TcpStream) -> Self + 'static {
-        self.beside()
+    fn wrapper(&self) -> impl Fn(TcpStream) -> Self + 'static {
+        self.share_faults()
     }
 }
 
-/// Where a cycle with a backlog gets its second connection.
+/// Opens the second connection of a cycle with a backlog.
 pub struct TestConnector<S> {
     url: Option<DatabaseUrl>,
     wrap: Box<dyn Fn(TcpStream) -> S>,
@@ -189,7 +189,7 @@ impl<S> TestConnector<S> {
         }
     }
 
-    /// Gives none from now on.
+    /// Opens none from now on.
     pub fn refuse(&mut self) {
         self.url = None;
     }
@@ -200,7 +200,7 @@ impl<S: Socket> Connector for TestConnector<S> {
 
     async fn connect(&self) -> Result<Connection<S>> {
         let Some(url) = &self.url else {
-            let message = "the test gives no second connection";
+            let message = "the test allows no second connection";
             return Err(Error::new(Category::Connection, "refused", message));
         };
         let stream = (self.wrap)(open_socket(url).await);
@@ -208,29 +208,29 @@ impl<S: Socket> Connector for TestConnector<S> {
     }
 }
 
-/// A connection and what its cycles remember.
+/// A connection and the state of its cycles.
 pub struct Reader<S> {
-    /// Where cycles run.
+    /// Where the cycles run.
     pub connection: Connection<S>,
-    /// Where they get another.
+    /// Opens their second connection.
     pub connector: TestConnector<S>,
-    /// What they remember.
+    /// What they pass on from one to the next.
     pub cycle: CycleState,
     /// What they read.
     pub config: CycleConfig,
 }
 
 impl<S: Socket> Reader<S> {
-    /// Logs in and takes the position from the database, as an object does that has just started.
-    /// A feed that lost changes fails.
+    /// Logs in and reads the position from the database, as an object does when it starts. Fails if
+    /// changes were lost.
     pub async fn resume(stream: S, feed: &TestFeed) -> Result<Self> {
-        let connector = TestConnector::of(feed, stream.another());
+        let connector = TestConnector::of(feed, stream.wrapper());
         let limits = Limits::default();
         let connection = Connection::connect(stream, &feed.url.login, limits).await?;
         Self::resume_on(connection, &feed.config, connector).await
     }
 
-    /// As [`Self::resume`], on a connection that is there.
+    /// As [`Self::resume`], on an existing connection.
     async fn resume_on(
         mut connection: Connection<S>,
         config: &CycleConfig,
@@ -244,7 +244,7 @@ impl<S: Socket> Reader<S> {
             on_slot_lost: OnSlotLost::Halt,
         };
         let (database, _) = state::resume(&mut connection, resumption).await?;
-        let mut cycle = CycleState::resume_from(database.checkpoint);
+        let mut cycle = CycleState::new(database.checkpoint, database.server.schema);
         cycle.may_log_snapshots = database.server.may_log_snapshots;
         Ok(Self {
             connection,
@@ -254,15 +254,15 @@ impl<S: Socket> Reader<S> {
         })
     }
 
-    /// Logs in and goes on from what an object remembers, without a look at the database.
-    pub async fn go_on(stream: S, feed: &TestFeed, checkpoint: Checkpoint) -> Result<Self> {
-        let connector = TestConnector::of(feed, stream.another());
+    /// Logs in and goes on from a known checkpoint without reading the database.
+    pub async fn resume_at(stream: S, feed: &TestFeed, checkpoint: Checkpoint) -> Result<Self> {
+        let connector = TestConnector::of(feed, stream.wrapper());
         let limits = Limits::default();
         let connection = Connection::connect(stream, &feed.url.login, limits).await?;
         Ok(Self {
             connection,
             connector,
-            cycle: CycleState::resume_from(checkpoint),
+            cycle: CycleState::new(checkpoint, "public".into()),
             config: feed.config.clone(),
         })
     }
@@ -272,16 +272,16 @@ impl<S: Socket> Reader<S> {
         self.poll_expecting(Expect::Nothing).await
     }
 
-    /// Runs one cycle, with what its caller knows.
+    /// Runs one cycle with what its caller expects.
     pub async fn poll_expecting(&mut self, expect: Expect) -> Result<Report> {
         let (connection, cycle) = (&mut self.connection, &mut self.cycle);
-        let mut report =
-            polling::run(connection, &self.connector, &self.config, cycle, expect).await?;
-        report.settle(connection, cycle).await;
+        let polled = polling::run(connection, &self.connector, &self.config, cycle, expect).await?;
+        let (mut report, advance) = polled;
+        advance.finish(connection, cycle, &mut report).await;
         Ok(report)
     }
 
-    /// Runs cycles until one comes back whole; gives the number of changes stored.
+    /// Runs cycles until one is complete. Returns the number of changes stored.
     pub async fn drain(&mut self) -> Result<u64> {
         let mut stored = 0;
         loop {
@@ -323,7 +323,7 @@ pub async fn try_client(
         settings.password(password);
     }
     let (client, connection) = settings.connect(NoTls).await?;
-    // It ends with the client.
+    // The task ends with the client.
     tokio::spawn(connection);
     Ok(client)
 }

@@ -1,4 +1,4 @@
-//! What `change_history` holds, and what must be true of it whatever happened.
+//! Reads `change_history` and checks its invariants.
 
 use std::collections::HashSet;
 
@@ -48,8 +48,8 @@ FROM change_history ORDER BY id";
         .collect()
 }
 
-/// Reads the history and checks everything that holds for every history of one epoch: ids without
-/// a gap, transactions whole and in commit order, checkpoint and sequence in step.
+/// Reads the history and checks the invariants of every history of one epoch: ids without gaps,
+/// transactions whole and in commit order, checkpoint and sequence at the last id.
 pub async fn read_sound_history(feed: &TestFeed) -> Vec<Stored> {
     let history = read_history(feed).await;
     for (expected, change) in (1..).zip(&history) {

@@ -1,5 +1,5 @@
-//! What integration tests share: real servers, a socket that fails on demand, feeds with changes
-//! to read, and what must be true of the history they leave.
+//! What the native tests share: real servers, a socket that fails on demand, feeds with changes to
+//! read, and the invariants of the history that they leave.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod cluster;

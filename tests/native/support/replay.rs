@@ -1,4 +1,4 @@
-//! Applying a history from nothing, and comparing what comes of it with the tables.
+//! Replays a history from the start and compares the result with the tables.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,16 @@ use serde_json::{Map, Value};
 use super::feed::TestFeed;
 use super::history::Stored;
 
-/// Tables as a replay makes them: rows with the number of times they are there.
+/// The tables that a replay results in: rows, each with the number of its copies.
 #[derive(Debug, Default, PartialEq)]
 pub struct Tables(BTreeMap<String, BTreeMap<String, u32>>);
 
-/// How a table's rows are told apart.
+/// How the rows of a table are identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// By the column `id`.
     Id,
-    /// By all of the row (`REPLICA IDENTITY FULL`, and equal rows may be there).
+    /// By the whole row (`REPLICA IDENTITY FULL`; equal rows may exist).
     Row,
 }
 
@@ -53,8 +53,8 @@ impl Replayed {
     }
 }
 
-/// Applies a history to empty tables, each named with its identity. A table that is not named, an
-/// insert of a row that is there, an update or delete of one that is not: each fails.
+/// Applies a history to empty tables. Fails on a change of another table, on the insert of a row
+/// that exists, and on the update or delete of one that does not.
 pub fn replay(history: &[Stored], tables: &[(&str, Identity)]) -> Tables {
     let mut replayed: BTreeMap<&str, Replayed> = tables
         .iter()
@@ -95,7 +95,7 @@ pub fn replay(history: &[Stored], tables: &[(&str, Identity)]) -> Tables {
     )
 }
 
-/// What the tables really hold, as `to_jsonb` gives it.
+/// Reads the rows of the tables as `to_jsonb` returns them.
 pub async fn read_tables(feed: &TestFeed, tables: &[(&str, Identity)]) -> Tables {
     let client = feed.client().await;
     let mut all = BTreeMap::new();
@@ -111,7 +111,7 @@ pub async fn read_tables(feed: &TestFeed, tables: &[(&str, Identity)]) -> Tables
     Tables(all)
 }
 
-/// Fails with the rows that differ.
+/// Fails and lists rows that differ.
 pub fn assert_same(replayed: &Tables, real: &Tables) {
     for (table, rows) in &real.0 {
         let replayed = &replayed.0[table];
@@ -132,7 +132,7 @@ pub fn assert_same(replayed: &Tables, real: &Tables) {
     }
 }
 
-/// Equal rows have equal text: `Map` keeps its keys sorted.
+/// Equal rows have equal text, since `Map` sorts its keys.
 fn text(row: &Row) -> String {
     serde_json::to_string(row).unwrap()
 }

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits, Param, escape_identifier};
 use tokio::net::TcpStream;
 
-/// A PostgreSQL version that tests run on: the oldest and the newest always, those between them on
-/// demand.
+/// A PostgreSQL version that tests run on: the oldest and the newest always, the others on demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// The oldest supported.
@@ -20,10 +19,10 @@ pub enum Version {
 }
 
 impl Version {
-    /// Those of every run.
+    /// The versions of every run.
     pub const ALL: [Self; 2] = [Self::V15, Self::V18];
 
-    /// Names the superuser's URL of the running server.
+    /// The variable with the superuser's URL of the running server.
     pub fn url_variable(self) -> &'static str {
         match self {
             Self::V15 => "TEST_POSTGRES_15",
@@ -33,7 +32,7 @@ impl Version {
         }
     }
 
-    /// Names the folder with `initdb`, `postgres` and `pg_ctl`.
+    /// The variable with the folder of `initdb`, `postgres` and `pg_ctl`.
     pub fn bin_variable(self) -> &'static str {
         match self {
             Self::V15 => "TEST_POSTGRES_BIN_15",
@@ -49,24 +48,24 @@ pub fn required_variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run npm test"))
 }
 
-/// Where and as whom the superuser logs in on the running server of a version.
+/// The superuser's login to the running server of a version.
 pub fn superuser(version: Version) -> DatabaseUrl {
     required_variable(version.url_variable()).parse().unwrap()
 }
 
-/// A database of a test's own on the running server of a version.
+/// A database that belongs to one test, on the running server of a version.
 pub struct Database {
     url: DatabaseUrl,
     name: String,
 }
 
 impl Database {
-    /// Makes an empty database.
+    /// Creates an empty database.
     pub async fn create(version: Version) -> Self {
         Self::create_with(version, "").await
     }
 
-    /// As `create`; `options` is what follows the name in `CREATE DATABASE`.
+    /// As [`Self::create`]. `options` is what follows the name in `CREATE DATABASE`.
     pub async fn create_with(version: Version, options: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let url = superuser(version);
@@ -95,15 +94,15 @@ impl Database {
 }
 
 impl Drop for Database {
-    /// Removes the database, whoever still uses it, and its slots.
+    /// Drops the database and its slots, even if it is in use.
     fn drop(&mut self) {
         let (url, name) = (self.url.clone(), self.name.clone());
         let sql = format!(
             "DROP DATABASE {} WITH (FORCE)",
             escape_identifier(&self.name)
         );
-        // A runtime cannot be blocked on from inside another; a test that fails must tidy up too.
-        let tidy_up = std::thread::spawn(move || {
+        // A runtime cannot block inside of another one, and a test that fails must clean up too.
+        let clean_up = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
@@ -119,7 +118,7 @@ impl Drop for Database {
                 admin.close().await;
             });
         });
-        let _ = tidy_up.join();
+        let _ = clean_up.join();
     }
 }
 
@@ -140,8 +139,9 @@ pub async fn connect(url: &DatabaseUrl) -> Connection<TcpStream> {
         .unwrap()
 }
 
-/// Makes one test for each version out of an `async fn(Version)`. Those between the oldest and the
-/// newest run on demand: `cargo test on_16 -- --ignored`, with their `TEST_POSTGRES_*` set.
+/// Defines one test for each version from an `async fn(Version)`. Those for the versions between
+/// the oldest and the newest run on demand: `cargo test on_16 -- --ignored`, with their
+/// `TEST_POSTGRES_*` set.
 #[allow(unused_macros, reason = "each test binary uses a part of this")]
 macro_rules! on_each_version {
     ($($name:ident),* $(,)?) => {

@@ -1,5 +1,5 @@
-//! A slot and a publication of a test's own, read by the crate's own parts: what the poll cycle
-//! does, without storing.
+//! A slot and a publication that belong to one test, read with the crate's own parts: what the poll
+//! cycle does, without storing.
 
 use pg_change_feed::changes::{
     Accepted, Assembler, ChangeBatch, Limits, SESSION_SETTINGS, TypeCatalog, TypeRow,
@@ -13,23 +13,23 @@ use super::server::{Database, Version};
 
 const SLOT_OPTIONS: &str = "'proto_version', '1', 'publication_names', 'feed'";
 
-/// A database with the publication `feed`, and a slot that reads it. Dropping it removes both.
+/// A database with the publication `feed` and a slot. Dropping it removes both.
 pub struct SlotReader {
     database: Database,
     slot: String,
     /// The session that reads the slot.
     pub connection: Connection<TcpStream>,
-    /// What was learned of the types so far.
+    /// The types that are known so far.
     pub types: TypeCatalog,
     /// How often types were looked up.
     pub lookups: usize,
-    /// The longest JSON of a change.
+    /// The maximum size of a change's JSON.
     pub limits: Limits,
-    /// Bytes of a message that are read; the rest stays on the server.
+    /// The maximum number of bytes that are read of a message.
     pub message_cap: usize,
 }
 
-/// A change, taken out of its batch.
+/// A change, copied from its batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Captured {
     pub table: String,
@@ -61,8 +61,8 @@ impl Captured {
 }
 
 impl SlotReader {
-    /// Makes a database, runs `setup` in it, then makes the publication `feed` as `published` says
-    /// (`FOR ALL TABLES`), and the slot.
+    /// Creates a database, runs `setup` in it, and creates the publication `feed` and the slot.
+    /// `published` is what follows the name in `CREATE PUBLICATION`, such as `FOR ALL TABLES`.
     pub async fn start(version: Version, setup: &[&str], published: &str) -> Self {
         let database = Database::create(version).await;
         let mut connection = database.connect().await;
@@ -71,7 +71,7 @@ impl SlotReader {
         }
         let publication = format!("CREATE PUBLICATION feed {published}");
         connection.execute(&publication, &[]).await.unwrap();
-        // What the setup set for the database or the role holds from the next session on.
+        // What the setup has set for the database or the role applies from the next session on.
         connection.close().await;
         let mut connection = database.connect().await;
         for (name, value) in SESSION_SETTINGS {
@@ -95,7 +95,7 @@ impl SlotReader {
         }
     }
 
-    /// Runs statements, each on its own.
+    /// Runs statements one by one.
     pub async fn run(&mut self, statements: &[&str]) {
         for sql in statements {
             let done = self.connection.execute(sql, &[]).await;
@@ -108,7 +108,7 @@ impl SlotReader {
         self.database.connect().await
     }
 
-    /// Everything committed since the last call. The slot moves past it.
+    /// Returns everything committed since the last call, and advances the slot past it.
     pub async fn take(&mut self) -> Vec<Captured> {
         let batch = self.take_batch().await;
         let captured = batch.changes().iter().map(|change| {
@@ -130,7 +130,7 @@ impl SlotReader {
         captured.collect()
     }
 
-    /// As [`Self::take`], as the crate has it.
+    /// As [`Self::take`], but returns the batch itself.
     pub async fn take_batch(&mut self) -> ChangeBatch {
         let messages = self.peek().await;
         let mut assembler = Assembler::new(Lsn::INVALID, [], self.limits);

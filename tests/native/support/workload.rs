@@ -1,7 +1,8 @@
-//! Random writers: several at once, over several tables, with everything that makes changes.
+//! Random writers: several in parallel, on several tables, with every kind of statement that makes
+//! changes.
 //!
-//! One seed decides what each writer does; how they interleave is up to the server. Where writers
-//! get in each other's way, a transaction fails and is rolled back, which is part of it.
+//! A seed determines what each writer does; how they interleave is up to the server. If writers
+//! conflict, a transaction fails and is rolled back, which is part of the test.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -13,7 +14,7 @@ use super::feed::TestFeed;
 use super::replay::Identity;
 use super::server::connect;
 
-/// The tables that are written, and how their rows are told apart.
+/// The tables that are written, and how their rows are identified.
 pub const TABLES: [(&str, Identity); 4] = [
     ("accounts", Identity::Id),
     ("documents", Identity::Id),
@@ -21,8 +22,8 @@ pub const TABLES: [(&str, Identity); 4] = [
     ("keyed", Identity::Id),
 ];
 
-/// Makes them. Bodies of documents are stored out of line and not compressed, so that an update
-/// of another column leaves them unchanged in the WAL.
+/// Creates them. Bodies of documents are stored out of line and uncompressed, so that an update of
+/// another column leaves them unchanged in the WAL.
 pub const SCHEMA: &str = "\
 CREATE SEQUENCE ids; \
 CREATE TABLE accounts (id bigint PRIMARY KEY, owner text, balance int, tags text[], meta jsonb); \
@@ -33,11 +34,11 @@ ALTER TABLE events ALTER COLUMN body SET STORAGE EXTERNAL; \
 ALTER TABLE events REPLICA IDENTITY FULL; \
 CREATE TABLE keyed (id bigint PRIMARY KEY, note text)";
 
-/// Most transactions that one writer leaves prepared. Like any open transaction they keep decoding
-/// from beginning later.
+/// The maximum number of transactions that one writer leaves prepared. Like any open transaction,
+/// they hold back the position where decoding begins.
 const MAX_PREPARED: usize = 1;
 
-/// Numbers that look random and are the same for the same seed (`SplitMix64`).
+/// Pseudo-random numbers, the same for the same seed (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -46,7 +47,8 @@ impl Random {
         Self(seed)
     }
 
-    /// A seed from the variable `SEED`, else another one each time. Printed, to be used again.
+    /// The seed in the variable `SEED`, or another one each time. It is printed, so that a run can
+    /// be repeated.
     pub fn seed() -> u64 {
         let seed = std::env::var("SEED").ok().map_or_else(
             || {
@@ -68,12 +70,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`.
+    /// A number from 0 to `end - 1`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// True once in `times`.
+    /// True with a probability of 1 in `times`.
     pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
@@ -110,7 +112,7 @@ impl Writer {
     /// Connects writer `name`.
     pub async fn new(feed: &TestFeed, seed: u64, name: u64) -> Self {
         let client = feed.client().await;
-        // They wait for each other often, and a prepared transaction lets nobody past.
+        // Writers often wait for each other, and a prepared transaction holds its locks.
         let settings = "SET deadlock_timeout = '10ms'; SET lock_timeout = '100ms'";
         client.batch_execute(settings).await.unwrap();
         Self {
@@ -126,7 +128,7 @@ impl Writer {
         }
     }
 
-    /// Runs at least so many transactions, and leaves none prepared.
+    /// Runs at least `transactions` transactions, and leaves none prepared.
     pub async fn write(mut self, feed: &TestFeed, transactions: u64) -> Written {
         while self.written.transactions < transactions {
             if self.random.once_in(40) {
@@ -134,8 +136,8 @@ impl Writer {
             } else if self.random.once_in(12) {
                 self.prepare_or_finish().await;
             } else if self.random.once_in(100) {
-                // Leaves a snapshot of the running transactions in the WAL, where decoding can
-                // begin; without one each peek decodes again what was read long ago.
+                // Writes a snapshot of the running transactions to the WAL, from which decoding can
+                // begin. Without one each peek decodes again what was read long ago.
                 self.client.batch_execute("CHECKPOINT").await.unwrap();
             } else {
                 self.several().await;
@@ -154,12 +156,12 @@ impl Writer {
         self.run(&sql.concat(), count).await;
     }
 
-    /// After a failure the rest of `sql` has not been run.
+    /// Runs `sql`. After a failure the rest of it has not been run. Returns whether all was run.
     async fn run(&mut self, sql: &str, transactions: u64) -> bool {
         let done = self.client.batch_execute(sql).await;
         if let Err(error) = &done {
             let code = error.code().unwrap_or_else(|| panic!("{error}")).code();
-            // Deadlock, lock time-out, or a column that another writer has just altered.
+            // Deadlock, lock timeout, or a column that another writer has just altered.
             let expected = matches!(code, "40P01" | "55P03" | "42703" | "42701");
             assert!(expected, "{error}: {error:?} in {sql}");
             self.client.batch_execute("ROLLBACK").await.unwrap();
@@ -234,7 +236,7 @@ impl Writer {
         }
     }
 
-    /// Every row is written again, since a feed of changes does not tell of definitions.
+    /// Writes every row again, since a feed of changes does not report definitions.
     fn definition(&mut self) -> String {
         let number = self.random.below(3);
         let alter = match self.random.below(4) {
@@ -248,7 +250,7 @@ impl Writer {
         format!("ALTER TABLE accounts {alter}; UPDATE accounts SET balance = balance;")
     }
 
-    /// Copies rows, which all get one LSN.
+    /// Copies rows, which all have the same LSN.
     async fn copy(&mut self, feed: &TestFeed) {
         let mut rows = String::new();
         for _ in 0..=self.random.below(50) {
@@ -270,8 +272,8 @@ impl Writer {
         }
     }
 
-    /// Prepares a transaction, or ends one that was prepared earlier. Only inserts: it locks no
-    /// row that others want.
+    /// Prepares a transaction, or ends one that was prepared earlier. It only inserts, so it locks
+    /// no row that others need.
     async fn prepare_or_finish(&mut self) {
         if self.prepared.len() == MAX_PREPARED || self.random.once_in(2) {
             if let Some(prepared) = self.prepared.pop_front() {
@@ -280,7 +282,7 @@ impl Writer {
             return;
         }
         self.next_prepared += 1;
-        // The name is the cluster's.
+        // Prepared transactions are named within the cluster.
         let prepared = format!("{} {} {}", self.database, self.name, self.next_prepared);
         let few = 1 + self.random.below(3);
         let sql = format!(
