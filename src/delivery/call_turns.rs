@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::consumer::Consumer;
+use super::engine::needs_no_page;
 use super::head::Head;
 use super::sink::Sink;
 
 /// Who may be served now.
 pub(super) struct CallTurns {
-    /// The numbers of the consumers that answer and may be served; `None` when there is room for all.
-    admitted: Option<BTreeSet<u64>>,
+    /// The numbers of the consumers that have to wait for others.
+    excluded: BTreeSet<u64>,
 }
 
 impl CallTurns {
@@ -20,30 +21,42 @@ impl CallTurns {
         let mut waiting: Vec<&Rc<Consumer<S>>> = Vec::new();
         for consumer in consumers.iter().filter(|known| known.sink().answers()) {
             capacity = capacity.min(consumer.sink().capacity());
-            if consumer.may_be_sent(now) && !consumer.is_settled(head.position) {
+            if waits_for_call(consumer, head, now) {
                 waiting.push(consumer);
             }
         }
-        if waiting.len() <= capacity {
-            return Self { admitted: None };
+        if waiting.len() > capacity {
+            waiting.sort_by_key(|consumer| consumer.turn());
         }
-        waiting.sort_by_key(|consumer| consumer.turn());
-        let admitted = waiting.iter().take(capacity);
+        let excluded = waiting.iter().skip(capacity);
         Self {
-            admitted: Some(admitted.map(|consumer| consumer.number()).collect()),
+            excluded: excluded.map(|consumer| consumer.number()).collect(),
         }
     }
 
     /// Whether a consumer may be served.
     pub(super) fn admits<S: Sink>(&self, consumer: &Consumer<S>) -> bool {
-        let Some(admitted) = &self.admitted else {
-            return true;
-        };
-        !consumer.sink().answers() || admitted.contains(&consumer.number())
+        !self.excluded.contains(&consumer.number())
     }
 
     /// Whether some have to wait for others.
     pub(super) fn has_excluded(&self) -> bool {
-        self.admitted.is_some()
+        !self.excluded.is_empty()
     }
+}
+
+/// Whether nothing but a call is missing. A consumer that waits for a time takes nobody's turn.
+fn waits_for_call<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> bool {
+    if !consumer.may_be_sent(now)
+        || consumer.is_settled(head.position)
+        || consumer.unbound().is_some()
+    {
+        return false;
+    }
+    if !needs_no_page(consumer, head) {
+        return consumer.reading().may_read(now);
+    }
+    let cursor = &consumer.state().cursor;
+    let has_changes = cursor.position() != Some(head.position);
+    has_changes || cursor.progress_at().is_some_and(|at| at <= now)
 }

@@ -163,7 +163,15 @@ impl<S: Sink> Consumer<S> {
 
     /// Whether nothing is due until the head moves.
     pub fn is_settled(&self, head: Position) -> bool {
-        self.is_gone.get() || self.state.borrow().cursor.is_settled(head)
+        if self.is_gone.get() {
+            return true;
+        }
+        let state = self.state.borrow();
+        let owes_reset = state
+            .answers
+            .as_ref()
+            .is_some_and(|answers| answers.owed_reset.is_some());
+        !owes_reset && state.cursor.is_settled(head)
     }
 
     // What the client says.

@@ -511,24 +511,30 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Ends the connections that hold the shared budget without acknowledging anything, when another
-    /// consumer waits for it. They connect again with their positions.
+    /// Ends the connections that hold the shared budget without acknowledging anything, until a
+    /// consumer that waits for it has room. They connect again with their positions.
     fn reclaim(&self, now: u64) {
         if !self.budget.has_waiting() {
             return;
         }
         let consumers = self.consumers.all();
-        let waiting = consumers
+        let waiting: Vec<_> = consumers
             .iter()
-            .filter_map(|consumer| consumer.waits_for_bytes());
-        let Some(needed) = waiting.min() else { return };
+            .filter(|consumer| consumer.waits_for_bytes().is_some())
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
         let mut holders: Vec<_> = consumers
             .iter()
             .map(|consumer| (consumer.share(now), consumer))
             .filter(|((share, idle), _)| *share > 0 && *idle >= RECLAIM_AFTER_MS)
             .collect();
         holders.sort_by_key(|((share, _), _)| *share);
-        while !self.budget.allows(0, needed) {
+        while waiting
+            .iter()
+            .all(|consumer| consumer.waits_for_bytes().is_some())
+        {
             let Some((_, holder)) = holders.pop() else {
                 break;
             };
@@ -590,7 +596,7 @@ fn work_at<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> Option<u64
 }
 
 /// Whether the changes in memory are all that the consumer needs.
-fn needs_no_page<S: Sink>(consumer: &Consumer<S>, head: &Head) -> bool {
+pub(super) fn needs_no_page<S: Sink>(consumer: &Consumer<S>, head: &Head) -> bool {
     let state = consumer.state();
     !state.cursor.is_starting()
         && state

@@ -1,25 +1,26 @@
 //! Tables that are altered under those who filter them: what the catalogue says when a change is
 //! delivered is not what held when it was written.
 
-use std::rc::Rc;
+use std::collections::BTreeMap;
 
 use pg_change_feed::clients::{
-    ClientMessage, Described, Flow, Head, Known, Position, Pump, Start, Stretch, Subscriber,
-    Subscription, Subscriptions, View,
+    ClientMessage, Position, SchemaChanges, Start, Subscription, Subscriptions, View,
 };
 use pg_change_feed::clock;
+use pg_change_feed::delivery::{Engine, Head};
 use pg_change_feed::history::Recent;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use super::recorder::{Recorder, evict, join};
+use super::fake_sink::{FakeSink, frames, inbox};
+use super::harness::{Client, MemoryStore, evict, join_unlimited, work};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::server::Version;
 
 on_each_version!(
     whatever_is_altered_a_ticket_shows_nothing_else_and_a_filter_loses_nothing,
     whatever_is_altered_while_nobody_looked_a_ticket_shows_nothing_else,
-    a_client_is_told_anew_when_what_its_welcome_warned_of_has_changed,
+    a_client_is_told_when_what_its_welcome_warned_of_has_changed,
     a_filter_whose_column_has_gone_hides_from_tickets_and_shows_to_others,
 );
 
@@ -111,26 +112,27 @@ impl Random {
 }
 
 struct Member {
-    client: Rc<Subscriber<Recorder>>,
+    client: Client,
     filter: usize,
     has_ticket: bool,
     began: i64,
 }
 
-/// The object's part: it polls, learns, and delivers.
+/// The object's part: it polls, describes what it has read, and delivers.
 struct Object {
     reader: Reader<TcpStream>,
-    pump: Pump,
-    known: Vec<Known>,
+    engine: Engine<FakeSink>,
+    store: MemoryStore,
     recent: Option<Recent>,
 }
 
 impl Object {
     async fn new(feed: &TestFeed) -> Self {
+        let store = MemoryStore::default();
         Self {
             reader: feed.reader().await,
-            pump: Pump::default(),
-            known: Vec::new(),
+            engine: store.engine(None),
+            store,
             recent: None,
         }
     }
@@ -146,34 +148,24 @@ impl Object {
         self.at(self.reader.cycle.checkpoint.last_id)
     }
 
-    async fn poll(&mut self, clients: &[Rc<Subscriber<Recorder>>]) {
+    async fn poll(&mut self) {
         let report = self.reader.poll().await.unwrap();
-        let described = Described {
+        let changes = SchemaChanges {
             after: self.at(report.after),
             through: self.head(),
             relations: &report.relations,
         };
-        let learned = self.pump.learn(&described, clients);
-        for known in learned.changed {
-            self.known.retain(|it| it.name() != known.name());
-            self.known.push(known);
-        }
-        self.known
-            .retain(|it| !learned.forgotten.contains(&it.name()));
+        self.engine.describe(&changes).unwrap();
         self.recent = report.recent;
     }
 
-    async fn deliver(&mut self, clients: &[Rc<Subscriber<Recorder>>]) {
-        let recent = self.recent.as_ref().map(Stretch::of_recent);
+    async fn deliver(&mut self) {
         let head = Head {
             position: self.head(),
-            recent: recent.as_ref(),
-            deadline: clock::now_ms() + 10_000,
+            recent: self.recent.clone(),
         };
-        let delivered = self
-            .pump
-            .deliver(clients, &mut self.reader.connection, head);
-        delivered.await.unwrap();
+        self.engine.publish(head, clock::now_ms());
+        work(&self.engine, &mut self.reader.connection).await;
     }
 }
 
@@ -188,42 +180,32 @@ struct World {
 }
 
 impl World {
-    fn clients(&self) -> Vec<Rc<Subscriber<Recorder>>> {
-        self.members
-            .iter()
-            .map(|it| Rc::clone(&it.client))
-            .collect()
-    }
-
     fn join(&mut self) {
         let filter = usize::try_from(self.random.below(FILTERS.len() as u64)).unwrap();
         let has_ticket = self.random.below(2) == 0;
         let head = self.object.head();
         let began = i64::try_from(self.random.below(head.id.unsigned_abs() + 1)).unwrap();
         let start = Start::After(self.object.at(began));
-        let flow = Flow::ComesBack(u64::MAX);
         let view = view(FILTERS[filter].0, has_ticket);
         self.members.push(Member {
-            client: Rc::new(join(view, start, flow, self.object.pump.views())),
+            client: join_unlimited(&self.object.engine, view, start),
             filter,
             has_ticket,
             began,
         });
     }
 
-    /// The object's next life, with or without what it had written down of the tables.
+    /// The object's next life, with or without what it had persisted of the tables.
     fn evict(&mut self, remembers: bool) {
-        self.object.pump = Pump::default();
-        if remembers {
-            let known = self.object.known.clone();
-            self.object.pump.recall(known, Some(self.object.head()));
-        } else {
-            self.object.known.clear();
+        if !remembers {
+            self.object.store = MemoryStore::default();
         }
+        let through = remembers.then(|| self.object.head());
+        self.object.engine = self.object.store.engine(through);
         self.object.recent = None;
         for member in &mut self.members {
-            member.client.keep();
-            member.client = Rc::new(evict(&member.client, self.object.pump.views()));
+            member.client.persist();
+            member.client = evict(&member.client, &self.object.engine);
         }
     }
 
@@ -310,21 +292,18 @@ async fn live(feed: &TestFeed, forgets: bool) {
                 world.evict(remembers);
             }
             6..8 => {
-                let clients = world.clients();
-                world.object.poll(&clients).await;
-                world.object.deliver(&clients).await;
+                world.object.poll().await;
+                world.object.deliver().await;
             }
             _ => {
                 // What was written before is delivered after, from the history.
-                let clients = world.clients();
-                world.object.poll(&clients).await;
+                world.object.poll().await;
             }
         }
     }
-    let clients = world.clients();
-    world.object.poll(&clients).await;
+    world.object.poll().await;
     world.object.recent = None;
-    world.object.deliver(&clients).await;
+    world.object.deliver().await;
     check(&writer, &world, forgets).await;
 }
 
@@ -345,18 +324,16 @@ async fn check(client: &tokio_postgres::Client, world: &World, forgets: bool) {
     );
     let (mut shown, mut hidden) = (0, 0);
     for member in &world.members {
-        let (filter, frames) = (
-            FILTERS[member.filter].0,
-            member.client.outlet().0.frames.borrow(),
-        );
-        let changes = frames.iter().filter(|it| it["type"] == "changes");
-        let changes = changes.flat_map(|it| it["changes"].as_array().unwrap());
-        let seen: std::collections::BTreeMap<i64, &Value> =
-            changes.map(|it| (it["id"].as_i64().unwrap(), it)).collect();
+        let filter = FILTERS[member.filter].0;
+        let changes = inbox(&member.client).changes();
+        let seen: BTreeMap<i64, &Value> = changes
+            .iter()
+            .map(|change| (change["id"].as_i64().unwrap(), change))
+            .collect();
         for (index, (_, new, old)) in witnesses.iter().enumerate() {
             let id = i64::try_from(index).unwrap() + 1;
             let matches =
-                |row: &Option<Vec<bool>>| row.as_ref().is_some_and(|it| it[member.filter]);
+                |row: &Option<Vec<bool>>| row.as_ref().is_some_and(|row| row[member.filter]);
             let (new, old) = (matches(new), matches(old));
             let Some(change) = seen.get(&id).filter(|_| id > member.began) else {
                 hidden += 1;
@@ -404,34 +381,26 @@ async fn whatever_is_altered_while_nobody_looked_a_ticket_shows_nothing_else(ver
     live(&feed, true).await;
 }
 
-async fn a_client_is_told_anew_when_what_its_welcome_warned_of_has_changed(version: Version) {
+async fn a_client_is_told_when_what_its_welcome_warned_of_has_changed(version: Version) {
     let feed = TestFeed::create(version, &tables(), "FOR TABLE t").await;
     let mut object = Object::new(&feed).await;
-    let come = |view, pump: &Pump| {
-        Rc::new(join(
-            view,
-            Start::Now,
-            Flow::ComesBack(u64::MAX),
-            pump.views(),
-        ))
-    };
-    let owner = come(view(FILTERS[0].0, false), &object.pump);
-    let key = come(view(FILTERS[2].0, true), &object.pump);
-    let clients = [Rc::clone(&owner), Rc::clone(&key)];
-    object.deliver(&clients).await;
+    let join = |view| join_unlimited(&object.engine, view, Start::Now);
+    let owner = join(view(FILTERS[0].0, false));
+    let key = join(view(FILTERS[2].0, true));
+    object.deliver().await;
     let mut alter = async |sql: &str, row: u32| {
         let insert = format!("{sql}; INSERT INTO t VALUES ({row}, 'a', '1', {row})");
         feed.run(&insert).await;
-        object.poll(&clients).await;
-        object.deliver(&clients).await;
+        object.poll().await;
+        object.deliver().await;
     };
     alter("SELECT 1", 1).await;
     alter("ALTER TABLE t REPLICA IDENTITY FULL", 2).await;
     alter("SELECT 1", 3).await;
     alter("ALTER TABLE t REPLICA IDENTITY USING INDEX t_u_key", 4).await;
-    let told = |client: &Subscriber<Recorder>| -> Vec<String> {
-        let frames = client.outlet().0.frames.borrow();
-        let told = frames
+    let sent = |client: &Client| -> Vec<String> {
+        let frames = frames(client);
+        let sent = frames
             .iter()
             .map(|frame| match frame["type"].as_str().unwrap() {
                 kind @ ("welcome" | "warnings") => {
@@ -440,7 +409,7 @@ async fn a_client_is_told_anew_when_what_its_welcome_warned_of_has_changed(versi
                 }
                 kind => kind.to_owned(),
             });
-        told.collect()
+        sent.collect()
     };
     let expected = [
         "welcome 1",
@@ -452,7 +421,7 @@ async fn a_client_is_told_anew_when_what_its_welcome_warned_of_has_changed(versi
         "warnings 1",
         "changes",
     ];
-    assert_eq!(told(&owner), expected);
+    assert_eq!(sent(&owner), expected);
     let expected = [
         "welcome 0",
         "caught_up",
@@ -462,7 +431,7 @@ async fn a_client_is_told_anew_when_what_its_welcome_warned_of_has_changed(versi
         "warnings 1",
         "changes",
     ];
-    assert_eq!(told(&key), expected);
+    assert_eq!(sent(&key), expected);
 }
 
 async fn a_filter_whose_column_has_gone_hides_from_tickets_and_shows_to_others(version: Version) {
@@ -473,27 +442,20 @@ async fn a_filter_whose_column_has_gone_hides_from_tickets_and_shows_to_others(v
     )
     .await;
     let mut object = Object::new(&feed).await;
-    let come = |has_ticket, pump: &Pump| {
+    let join = |has_ticket| {
         let view = view(FILTERS[0].0, has_ticket);
-        Rc::new(join(
-            view,
-            Start::Now,
-            Flow::ComesBack(u64::MAX),
-            pump.views(),
-        ))
+        join_unlimited(&object.engine, view, Start::Now)
     };
-    let (ticket, plain) = (come(true, &object.pump), come(false, &object.pump));
-    let clients = [Rc::clone(&ticket), Rc::clone(&plain)];
-    object.deliver(&clients).await;
+    let (ticket, plain) = (join(true), join(false));
+    object.deliver().await;
     feed.run("INSERT INTO t VALUES (1, 'a'), (2, 'b')").await;
     feed.run("ALTER TABLE t DROP owner; INSERT INTO t VALUES (3)")
         .await;
     feed.run("ALTER TABLE t ADD owner text DEFAULT 'a'; INSERT INTO t VALUES (4, 'a')")
         .await;
-    object.poll(&clients).await;
-    object.deliver(&clients).await;
-    assert_eq!(ticket.outlet().0.ids(), [1, 4]);
-    assert_eq!(plain.outlet().0.ids(), [1, 3, 4]);
-    let frames = plain.outlet().0.frames.borrow();
-    assert!(frames.iter().all(|it| it["type"] != "error"), "{frames:?}");
+    object.poll().await;
+    object.deliver().await;
+    assert_eq!(inbox(&ticket).ids(), [1, 4]);
+    assert_eq!(inbox(&plain).ids(), [1, 3, 4]);
+    assert_eq!(inbox(&plain).all("error"), [] as [Value; 0]);
 }

@@ -1,14 +1,14 @@
 //! Thousands of joins, leaves, evictions and reconnects while rows are written.
 
-use std::rc::Rc;
-
-use pg_change_feed::clients::{
-    ClientMessage, Flow, Head, Position, Pump, Start, Stretch, Subscriber, Subscriptions, View,
-};
+use pg_change_feed::clients::{Position, Start};
 use pg_change_feed::clock;
+use pg_change_feed::delivery::{Engine, Flow, Head};
 use pg_change_feed::history::Recent;
 
-use super::recorder::{Recorder, evict, join};
+use super::fake_sink::{FakeSink, inbox};
+use super::harness::{
+    Client, acknowledge, at, engine, evict, join, join_unlimited, publish, view, work,
+};
 use crate::support::feed::{Reader, TestFeed};
 use crate::support::server::Version;
 
@@ -43,17 +43,6 @@ const WANTED: [(&str, &str); 5] = [
     ),
 ];
 
-fn view(wanted: &str) -> View {
-    if wanted.is_empty() {
-        return View::new(Subscriptions::AllTables, None).unwrap();
-    }
-    let frame = format!(r#"{{"type":"subscribe","subscriptions":{wanted}}}"#);
-    match ClientMessage::parse(&frame).unwrap() {
-        ClientMessage::Subscribe { wanted, .. } => View::new(wanted, None).unwrap(),
-        ClientMessage::Ack(_) => panic!("not a subscription"),
-    }
-}
-
 /// Random numbers that a failure can be repeated with.
 struct Random(u64);
 
@@ -72,7 +61,7 @@ impl Random {
 
 /// One client through all its connections.
 struct Member {
-    client: Rc<Subscriber<Recorder>>,
+    client: Client,
     wanted: usize,
     /// What it got over the connections before.
     ids: Vec<i64>,
@@ -83,7 +72,7 @@ struct Member {
 }
 
 struct Crowd {
-    pump: Pump,
+    engine: Engine<FakeSink>,
     members: Vec<Member>,
     random: Random,
     head: Position,
@@ -91,13 +80,6 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn clients(&self) -> Vec<Rc<Subscriber<Recorder>>> {
-        self.members
-            .iter()
-            .map(|it| Rc::clone(&it.client))
-            .collect()
-    }
-
     fn join(&mut self) {
         let wanted = usize::try_from(self.random.below(WANTED.len() as u64)).unwrap();
         let (start, began) = match self.random.below(3) {
@@ -111,11 +93,10 @@ impl Crowd {
         let flow = if self.random.one_in(2) {
             Flow::Waits(4 << 10)
         } else {
-            Flow::ComesBack(32 << 10)
+            Flow::Reconnects(32 << 10)
         };
-        let client = join(view(WANTED[wanted].0), start, flow, self.pump.views());
         self.members.push(Member {
-            client: Rc::new(client),
+            client: join(&self.engine, view(WANTED[wanted].0), start, flow),
             wanted,
             ids: Vec::new(),
             // Where "now" is, the first delivery says.
@@ -124,33 +105,40 @@ impl Crowd {
         });
     }
 
-    /// Ends the object's life: what was not attached is forgotten.
+    /// Ends the object's life: what was not persisted is forgotten.
     fn evict(&mut self) {
-        self.pump = Pump::default();
+        self.engine = engine();
         self.recent = None;
         for member in &mut self.members {
-            member.client = Rc::new(evict(&member.client, self.pump.views()));
+            member.client = evict(&member.client, &self.engine);
         }
     }
 
+    fn leave(&mut self) -> Member {
+        let leaving = self.random.below(self.members.len() as u64);
+        let member = self.members.swap_remove(usize::try_from(leaving).unwrap());
+        member.client.leave();
+        member
+    }
+
     fn reconnect(&mut self, index: usize) {
-        let views = self.pump.views();
         let member = &mut self.members[index];
-        let inbox = &member.client.outlet().0;
+        let inbox = inbox(&member.client);
         let Some(position) = inbox.position() else {
             return;
         };
         inbox.refuse_doubles();
         member.ids.extend(inbox.ids());
         member.resumed = Some(position.id);
+        member.client.leave();
         let again = view(WANTED[member.wanted].0);
-        let flow = Flow::ComesBack(32 << 10);
-        member.client = Rc::new(join(again, Start::After(position), flow, views));
+        let flow = Flow::Reconnects(32 << 10);
+        member.client = join(&self.engine, again, Start::After(position), flow);
     }
 
-    /// Who does not acknowledge is sent away when it was sent much.
-    fn come_back(&mut self) -> u32 {
-        let is_closed = |member: &Member| member.client.outlet().0.is_dead.get();
+    /// A client that does not acknowledge is disconnected when it was sent much.
+    fn reconnect_disconnected(&mut self) -> u32 {
+        let is_closed = |member: &Member| inbox(&member.client).is_dead.get();
         let closed = (0..self.members.len()).filter(|index| is_closed(&self.members[*index]));
         let closed: Vec<usize> = closed.collect();
         for index in &closed {
@@ -161,30 +149,28 @@ impl Crowd {
 
     fn acknowledge(&self) {
         for member in &self.members {
-            if let Some(position) = member.client.outlet().0.position() {
-                let ack = format!(r#"{{"type":"ack","position":"{position}"}}"#);
-                member.client.hear(&ack, self.pump.views(), None);
-            }
+            acknowledge(&self.engine, &member.client);
         }
     }
 
-    async fn deliver(&mut self, reader: &mut Reader<tokio::net::TcpStream>, patience: u64) -> bool {
-        let recent = self.recent.as_ref().map(Stretch::of_recent);
+    /// Delivers what is in memory, and with `reads_pages` all the rest.
+    async fn deliver(&mut self, reader: &mut Reader<tokio::net::TcpStream>, reads_pages: bool) {
         let head = Head {
             position: self.head,
-            recent: recent.as_ref(),
-            deadline: clock::now_ms() + patience,
+            recent: self.recent.clone(),
         };
-        let clients = self.clients();
-        let complete = self.pump.deliver(&clients, &mut reader.connection, head);
-        let complete = complete.await.unwrap();
+        self.engine.publish(head, clock::now_ms());
+        if reads_pages {
+            work(&self.engine, &mut reader.connection).await;
+        } else {
+            self.engine.step(&mut reader.connection).await.unwrap();
+        }
         for member in &mut self.members {
-            let at = member.client.attachment().cursor.position();
+            let at = member.client.state().cursor.position();
             // A welcome to "now" is a welcome to this head.
             let welcomed = at.map(|_| self.head.id);
             member.began = member.began.or(welcomed);
         }
-        complete
     }
 }
 
@@ -223,7 +209,7 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
     let writer = feed.client().await;
     let mut reader = feed.reader().await;
     let mut crowd = Crowd {
-        pump: Pump::default(),
+        engine: engine(),
         members: Vec::new(),
         random: Random(seed | 1),
         head: Position {
@@ -246,8 +232,7 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
             }
             4 => {
                 while crowd.members.len() > 25 {
-                    let leaving = crowd.random.below(crowd.members.len() as u64);
-                    gone.push(crowd.members.swap_remove(usize::try_from(leaving).unwrap()));
+                    gone.push(crowd.leave());
                     happened[1] += 1;
                 }
             }
@@ -268,14 +253,16 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
             let report = reader.poll().await.unwrap();
             crowd.head.id = reader.cycle.checkpoint.last_id;
             crowd.recent = report.recent;
-            // At times there is no time for pages, and the next delivery goes on.
-            let patience = if crowd.random.one_in(4) { 0 } else { 10_000 };
-            crowd.deliver(&mut reader, patience).await;
-            happened[4] += crowd.come_back();
+            // At times there is time for one step only, and the next delivery goes on.
+            let reads_pages = !crowd.random.one_in(4);
+            crowd.deliver(&mut reader, reads_pages).await;
+            happened[4] += crowd.reconnect_disconnected();
         }
         if crowd.random.one_in(2) {
-            // Else what was sent since may be forgotten, and is sent again.
-            crowd.clients().iter().for_each(|client| client.keep());
+            // What was sent since may otherwise be forgotten, and is sent again.
+            for member in &crowd.members {
+                member.client.persist();
+            }
         }
     }
     while reader.drain().await.unwrap() > 0 {}
@@ -283,38 +270,37 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
     crowd.recent = None;
     loop {
         crowd.acknowledge();
-        crowd.deliver(&mut reader, 10_000).await;
-        happened[4] += crowd.come_back();
+        crowd.deliver(&mut reader, true).await;
+        happened[4] += crowd.reconnect_disconnected();
         let head = crowd.head;
-        let behind = |it: &Member| it.client.attachment().cursor.position() != Some(head);
-        if !crowd.members.iter().any(behind) {
+        let lags = |member: &Member| member.client.state().cursor.position() != Some(head);
+        if !crowd.members.iter().any(lags) {
             break;
         }
     }
-    let [joins, leaves, evictions, reconnects, sent_away] = happened;
+    let [joins, leaves, evictions, reconnects, disconnected] = happened;
     let (changes, clients) = (crowd.head.id, crowd.members.len() + gone.len());
     println!("{joins} joins, {leaves} leaves, {evictions} evictions, {reconnects} reconnects");
-    println!("{sent_away} sent away");
-    assert!(sent_away > 100, "{sent_away}");
+    println!("{disconnected} disconnected");
+    assert!(disconnected > 100, "{disconnected}");
     println!("{changes} changes, {clients} clients");
     assert!(joins > 400 && leaves > 300 && evictions > 20 && reconnects > 400 && changes > 1_000);
     let mut received = 0;
-    for (member, has_left) in
-        (crowd.members.iter().map(|it| (it, false))).chain(gone.iter().map(|it| (it, true)))
-    {
+    let stayed = crowd.members.iter().map(|member| (member, false));
+    for (member, has_left) in stayed.chain(gone.iter().map(|member| (member, true))) {
         received += check(&writer, member, has_left, crowd.head.id).await;
     }
     assert!(received > 10_000, "{received}");
 }
 
-/// Holds what a client got against `change_history`. Gives the number of changes.
+/// Holds what a client got against `change_history`. Returns the number of changes.
 async fn check(
     client: &tokio_postgres::Client,
     member: &Member,
     has_left: bool,
     head: i64,
 ) -> usize {
-    let inbox = &member.client.outlet().0;
+    let inbox = inbox(&member.client);
     inbox.refuse_doubles();
     let mut ids = member.ids.clone();
     ids.extend(inbox.ids());
@@ -331,9 +317,9 @@ async fn check(
         assert!(once.is_empty());
         return 0;
     };
-    let told = inbox.position().map(|position| position.id);
+    let last_sent = inbox.position().map(|position| position.id);
     let through = if has_left {
-        told.or(member.resumed).unwrap_or(began)
+        last_sent.or(member.resumed).unwrap_or(began)
     } else {
         head
     };
@@ -357,41 +343,24 @@ async fn a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing(v
         .await;
     let mut reader = feed.reader().await;
     reader.drain().await.unwrap();
-    let pump = Pump::default();
+    let engine = engine();
     let window = 2 << 20;
-    let client = Rc::new(join(
-        view(""),
-        Start::Earliest,
-        Flow::Waits(window),
-        pump.views(),
-    ));
-    let position = Position {
-        epoch: reader.cycle.checkpoint.epoch,
-        id: 3000,
-    };
+    let client = join(&engine, view(""), Start::Earliest, Flow::Waits(window));
+    publish(&engine, at(3000));
     let mut rounds = 0;
-    while client.attachment().cursor.position() != Some(position) || rounds == 0 {
-        let head = Head {
-            position,
-            recent: None,
-            deadline: u64::MAX,
-        };
-        let clients = [Rc::clone(&client)];
-        let delivered = pump.deliver(&clients, &mut reader.connection, head);
-        assert!(delivered.await.unwrap());
-        let unacknowledged = client.attachment().cursor.unacknowledged().unwrap();
+    while client.state().cursor.position() != Some(at(3000)) || rounds == 0 {
+        work(&engine, &mut reader.connection).await;
+        let unacknowledged = client.state().cursor.unacknowledged().unwrap();
         // One frame may go beyond.
         assert!(
             unacknowledged <= window + (1 << 20) + 4096,
             "{unacknowledged}"
         );
-        let at = client.outlet().0.position().unwrap();
-        let ack = format!(r#"{{"type":"ack","position":"{at}"}}"#);
-        client.hear(&ack, pump.views(), None);
+        acknowledge(&engine, &client);
         rounds += 1;
     }
     assert!(rounds >= 2, "everything was sent at once");
-    assert_eq!(client.outlet().0.ids(), (1..=3000).collect::<Vec<i64>>());
+    assert_eq!(inbox(&client).ids(), (1..=3000).collect::<Vec<i64>>());
 }
 
 async fn what_is_pruned_under_a_client_is_told_as_reset(version: Version) {
@@ -400,41 +369,24 @@ async fn what_is_pruned_under_a_client_is_told_as_reset(version: Version) {
         .await;
     let mut reader = feed.reader().await;
     reader.drain().await.unwrap();
-    let epoch = reader.cycle.checkpoint.epoch;
-    let pump = Pump::default();
-    let resuming = Start::After(Position { epoch, id: 5 });
-    let too_old = Rc::new(join(
-        view(""),
-        resuming,
-        Flow::ComesBack(u64::MAX),
-        pump.views(),
-    ));
-    let slow = Rc::new(join(view(""), resuming, Flow::Waits(1), pump.views()));
-    let head = Head {
-        position: Position { epoch, id: 3000 },
-        recent: None,
-        deadline: u64::MAX,
-    };
+    let engine = engine();
+    let resuming = Start::After(at(5));
+    let slow = join(&engine, view(""), resuming, Flow::Waits(1));
+    publish(&engine, at(3000));
     // One frame, and then it waits for its acknowledgement.
-    let clients = [Rc::clone(&slow)];
-    pump.deliver(&clients, &mut reader.connection, head)
-        .await
-        .unwrap();
-    assert!(!slow.outlet().0.ids().is_empty() && slow.outlet().0.ids().len() < 2900);
+    work(&engine, &mut reader.connection).await;
+    let sent = inbox(&slow).ids().len();
+    assert!(sent > 0 && sent < 2900);
     feed.run("DELETE FROM change_history WHERE id < 2990").await;
-    let at = slow.outlet().0.position().unwrap();
-    let ack = format!(r#"{{"type":"ack","position":"{at}"}}"#);
-    slow.hear(&ack, pump.views(), None);
-    let clients = [Rc::clone(&slow), Rc::clone(&too_old)];
-    pump.deliver(&clients, &mut reader.connection, head)
-        .await
-        .unwrap();
-    let reasons = |client: &Subscriber<Recorder>| {
-        let frames = client.outlet().0.frames.borrow();
-        let reset = frames.iter().find(|it| it["type"] == "reset").cloned();
-        reset.map(|it| it["reason"].as_str().unwrap().to_owned())
-    };
-    assert_eq!(reasons(&slow).as_deref(), Some("slow_consumer"));
-    assert_eq!(reasons(&too_old).as_deref(), Some("too_old"));
-    assert!(too_old.outlet().0.ids().is_empty());
+    let too_old = join_unlimited(&engine, view(""), resuming);
+    acknowledge(&engine, &slow);
+    work(&engine, &mut reader.connection).await;
+    for (client, reason) in [(&slow, "slow_consumer"), (&too_old, "too_old")] {
+        let resets = inbox(client).all("reset");
+        assert_eq!(resets.len(), 1);
+        assert_eq!(resets[0]["reason"], reason);
+        assert_eq!(resets[0]["oldest"], at(2989).to_string());
+        assert_eq!(resets[0]["head"], at(3000).to_string());
+    }
+    assert!(inbox(&too_old).ids().is_empty());
 }

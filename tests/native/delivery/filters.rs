@@ -1,12 +1,10 @@
-//! What the catalogue says of filtered columns, and what follows for who subscribes to them.
+//! What the catalogue says of filtered columns, and what follows for clients that subscribe to them.
 
-use std::collections::BTreeSet;
-use std::rc::Rc;
-
-use pg_change_feed::clients::{Columns, Flow, Head, Position, Pump, Start, Subscriptions, View};
+use pg_change_feed::clients::{Columns, Start};
 use pg_change_feed::config::TableName;
 
-use super::recorder::join;
+use super::fake_sink::{frames, inbox};
+use super::harness::{at, engine, join_unlimited, publish, say, view, work};
 use crate::support::feed::TestFeed;
 use crate::support::server::Version;
 
@@ -31,13 +29,8 @@ ALTER TABLE parted_1 REPLICA IDENTITY FULL";
 async fn the_catalogue_tells_numbers_and_what_old_rows_carry(version: Version) {
     let feed = TestFeed::create(version, TABLES, "FOR ALL TABLES").await;
     let mut reader = feed.reader().await;
-    let tables = ["plain", "whole", "none", "indexed", "parted", "absent"];
     let name = |table: &str| TableName::parse(table).unwrap();
-    let tables: BTreeSet<_> = tables.into_iter().map(name).collect();
-    let columns = Columns::read(&mut reader.connection, &tables)
-        .await
-        .unwrap();
-    for (table, column, is_number, is_identity) in [
+    let expected = [
         ("plain", "id", true, true),
         ("plain", "p", true, false),
         ("plain", "t", false, false),
@@ -51,7 +44,15 @@ async fn the_catalogue_tells_numbers_and_what_old_rows_carry(version: Version) {
         ("parted", "k", true, true),
         // One partition covers it, the other does not.
         ("parted", "t", false, false),
-    ] {
+    ];
+    let absent = [("absent", "id"), ("plain", "absent")];
+    let known = expected.iter().map(|(table, column, ..)| (*table, *column));
+    let wanted = known.chain(absent);
+    let wanted = wanted.map(|(table, column)| (name(table), column.to_owned()));
+    let columns = Columns::read(&mut reader.connection, &wanted.collect())
+        .await
+        .unwrap();
+    for (table, column, is_number, is_identity) in expected {
         let facts = columns.facts(&name(table), column).unwrap();
         assert_eq!(
             (facts.is_number, facts.is_identity),
@@ -71,23 +72,9 @@ async fn a_filter_on_a_column_that_is_not_there_is_refused_and_the_client_may_as
         .await;
     let mut reader = feed.reader().await;
     reader.drain().await.unwrap();
-    let pump = Pump::default();
-    let everything = View::new(Subscriptions::AllTables, None).unwrap();
-    let client = Rc::new(join(
-        everything,
-        Start::Earliest,
-        Flow::ComesBack(u64::MAX),
-        pump.views(),
-    ));
-    let checkpoint = reader.cycle.checkpoint.clone();
-    let head = Head {
-        position: Position {
-            epoch: checkpoint.epoch,
-            id: checkpoint.last_id,
-        },
-        recent: None,
-        deadline: u64::MAX,
-    };
+    let engine = engine();
+    let client = join_unlimited(&engine, view(""), Start::Earliest);
+    publish(&engine, at(reader.cycle.checkpoint.last_id));
     let subscribe = |column: &str| {
         let filter = format!(r#"[{{"column":"{column}","op":"lt","value":"10"}}]"#);
         format!(
@@ -95,26 +82,21 @@ async fn a_filter_on_a_column_that_is_not_there_is_refused_and_the_client_may_as
                "subscriptions":[{{"table":"plain","filter":{filter}}}]}}"#
         )
     };
-    let clients = [Rc::clone(&client)];
-    client.hear(&subscribe("absent"), pump.views(), None);
-    pump.deliver(&clients, &mut reader.connection, head)
-        .await
-        .unwrap();
-    let error = client.outlet().0.frames.borrow()[0].clone();
+    say(&engine, &client, &subscribe("absent"));
+    work(&engine, &mut reader.connection).await;
+    let error = frames(&client)[0].clone();
     assert_eq!(error["type"], "error");
     let message = error["message"].as_str().unwrap();
     assert!(
         message.contains("subscriptions[0].filter[0].column"),
         "{message}"
     );
-    assert!(client.outlet().0.ids().is_empty());
+    assert!(inbox(&client).ids().is_empty());
 
-    client.hear(&subscribe("p"), pump.views(), None);
-    pump.deliver(&clients, &mut reader.connection, head)
-        .await
-        .unwrap();
+    say(&engine, &client, &subscribe("p"));
+    work(&engine, &mut reader.connection).await;
     // As numbers: 2 < 10, which as text it is not.
-    assert_eq!(client.outlet().0.ids(), [1]);
+    assert_eq!(inbox(&client).ids(), [1]);
 }
 
 async fn a_filter_that_old_rows_cannot_be_judged_by_is_told_with_the_sql_that_mends_it(
@@ -122,42 +104,20 @@ async fn a_filter_that_old_rows_cannot_be_judged_by_is_told_with_the_sql_that_me
 ) {
     let feed = TestFeed::create(version, TABLES, "FOR ALL TABLES").await;
     let mut reader = feed.reader().await;
-    let pump = Pump::default();
-    let everything = View::new(Subscriptions::AllTables, None).unwrap();
-    let client = Rc::new(join(
-        everything,
-        Start::Now,
-        Flow::ComesBack(u64::MAX),
-        pump.views(),
-    ));
+    let engine = engine();
+    let client = join_unlimited(&engine, view(""), Start::Now);
     let subscribe = r#"{"type":"subscribe","subscriptions":[
         {"table":"plain","filter":[{"column":"f","op":"gt","value":1}]}]}"#;
-    client.hear(subscribe, pump.views(), None);
-    let head = Head {
-        position: Position {
-            epoch: reader.cycle.checkpoint.epoch,
-            id: 0,
-        },
-        recent: None,
-        deadline: u64::MAX,
-    };
-    let clients = [Rc::clone(&client)];
-    pump.deliver(&clients, &mut reader.connection, head)
-        .await
-        .unwrap();
-    let welcome = client.outlet().0.frames.borrow()[0].clone();
+    say(&engine, &client, subscribe);
+    publish(&engine, at(0));
+    work(&engine, &mut reader.connection).await;
+    let welcome = frames(&client)[0].clone();
     assert_eq!(welcome["warnings"][0]["columns"][0], "f", "{welcome}");
     let sql = welcome["warnings"][0]["sql"].as_str().unwrap().to_owned();
     feed.run(&sql).await;
-    client.hear(subscribe, pump.views(), None);
-    pump.deliver(&clients, &mut reader.connection, head)
-        .await
-        .unwrap();
-    let frames = client.outlet().0.frames.borrow();
-    let again = frames
-        .iter()
-        .rev()
-        .find(|it| it["type"] == "welcome")
-        .unwrap();
-    assert!(again["warnings"].is_null(), "{again}");
+    say(&engine, &client, subscribe);
+    work(&engine, &mut reader.connection).await;
+    let welcomes = inbox(&client).all("welcome");
+    assert_eq!(welcomes.len(), 2);
+    assert!(welcomes[1]["warnings"].is_null(), "{}", welcomes[1]);
 }

@@ -1,9 +1,18 @@
-//! Cursors and the pump on a real history: whoever comes, goes, is evicted or comes back gets what
-//! `change_history` holds for it, in order, without a gap.
+//! The delivery engine on a real history: a consumer that comes, leaves, is evicted or comes back gets
+//! what `change_history` holds for it, in order, without a gap.
 
 mod altered;
+mod answers;
+mod conflicts;
 mod crowd;
+mod fake_sink;
 mod filters;
+mod harness;
 mod large;
+mod lookups;
+mod pages;
+mod quiet;
 mod recent;
-mod recorder;
+mod resubscribe;
+mod unreadable;
+mod windows;
