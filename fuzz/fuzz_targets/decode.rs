@@ -1,5 +1,5 @@
-//! No bytes make the decoder panic, loop, or take memory out of proportion; a message that can be
-//! read whole can be read by its first bytes too.
+//! No bytes make the decoder panic, loop or use more memory than is proportional to them. If a whole
+//! message can be decoded, so can any prefix of it, or it is reported as cut.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,19 +1,20 @@
-//! From messages to changes: which transaction, which relation, which rows.
+//! From messages to changes: assigns each row to its transaction and relation.
 //!
 //! ```text
 //!             Begin           Commit
 //!   outside --------> inside --------> outside
 //!                      |  ^
 //!           Insert, Update, Delete, Truncate: changes, unless the
-//!           checkpoint already has the transaction; held back until
-//!           it is known where the transaction ends
+//!           transaction is already stored; pending until the LSN of
+//!           the commit is known
 //! ```
 //!
-//! Only its commit tells where a transaction ends, and every change is stored with that. Of a
-//! transaction that is too large to be held back until then the caller finds out, and says so.
+//! Every change is stored with the LSN at which its transaction ends, which pgoutput sends only
+//! with the commit. If a transaction is too large to wait for that, the caller looks up the LSN
+//! and calls [`Assembler::set_commit_lsn`].
 //!
-//! A transaction may span many batches, so all of this outlives them. One assembler serves one
-//! peek: pgoutput describes each relation anew in every peek.
+//! A transaction may span many batches, so the assembler outlives them. An assembler serves one
+//! peek only: pgoutput describes each relation again in every peek.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -28,39 +29,39 @@ use crate::pgoutput::{
 use super::batch::{Change, ChangeBatch, Operation, RelationName};
 use super::catalog::TypeCatalog;
 use super::json_buffer::json_key;
-use super::row::{BinaryValue, CapturedColumn, Extent, Members, RowWriter};
+use super::row::{BinaryValue, CapturedColumn, ColumnSet, MemberList, RowWriter};
 use super::shape::Shape;
 
-/// What a change may cost.
+/// Limits of a single change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest JSON of a change, new and old row together, in bytes. The largest columns of a
-    /// longer one are omitted.
+    /// The longest JSON of a change as it is read back, new and old row together, in bytes. If it
+    /// is longer, its largest columns are omitted.
     pub max_row_bytes: usize,
 }
 
-/// What came of a message.
+/// The effect of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Accepted {
+pub enum Outcome {
     /// Nothing to store.
     Nothing,
-    /// This many changes were added to the batch, which may hold them back.
+    /// The number of changes that were added to the batch. They may be pending.
     Changes(usize),
-    /// The relation has types that the catalogue does not know: run [`TypeCatalog::LOOKUP_SQL`]
-    /// with these OIDs, let the catalogue learn, and pass the same message again.
-    NeedTypes(Vec<u32>),
-    /// A transaction is complete, and so are its changes; its commit record ends here.
+    /// The relation has types that the catalogue does not know. Run [`TypeCatalog::LOOKUP_SQL`]
+    /// with these OIDs, add the result to the catalogue, and pass the same message again.
+    MissingTypes(Vec<u32>),
+    /// The transaction and its changes are complete. Its commit record ends at this LSN.
     Committed(Lsn),
 }
 
-/// The messages do not make sense together. The slot must not move.
+/// The messages contradict each other. The slot must not move.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AssembleError {
-    /// A change or a commit without a transaction.
+    /// A change or a commit outside a transaction.
     #[error("{0} outside a transaction")]
     OutsideTransaction(&'static str),
-    /// A transaction within a transaction.
+    /// A transaction begins inside another one.
     #[error("transaction {inner} begins inside transaction {outer}")]
     InsideTransaction {
         /// The transaction that is open.
@@ -68,23 +69,23 @@ pub enum AssembleError {
         /// The transaction that begins.
         inner: u32,
     },
-    /// A commit that ends elsewhere than was foreseen.
-    #[error("transaction {xid} ends at {found}, but {foreseen} was foreseen")]
-    OtherCommit {
+    /// A commit does not end where [`Assembler::set_commit_lsn`] said.
+    #[error("transaction {xid} ends at {found}, not at {expected} as expected")]
+    CommitMismatch {
         /// The transaction.
         xid: u32,
-        /// Where it was to end.
-        foreseen: Lsn,
-        /// Where it ends.
+        /// The LSN that was set.
+        expected: Lsn,
+        /// The LSN in the commit.
         found: Lsn,
     },
-    /// The messages end within a transaction.
+    /// The messages end inside a transaction.
     #[error("the messages end inside transaction {0}")]
     Unfinished(u32),
-    /// A row of a relation that was not described, or one that does not fit the description.
+    /// The row's relation was not described, or the row does not match its description.
     #[error(transparent)]
     Relation(#[from] RelationError),
-    /// A value in binary, which was not asked for.
+    /// A value in binary format, which was not requested.
     #[error(transparent)]
     BinaryValue(#[from] BinaryValue),
 }
@@ -102,13 +103,13 @@ impl From<AssembleError> for Error {
 struct Transaction {
     xid: u32,
     committed_at: i64,
-    /// Where its commit record ends, when that is known before the commit.
+    /// Where its commit record ends, if that is known before the commit.
     end: Option<Lsn>,
-    /// The checkpoint already has it.
+    /// It is already stored.
     skip: bool,
 }
 
-/// What a relation's rows have to be read by, as pgoutput described it.
+/// A relation as pgoutput described it: what is needed to interpret its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DescribedRelation {
     /// Its schema.
@@ -117,14 +118,14 @@ pub struct DescribedRelation {
     pub table: Rc<str>,
     /// The columns whose type, or whose domain's base type, is an integer, `numeric` or a float.
     pub numbers: Vec<Rc<str>>,
-    /// The columns that an update without an old row did not change: the key of the replica identity.
-    /// With the identity `FULL` there is none, since every update has an old row.
+    /// The key of the replica identity: an update without an old row did not change these columns.
+    /// Empty for the identity `FULL`, with which every update has an old row.
     pub keys: Vec<Rc<str>>,
 }
 
-/// What is made of a relation's rows.
+/// How the rows of a relation become JSON.
 #[derive(Debug)]
-struct Captured {
+struct CapturedRelation {
     name: Rc<RelationName>,
     columns: Vec<CapturedColumn>,
 }
@@ -137,17 +138,17 @@ pub struct Assembler {
     limits: Limits,
     transaction: Option<Transaction>,
     relations: RelationCache,
-    /// For each described relation that is not excluded.
-    captured: HashMap<u32, Captured>,
-    members: Members,
+    /// The described relations that are not excluded.
+    captured: HashMap<u32, CapturedRelation>,
+    members: MemberList,
     documents_as_text: bool,
     described: Vec<DescribedRelation>,
 }
 
 impl Assembler {
-    /// Transactions whose commit record begins before `checkpoint`, where a record begins or ends,
-    /// are skipped, as Postgres itself does for a slot that stands there (`SnapBuildXactNeedsSkip`);
-    /// and so are changes of the tables (schema, name) in `excluded`.
+    /// Skips transactions whose commit record begins before `checkpoint`, as Postgres itself does
+    /// for a slot at that position (`SnapBuildXactNeedsSkip`), and the changes of the tables
+    /// (schema, name) in `excluded`. `checkpoint` must be the boundary of a WAL record.
     pub fn new(
         checkpoint: Lsn,
         excluded: impl IntoIterator<Item = (String, String)>,
@@ -160,38 +161,38 @@ impl Assembler {
             transaction: None,
             relations: RelationCache::new(),
             captured: HashMap::new(),
-            members: Members::default(),
+            members: MemberList::default(),
             documents_as_text: false,
             described: Vec::new(),
         }
     }
 
-    /// The relations that were described since this was last called.
-    pub fn take_described(&mut self) -> Vec<DescribedRelation> {
+    /// Returns the relations that were described since the last call.
+    pub fn take_described_relations(&mut self) -> Vec<DescribedRelation> {
         std::mem::take(&mut self.described)
     }
 
-    /// Whether `json` and `jsonb` documents of the changes to come are given as strings of their
-    /// text: also those that `jsonb` should be able to hold.
+    /// Whether the following changes carry all `json` and `jsonb` documents as strings of their
+    /// text, even documents that `jsonb` should be able to hold.
     pub fn write_documents_as_text(&mut self, as_text: bool) {
         self.documents_as_text = as_text;
     }
 
-    /// The transaction that began and did not yet end, by its id.
+    /// The id of the transaction that has begun and not ended.
     pub fn open_transaction(&self) -> Option<u32> {
         self.transaction.as_ref().map(|open| open.xid)
     }
 
-    /// The commit record of the open transaction ends at `end`: then none of its changes are held
-    /// back.
-    pub fn foresee_commit(&mut self, end: Lsn, batch: &mut ChangeBatch) {
+    /// Sets where the commit record of the open transaction ends. From then on its changes are
+    /// complete at once.
+    pub fn set_commit_lsn(&mut self, end: Lsn, batch: &mut ChangeBatch) {
         if let Some(open) = &mut self.transaction {
             open.end = Some(end);
-            batch.complete(end);
+            batch.complete_pending(end);
         }
     }
 
-    /// Nothing more comes. Fails within a transaction.
+    /// Ends the peek. Fails inside a transaction.
     pub fn finish(&self) -> Result<(), AssembleError> {
         match self.open_transaction() {
             None => Ok(()),
@@ -199,18 +200,18 @@ impl Assembler {
         }
     }
 
-    /// Takes the next message and adds the changes it stands for to `batch`.
+    /// Processes the next message and adds its changes to `batch`.
     pub fn accept(
         &mut self,
         message: &Message<'_>,
         types: &TypeCatalog,
         batch: &mut ChangeBatch,
-    ) -> Result<Accepted, AssembleError> {
+    ) -> Result<Outcome, AssembleError> {
         match message {
             Message::Begin(begin) => self.begin(begin),
             Message::Commit(commit) => self.commit(commit, batch),
             Message::Relation(relation) => Ok(self.describe(relation, types)),
-            Message::Origin(_) | Message::Type(_) | Message::Message(_) => Ok(Accepted::Nothing),
+            Message::Origin(_) | Message::Type(_) | Message::Message(_) => Ok(Outcome::Nothing),
             Message::Insert(insert) => {
                 let rows = ChangedRows::new(Operation::Insert, Some(&insert.new), None);
                 self.change(insert.relation, &rows, batch)
@@ -228,7 +229,7 @@ impl Assembler {
                 let mut added = 0;
                 for &relation in &truncate.relations {
                     let rows = ChangedRows::new(Operation::Truncate, None, None);
-                    if self.change(relation, &rows, batch)? != Accepted::Nothing {
+                    if self.change(relation, &rows, batch)? != Outcome::Nothing {
                         added += 1;
                     }
                 }
@@ -237,7 +238,7 @@ impl Assembler {
         }
     }
 
-    fn begin(&mut self, begin: &Begin) -> Result<Accepted, AssembleError> {
+    fn begin(&mut self, begin: &Begin) -> Result<Outcome, AssembleError> {
         if let Some(open) = &self.transaction {
             return Err(AssembleError::InsideTransaction {
                 outer: open.xid,
@@ -250,37 +251,37 @@ impl Assembler {
             end: None,
             skip: begin.final_lsn < self.checkpoint,
         });
-        Ok(Accepted::Nothing)
+        Ok(Outcome::Nothing)
     }
 
     fn commit(
         &mut self,
         commit: &Commit,
         batch: &mut ChangeBatch,
-    ) -> Result<Accepted, AssembleError> {
+    ) -> Result<Outcome, AssembleError> {
         let Transaction { xid, end, .. } = self
             .transaction
             .take()
             .ok_or(AssembleError::OutsideTransaction("a commit"))?;
         let found = commit.end_lsn;
-        if let Some(foreseen) = end.filter(|&end| end != found) {
-            return Err(AssembleError::OtherCommit {
+        if let Some(expected) = end.filter(|&end| end != found) {
+            return Err(AssembleError::CommitMismatch {
                 xid,
-                foreseen,
+                expected,
                 found,
             });
         }
-        batch.complete(found);
-        Ok(Accepted::Committed(found))
+        batch.complete_pending(found);
+        Ok(Outcome::Committed(found))
     }
 
-    /// Also in a skipped transaction: pgoutput describes a relation only once in a peek.
-    fn describe(&mut self, relation: &Relation<'_>, types: &TypeCatalog) -> Accepted {
+    /// Needed in skipped transactions too: pgoutput describes a relation only once in a peek.
+    fn describe(&mut self, relation: &Relation<'_>, types: &TypeCatalog) -> Outcome {
         let name = (relation.schema.to_owned(), relation.name.to_owned());
         if self.excluded.contains(&name) {
             self.relations.insert(relation);
             self.captured.remove(&relation.oid);
-            return Accepted::Nothing;
+            return Outcome::Nothing;
         }
         let mut missing = Vec::new();
         let shapes: Vec<Shape> = relation
@@ -289,13 +290,13 @@ impl Assembler {
             .map(|column| types.shape(column.type_oid, &mut missing))
             .collect();
         if !missing.is_empty() {
-            return Accepted::NeedTypes(missing);
+            return Outcome::MissingTypes(missing);
         }
         let relation = self.relations.insert(relation);
-        let captured = Captured::new(&relation, shapes);
+        let captured = CapturedRelation::new(&relation, shapes);
         self.described.push(captured.describe(&relation));
         self.captured.insert(relation.oid, captured);
-        Accepted::Nothing
+        Outcome::Nothing
     }
 
     fn change(
@@ -303,14 +304,14 @@ impl Assembler {
         oid: u32,
         rows: &ChangedRows<'_>,
         batch: &mut ChangeBatch,
-    ) -> Result<Accepted, AssembleError> {
+    ) -> Result<Outcome, AssembleError> {
         let transaction = self
             .transaction
             .as_ref()
             .ok_or(AssembleError::OutsideTransaction(rows.operation.as_str()))?;
         let relation = self.relations.get(oid)?;
         let Some(captured) = self.captured.get(&oid).filter(|_| !transaction.skip) else {
-            return Ok(Accepted::Nothing);
+            return Ok(Outcome::Nothing);
         };
         rows.check(relation)?;
         let mut writer = RowWriter::new(
@@ -334,13 +335,13 @@ impl Assembler {
             old: written.old,
         });
         if let Some(end) = transaction.end {
-            batch.complete(end);
+            batch.complete_pending(end);
         }
         Ok(changes(1))
     }
 }
 
-impl Captured {
+impl CapturedRelation {
     fn new(relation: &OwnedRelation, shapes: Vec<Shape>) -> Self {
         let columns = relation.columns.iter().zip(shapes).enumerate();
         let columns = columns.map(|(index, (column, shape))| CapturedColumn {
@@ -351,8 +352,8 @@ impl Captured {
             shape,
         });
         let mut columns: Vec<_> = columns.collect();
-        // As jsonb has them: a row looks the same before and after it was stored, and sorting what
-        // comes in another order is a tenth of what storing it costs Postgres.
+        // The order of jsonb. A row then looks the same live and read back, and Postgres saves the
+        // sorting, which is a tenth of the cost of storing a row.
         columns.sort_by(|a, b| (a.name.len(), &a.name).cmp(&(b.name.len(), &b.name)));
         Self {
             name: Rc::new(RelationName::new(&relation.schema, &relation.name)),
@@ -375,32 +376,32 @@ impl Captured {
     }
 }
 
-fn changes(added: usize) -> Accepted {
+fn changes(added: usize) -> Outcome {
     if added == 0 {
-        Accepted::Nothing
+        Outcome::Nothing
     } else {
-        Accepted::Changes(added)
+        Outcome::Changes(added)
     }
 }
 
 /// The tuples of one change.
 struct ChangedRows<'a> {
     operation: Operation,
-    data: Option<(&'a Tuple<'a>, Extent)>,
-    old: Option<(&'a Tuple<'a>, Extent)>,
+    data: Option<(&'a Tuple<'a>, ColumnSet)>,
+    old: Option<(&'a Tuple<'a>, ColumnSet)>,
 }
 
 impl<'a> ChangedRows<'a> {
-    /// What an old row is: `data` where there is no new one.
+    /// Without a new row, the old row is the change's `data`.
     fn new(
         operation: Operation,
         new: Option<&'a Tuple<'a>>,
         old: Option<&'a OldTuple<'a>>,
     ) -> Self {
-        let new = new.map(|tuple| (tuple, Extent::Row));
+        let new = new.map(|tuple| (tuple, ColumnSet::All));
         let old = old.map(|old| match old {
-            OldTuple::Key(tuple) => (tuple, Extent::Key),
-            OldTuple::Full(tuple) => (tuple, Extent::Row),
+            OldTuple::Key(tuple) => (tuple, ColumnSet::Key),
+            OldTuple::Full(tuple) => (tuple, ColumnSet::All),
         });
         let (data, old) = match new {
             Some(_) => (new, old),
@@ -426,11 +427,11 @@ impl<'a> ChangedRows<'a> {
         writer: &mut RowWriter<'_>,
     ) -> Result<(), BinaryValue> {
         match self.data {
-            Some((tuple, extent)) => writer.data(columns, tuple, extent)?,
-            None => writer.empty_data(),
+            Some((tuple, column_set)) => writer.write_data(columns, tuple, column_set)?,
+            None => writer.write_empty_data(),
         }
-        if let Some((tuple, extent)) = self.old {
-            writer.old(columns, tuple, extent)?;
+        if let Some((tuple, column_set)) = self.old {
+            writer.write_old(columns, tuple, column_set)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Captured changes and the bytes their JSON lives in.
+//! Captured changes and the buffer that holds their JSON.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,18 +12,18 @@ use super::table_change::TableChange;
 /// What happened to a row, or to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// A row came.
+    /// A row was inserted.
     Insert,
-    /// A row changed.
+    /// A row was updated.
     Update,
-    /// A row went.
+    /// A row was deleted.
     Delete,
-    /// All rows of a table went.
+    /// A table was truncated.
     Truncate,
 }
 
 impl Operation {
-    /// As `change_history.operation` and the wire JSON have it.
+    /// The name in `change_history.operation` and in the wire JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Insert => "insert",
@@ -49,7 +49,7 @@ pub struct RelationName {
 }
 
 impl RelationName {
-    /// The names as they are in the catalogue, without quotes.
+    /// Takes the names as the catalogue has them, without quotes.
     pub fn new(schema: &str, table: &str) -> Self {
         let (schema, table) = (schema.to_owned(), table.to_owned());
         let name = TableName { schema, table };
@@ -70,8 +70,9 @@ impl RelationName {
         &self.table
     }
 
-    /// As `change_history.table_name` has it: `orders` for `public.orders`, else `schema.table`; a
-    /// part that holds a dot or a quote stands in quotes, so that no two tables share a name.
+    /// The name in `change_history.table_name`: `orders` for `public.orders`, otherwise
+    /// `schema.table`. A part that contains a dot or a quote is quoted, so that no two tables share
+    /// a name.
     pub fn qualified(&self) -> &str {
         &self.qualified
     }
@@ -80,21 +81,21 @@ impl RelationName {
 /// One captured change, ready to be stored. Its JSON is in the [`ChangeBatch`] that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Where the transaction's commit record ends; 0/0 while that is not known.
+    /// Where the transaction's commit record ends; 0/0 until that is known.
     pub lsn: Lsn,
     /// The transaction's id, without the epoch.
     pub xid: u32,
-    /// Microseconds from 2000-01-01 00:00:00 UTC to the commit.
+    /// When the transaction was committed, in microseconds since 2000-01-01 00:00:00 UTC.
     pub committed_at: i64,
     /// The table.
     pub relation: Rc<RelationName>,
-    /// What happened.
+    /// The operation.
     pub operation: Operation,
-    /// Columns that are not in the JSON, since their TOASTed values did not change.
+    /// Columns absent from the JSON because their TOASTed values did not change.
     pub unchanged: Vec<Rc<str>>,
-    /// Columns that are not in the JSON, new or old, since they are too large to hold.
+    /// Columns absent from the JSON, new or old, because they are too large.
     pub omitted: Vec<Rc<str>>,
-    /// Columns whose JSON is a string of Postgres's text, in place of what `to_jsonb` gives.
+    /// Columns whose JSON is a string of Postgres's text instead of what `to_jsonb` returns.
     pub as_text: Vec<Rc<str>>,
     pub(super) data: Range<usize>,
     pub(super) old: Option<Range<usize>>,
@@ -103,53 +104,53 @@ pub struct Change {
 /// Changes in commit order, and one buffer with the JSON of all of them, so that no row allocates a
 /// tree of its own.
 ///
-/// Those of a transaction whose end is not known yet are held back: they come last.
+/// The last ones may be pending: the end of their transaction is not known yet.
 #[derive(Debug, Default)]
 pub struct ChangeBatch {
     pub(super) json: Vec<u8>,
     changes: Vec<Change>,
-    /// How many of the changes are complete, and the bytes of their JSON.
+    /// How many of the changes are complete, and the length of their JSON in bytes.
     complete: usize,
     complete_json: usize,
 }
 
 impl ChangeBatch {
-    /// The complete changes, in commit order and within a transaction in the order they were made.
+    /// The complete changes, in commit order, and within a transaction in the order of the WAL.
     pub fn changes(&self) -> &[Change] {
         self.changes.get(..self.complete).unwrap_or_default()
     }
 
-    /// How many complete changes there are.
+    /// The number of complete changes.
     pub fn len(&self) -> usize {
         self.complete
     }
 
-    /// Whether there is no complete change.
+    /// Whether no change is complete.
     pub fn is_empty(&self) -> bool {
         self.complete == 0
     }
 
-    /// How many changes are held back.
-    pub fn held_back(&self) -> usize {
+    /// The number of pending changes.
+    pub fn pending(&self) -> usize {
         self.changes.len() - self.complete
     }
 
-    /// The memory that is in use, in bytes.
+    /// The memory in use, in bytes.
     pub fn bytes(&self) -> usize {
         self.json.len() + self.changes.len() * size_of::<Change>()
     }
 
-    /// The memory that is in use for what is held back, in bytes.
-    pub fn held_back_bytes(&self) -> usize {
-        self.json.len() - self.complete_json + self.held_back() * size_of::<Change>()
+    /// The memory in use for pending changes, in bytes.
+    pub fn pending_bytes(&self) -> usize {
+        self.json.len() - self.complete_json + self.pending() * size_of::<Change>()
     }
 
     pub(super) fn push(&mut self, change: Change) {
         self.changes.push(change);
     }
 
-    /// What is held back is of a transaction whose commit record ends there.
-    pub(super) fn complete(&mut self, end: Lsn) {
+    /// Completes the pending changes: their transaction's commit record ends at `end`.
+    pub(super) fn complete_pending(&mut self, end: Lsn) {
         for change in self.changes.iter_mut().skip(self.complete) {
             change.lsn = end;
         }
@@ -157,7 +158,7 @@ impl ChangeBatch {
         self.complete_json = self.json.len();
     }
 
-    /// Takes out what is complete, and keeps the memory for what comes next.
+    /// Removes the complete changes and keeps the memory for reuse.
     pub fn clear(&mut self) {
         self.changes.drain(..self.complete);
         self.json.drain(..self.complete_json);
@@ -170,19 +171,19 @@ impl ChangeBatch {
         (self.complete, self.complete_json) = (0, 0);
     }
 
-    /// The JSON object of a change of this batch: the new row; for a delete the old row or its key;
-    /// `{}` for a truncate. UTF-8.
+    /// The `data` of a change of this batch, a JSON object in UTF-8: the new row; for a delete the
+    /// old row or its key; for a truncate `{}`.
     pub fn data(&self, change: &Change) -> &[u8] {
         self.json.get(change.data.clone()).unwrap_or_default()
     }
 
-    /// The JSON object with the row before an update, when the replica identity is full, or with
-    /// its key, when the key changed. UTF-8.
+    /// The `old` of a change of this batch, a JSON object in UTF-8: the row before an update if the
+    /// replica identity is full, or its key if the key changed.
     pub fn old(&self, change: &Change) -> Option<&[u8]> {
         self.json.get(change.old.clone()?)
     }
 
-    /// A change of this batch as it is sent, under its place in the history.
+    /// A change of this batch as clients receive it, with its id in the history.
     pub fn table_change<'a>(
         &'a self,
         change: &'a Change,

@@ -1,17 +1,17 @@
-//! The types whose OIDs are the same in every database, so that no lookup is needed for them.
+//! The types whose OIDs are the same in every database, which need no lookup.
 //!
 //! Source: `src/include/catalog/pg_type.dat`. OIDs below 10000 are assigned by hand and never
-//! change meaning; the integration tests compare this page with the catalogue of each server.
+//! change their meaning; the tests compare this file with the catalogue of each server.
 
 use std::rc::Rc;
 
 use super::shape::Shape;
 
 const COMMA: u8 = b',';
-/// `box`, the only built-in type whose arrays have another delimiter: its text has commas.
+/// `box`, the only built-in type whose arrays have another delimiter, since its text has commas.
 const BOX: u32 = 603;
 
-/// What a built-in type becomes; `None` for a type that must be looked up.
+/// The shape of a built-in type; `None` if the type must be looked up.
 pub(super) fn shape(oid: u32) -> Option<Shape> {
     let shape = match oid {
         16 => Shape::Bool,
@@ -36,7 +36,8 @@ pub(super) fn shape(oid: u32) -> Option<Shape> {
     Some(shape)
 }
 
-/// Types that become strings of their text. `date` is one: its ISO text is the XML schema's.
+/// Types that become strings of their text. `date` is one of them: its ISO text is what `to_jsonb`
+/// writes.
 #[rustfmt::skip]
 const TEXT: [u32; 69] = [
     17, 18, 19, 24, 25, 26, 27, 28, 29, 142, 194, 600, 601, 602, 603, 604, 628, 650, 718, 774, 790,

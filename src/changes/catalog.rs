@@ -1,4 +1,4 @@
-//! What is known of the types that are not built in.
+//! What is known about the types that are not built in.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,15 @@ use super::built_in;
 use super::json_buffer::json_key;
 use super::shape::{Attribute, Shape};
 
-/// Types within types that are followed; Postgres forbids cycles, so this bounds only the stack.
+/// How deep types inside types are followed. Postgres forbids cycles: this bounds only the stack.
 const MAX_TYPE_DEPTH: u32 = 64;
 
-/// The types that are not built in, as far as they were looked up.
+/// The types that are not built in and have been looked up.
 ///
-/// Kept from peek to peek: an enum, a domain, an array never becomes something else.
+/// They are kept from peek to peek: an enum, a domain or an array never becomes anything else.
 #[derive(Debug, Default)]
 pub struct TypeCatalog {
-    learned: HashMap<u32, Learned>,
+    known: HashMap<u32, KnownType>,
 }
 
 /// One row of [`TypeCatalog::LOOKUP_SQL`]. A composite has one for each attribute, in order.
@@ -24,14 +24,15 @@ pub struct TypeRow {
     pub oid: u32,
     /// `domain`, `array`, `composite`, `attribute`, `hstore`, `cast` or `text`.
     pub kind: String,
-    /// The OID of a domain's base type, an array's element, an attribute's type; else 0.
+    /// The OID of a domain's base type, of an array's element, or of an attribute's type; otherwise
+    /// 0.
     pub part: u32,
-    /// An array's delimiter, an attribute's name; else empty.
+    /// An array's delimiter or an attribute's name; otherwise empty.
     pub detail: String,
 }
 
 #[derive(Debug)]
-enum Learned {
+enum KnownType {
     Domain(u32),
     Array {
         element: u32,
@@ -40,17 +41,17 @@ enum Learned {
     Composite(Vec<(String, u32)>),
     Hstore,
     Text,
-    /// Has a cast to json that only the server can run, or is no longer there.
+    /// It has a cast to json, which only the server can run, or it no longer exists.
     Opaque,
 }
 
 impl TypeCatalog {
-    /// Describes types and all that they are made of. One parameter, an `int8[]` of OIDs; the columns of
-    /// [`TypeRow`]: `oid`, `text`, `oid`, `text`.
+    /// Describes types and, recursively, the types that they consist of. It takes one parameter, an
+    /// `int8[]` of OIDs, and returns the columns of [`TypeRow`]: `oid`, `text`, `oid`, `text`.
     ///
-    /// `to_jsonb` asks whether a type that is not built in has a cast to `json` (a function, be the
-    /// cast explicit or not), and calls it. Source: PostgreSQL documentation, "System Catalogs":
-    /// `pg_type`, `pg_attribute`, `pg_cast`. `typsubscript` needs PostgreSQL 14.
+    /// If a type that is not built in has a cast to `json` by a function, explicit or not,
+    /// `to_jsonb` calls that. Source: PostgreSQL documentation, "System Catalogs": `pg_type`,
+    /// `pg_attribute`, `pg_cast`. `typsubscript` needs PostgreSQL 14.
     pub const LOOKUP_SQL: &str = r"
 WITH RECURSIVE described AS (
     SELECT t.oid, t.typtype, t.typrelid, t.typbasetype,
@@ -87,45 +88,45 @@ WITH RECURSIVE described AS (
 SELECT p.oid, p.kind, p.part, p.detail FROM wanted w JOIN parts p ON p.oid = w.oid
 ORDER BY p.oid, p.position";
 
-    /// Takes in what the lookup of `wanted` gave. A type that it does not describe is no longer in
-    /// the database; its values are given as text.
-    pub fn learn(&mut self, wanted: &[u32], rows: impl IntoIterator<Item = TypeRow>) {
+    /// Adds the result of the lookup of `wanted`. A type without rows no longer exists; its values
+    /// become strings of their text.
+    pub fn add(&mut self, wanted: &[u32], rows: impl IntoIterator<Item = TypeRow>) {
         for row in rows {
-            let learned = match row.kind.as_str() {
-                "domain" => Learned::Domain(row.part),
-                "array" => Learned::Array {
+            let known = match row.kind.as_str() {
+                "domain" => KnownType::Domain(row.part),
+                "array" => KnownType::Array {
                     element: row.part,
                     delimiter: row.detail.bytes().next().unwrap_or(b','),
                 },
-                "composite" => Learned::Composite(Vec::new()),
+                "composite" => KnownType::Composite(Vec::new()),
                 "attribute" => {
-                    if let Some(Learned::Composite(attributes)) = self.learned.get_mut(&row.oid) {
+                    if let Some(KnownType::Composite(attributes)) = self.known.get_mut(&row.oid) {
                         attributes.push((row.detail, row.part));
                     }
                     continue;
                 }
-                "hstore" => Learned::Hstore,
-                "text" => Learned::Text,
-                _ => Learned::Opaque,
+                "hstore" => KnownType::Hstore,
+                "text" => KnownType::Text,
+                _ => KnownType::Opaque,
             };
-            self.learned.insert(row.oid, learned);
+            self.known.insert(row.oid, known);
         }
         for &oid in wanted {
-            self.learned.entry(oid).or_insert(Learned::Opaque);
+            self.known.entry(oid).or_insert(KnownType::Opaque);
         }
     }
 
     /// Forgets what may have changed since the last peek: the attributes of composites, and the
-    /// types that were not there.
+    /// types that did not exist.
     ///
-    /// Within a peek `ALTER TYPE` goes unnoticed: no message tells of it. A value whose number of
-    /// attributes does not fit is given as text.
+    /// `ALTER TYPE` goes unnoticed within a peek, since no message reports it. A value with another
+    /// number of attributes becomes a string of its text.
     pub fn begin_peek(&mut self) {
-        self.learned
-            .retain(|_, learned| !matches!(learned, Learned::Composite(_) | Learned::Opaque));
+        self.known
+            .retain(|_, known| !matches!(known, KnownType::Composite(_) | KnownType::Opaque));
     }
 
-    /// What values of the type become. Types still to be looked up are added to `missing`.
+    /// The shape of a type. Adds the types that must be looked up first to `missing`.
     pub(super) fn shape(&self, oid: u32, missing: &mut Vec<u32>) -> Shape {
         self.shape_at(oid, missing, MAX_TYPE_DEPTH)
     }
@@ -137,18 +138,18 @@ ORDER BY p.oid, p.position";
         let Some(depth) = depth.checked_sub(1) else {
             return Shape::Opaque;
         };
-        match self.learned.get(&oid) {
+        match self.known.get(&oid) {
             None => {
                 if !missing.contains(&oid) {
                     missing.push(oid);
                 }
                 Shape::Opaque
             }
-            Some(Learned::Domain(base)) => self.shape_at(*base, missing, depth),
-            Some(Learned::Array { element, delimiter }) => {
+            Some(KnownType::Domain(base)) => self.shape_at(*base, missing, depth),
+            Some(KnownType::Array { element, delimiter }) => {
                 Shape::Array(self.shape_at(*element, missing, depth).into(), *delimiter)
             }
-            Some(Learned::Composite(attributes)) => {
+            Some(KnownType::Composite(attributes)) => {
                 let attribute = |(name, oid): &(String, u32)| {
                     let shape = self.shape_at(*oid, missing, depth);
                     let key = json_key(name);
@@ -156,9 +157,9 @@ ORDER BY p.oid, p.position";
                 };
                 Shape::Composite(attributes.iter().map(attribute).collect())
             }
-            Some(Learned::Hstore) => Shape::Hstore,
-            Some(Learned::Text) => Shape::Text,
-            Some(Learned::Opaque) => Shape::Opaque,
+            Some(KnownType::Hstore) => Shape::Hstore,
+            Some(KnownType::Text) => Shape::Text,
+            Some(KnownType::Opaque) => Shape::Opaque,
         }
     }
 }

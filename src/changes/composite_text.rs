@@ -1,15 +1,15 @@
-//! Postgres's text forms of values made of values, taken apart: arrays, rows, `hstore`.
+//! Parsers of Postgres's text forms of arrays, rows and `hstore`.
 //!
 //! Source: PostgreSQL documentation, "Array Input and Output Syntax", "Composite Type Input and
-//! Output Syntax", "hstore". Only what the output functions write is read, nothing more.
+//! Output Syntax", "hstore". They accept what the output functions write, and nothing else.
 
 use std::borrow::Cow;
 
-/// The text is not what the type's output function writes.
+/// The text is not in the form that the type's output function writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// A piece of an array's text.
+/// A token of an array's text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ArrayToken<'a> {
     /// `{`
@@ -18,18 +18,18 @@ pub(super) enum ArrayToken<'a> {
     Close,
     /// The delimiter.
     Delimiter,
-    /// An element; `None` is null.
+    /// An element; `None` for null.
     Element(Option<Cow<'a, [u8]>>),
 }
 
-/// Reads an array's text piece by piece: `[0:1]={"a b",NULL}`.
+/// Reads an array's text token by token: `[0:1]={"a b",NULL}`.
 pub(super) struct ArrayText<'a> {
     rest: &'a [u8],
     delimiter: u8,
 }
 
 impl<'a> ArrayText<'a> {
-    /// Skips the bounds, which stand before the braces when a lower bound is not 1.
+    /// Skips the bounds, which precede the braces if a lower bound is not 1.
     pub(super) fn new(text: &'a [u8], delimiter: u8) -> Self {
         let rest = match text.first() {
             Some(b'[') => match text.iter().position(|&byte| byte == b'=') {
@@ -41,7 +41,7 @@ impl<'a> ArrayText<'a> {
         Self { rest, delimiter }
     }
 
-    /// The next piece; `None` at the end.
+    /// Returns the next token; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<ArrayToken<'a>>, Malformed> {
         let Some((&first, tail)) = self.rest.split_first() else {
             return Ok(None);
@@ -70,9 +70,9 @@ impl<'a> ArrayText<'a> {
     }
 }
 
-/// Takes a row's text apart, `(1,,"a ""b""")`: one item per attribute, `None` for null.
+/// Reads a row's text, `(1,,"a ""b""")`, attribute by attribute.
 pub(super) struct RecordText<'a> {
-    /// What follows the last attribute; `None` once the row is closed.
+    /// The text after the last attribute read; `None` after the closing parenthesis.
     rest: Option<&'a [u8]>,
 }
 
@@ -82,7 +82,7 @@ impl<'a> RecordText<'a> {
         Ok(Self { rest: Some(rest) })
     }
 
-    /// The next attribute's text, `None` for null. Fails past the last one.
+    /// Returns the next attribute's text, `None` for null. Fails after the last one.
     pub(super) fn next(&mut self) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
         let rest = self.rest.take().ok_or(Malformed)?;
         let (value, rest) = match rest {
@@ -104,7 +104,8 @@ impl<'a> RecordText<'a> {
         Ok(value)
     }
 
-    /// Succeeds when every attribute was read. A row of no attributes reads as one of a null.
+    /// Succeeds if every attribute was read. The text of a row without attributes is that of a row
+    /// with one null.
     pub(super) fn end(mut self, attributes: usize) -> Result<(), Malformed> {
         if attributes == 0 {
             self.next()?;
@@ -113,10 +114,10 @@ impl<'a> RecordText<'a> {
     }
 }
 
-/// One pair of an `hstore`: a key, and a value or null.
+/// A pair of an `hstore`: the key, and the value, `None` for null.
 pub(super) type HstorePair<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
 
-/// Takes an `hstore`'s text apart: `"a"=>"1", "b"=>NULL`.
+/// Reads an `hstore`'s text pair by pair: `"a"=>"1", "b"=>NULL`.
 pub(super) struct HstoreText<'a> {
     rest: &'a [u8],
     first: bool,
@@ -130,7 +131,7 @@ impl<'a> HstoreText<'a> {
         }
     }
 
-    /// The next pair; `None` at the end.
+    /// Returns the next pair; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<HstorePair<'a>>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -152,8 +153,8 @@ impl<'a> HstoreText<'a> {
     }
 }
 
-/// Reads up to the closing quote. A backslash takes the next byte as it is; two quotes are one
-/// (rows only: elsewhere quotes are escaped, and nothing follows a closing quote with a quote).
+/// Reads up to the closing quote. A backslash makes the next byte literal. Two quotes stand for one:
+/// only rows write that, and elsewhere no quote follows a closing quote.
 fn quoted(text: &[u8]) -> Result<(Cow<'_, [u8]>, &[u8]), Malformed> {
     let (plain, mut rest) = split_before(text, |byte| byte == b'"' || byte == b'\\')?;
     if let Some(after) = closing_quote(rest) {
@@ -174,7 +175,7 @@ fn quoted(text: &[u8]) -> Result<(Cow<'_, [u8]>, &[u8]), Malformed> {
     }
 }
 
-/// What follows a quote that is not doubled.
+/// The text after a quote that is not doubled.
 fn closing_quote(text: &[u8]) -> Option<&[u8]> {
     match text {
         [b'"', b'"', ..] => None,
@@ -183,7 +184,7 @@ fn closing_quote(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Splits before the first byte that is wanted; there must be one.
+/// Splits before the first byte that is wanted. Fails if there is none.
 fn split_before(text: &[u8], wanted: impl Fn(u8) -> bool) -> Result<(&[u8], &[u8]), Malformed> {
     let at = text.iter().position(|&byte| wanted(byte));
     at.and_then(|at| text.split_at_checked(at)).ok_or(Malformed)

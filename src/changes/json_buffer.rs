@@ -1,68 +1,97 @@
-//! JSON written straight into bytes, with an end that it may not pass.
+//! JSON written directly into a byte buffer, up to a limit.
 
-/// Appends JSON to a byte buffer; past `end` it appends nothing and remembers so.
+/// Appends JSON to a byte buffer. Once something does not fit before `end`, nothing more is appended.
 pub(super) struct JsonBuffer<'a> {
     bytes: &'a mut Vec<u8>,
     end: usize,
     full: bool,
+    growth: u64,
     as_text: bool,
-    takes_documents: bool,
+    embeds_documents: bool,
+}
+
+/// A place in a [`JsonBuffer`] to return to.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    len: usize,
+    growth: u64,
 }
 
 impl<'a> JsonBuffer<'a> {
-    /// Appends to `bytes` while they are no longer than `end`.
+    /// Appends to `bytes` until their length is `end`.
     pub(super) fn new(bytes: &'a mut Vec<u8>, end: usize) -> Self {
         Self {
             bytes,
             end,
             full: false,
+            growth: 0,
             as_text: false,
-            takes_documents: true,
+            embeds_documents: true,
         }
     }
 
-    /// From now on documents are not to be embedded.
-    pub(super) fn refuse_documents(&mut self) {
-        self.takes_documents = false;
+    /// From now on [`Self::embeds_documents`] is false.
+    pub(super) fn write_documents_as_text(&mut self) {
+        self.embeds_documents = false;
     }
 
-    /// Whether documents may be embedded as they are.
-    pub(super) fn takes_documents(&self) -> bool {
-        self.takes_documents
+    /// Whether documents are embedded as they are, not written as strings of their text.
+    pub(super) fn embeds_documents(&self) -> bool {
+        self.embeds_documents
     }
 
-    /// Whether something was left out for want of room.
+    /// Whether something did not fit.
     pub(super) fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Whether a string stands where `to_jsonb` would have given something else.
+    /// Whether [`Self::mark_as_text`] was called.
     pub(super) fn is_as_text(&self) -> bool {
         self.as_text
     }
 
-    /// Remembers that a string stands where `to_jsonb` would have given something else.
+    /// Records that a string was written where `to_jsonb` returns something else.
     pub(super) fn mark_as_text(&mut self) {
         self.as_text = true;
     }
 
-    /// How much is written, in bytes.
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
+    /// By how many bytes `jsonb` prints what was appended longer: with a space after each comma and
+    /// colon, and with numbers in plain decimals.
+    pub(super) fn growth(&self) -> u64 {
+        self.growth
     }
 
-    /// Takes back what was written after the first `len` bytes.
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.bytes.truncate(len);
+    /// Marks the current end of the buffer.
+    pub(super) fn mark(&self) -> Mark {
+        let (len, growth) = (self.bytes.len(), self.growth);
+        Mark { len, growth }
     }
 
-    /// Appends JSON as it is.
+    /// Removes what was appended after `mark`.
+    pub(super) fn rewind(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.len);
+        self.growth = mark.growth;
+    }
+
+    /// Appends JSON.
     pub(super) fn push(&mut self, json: &[u8]) {
         if self.full || json.len() > self.end.saturating_sub(self.bytes.len()) {
             self.full = true;
         } else {
             self.bytes.extend_from_slice(json);
         }
+    }
+
+    /// Appends JSON that ends with a comma or a colon.
+    pub(super) fn push_separated(&mut self, json: &[u8]) {
+        self.push(json);
+        self.growth += 1;
+    }
+
+    /// Appends a document, which `jsonb` prints as `printed` bytes.
+    pub(super) fn push_document(&mut self, json: &[u8], printed: usize) {
+        self.push(json);
+        self.growth += printed.saturating_sub(json.len()) as u64;
     }
 
     /// Appends UTF-8 text as a JSON string.
@@ -72,7 +101,7 @@ impl<'a> JsonBuffer<'a> {
         self.push(b"\"");
     }
 
-    /// Appends UTF-8 text as the inside of a JSON string, so that several pieces make one string.
+    /// Appends UTF-8 text as part of a JSON string, without the quotes.
     pub(super) fn push_escaped(&mut self, text: &[u8]) {
         let mut rest = text;
         while let Some(at) = rest.iter().position(|&byte| needs_escape(byte)) {
@@ -106,7 +135,7 @@ fn needs_escape(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// `name` as a JSON object's key, with the colon.
+/// A JSON object's key with its colon.
 pub(super) fn json_key(name: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(name.len() + 3);
     JsonBuffer::new(&mut key, usize::MAX).push_string(name.as_bytes());

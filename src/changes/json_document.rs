@@ -1,38 +1,42 @@
-//! Which `json` documents `jsonb` can hold.
+//! Which `json` documents `jsonb` can hold, and how long its text of them is.
 //!
-//! Postgres's `json` keeps any text of the grammar; `jsonb` also has to make sense of it, and
+//! Postgres's `json` accepts any text that matches the grammar. `jsonb` also interprets it, and
 //! refuses `\u0000`, lone surrogates and numbers beyond `numeric` (PostgreSQL documentation, "JSON
 //! Types"). Source of the limits: `jsonapi.c`, `numeric.c`.
 
-use super::number::{is_json_number, read_exponent, split_digits};
+use super::number::{PlainDecimal, is_json_number};
 
-/// Deepest nesting of a document that is embedded.
+/// The deepest nesting of a document that is embedded.
 ///
-/// Postgres's limit is its stack: with the default `max_stack_depth` of 2 MB, 15 and 18 take
-/// 10,000 levels and refuse 15,000. Half of that leaves room for the row around the document.
+/// Postgres is limited by its stack: with the default `max_stack_depth` of 2 MB, versions 15 and 18
+/// accept 10,000 levels and refuse 15,000. Half of that leaves room for the row around the document.
 pub const MAX_JSON_DEPTH: usize = 5_000;
 
-/// Digits that `numeric` has before the point.
-const NUMERIC_WHOLE_DIGITS: i64 = 131_072;
-/// Digits that `numeric` has after the point.
-const NUMERIC_SCALE: i64 = 16_383;
-/// Exponents from which `numeric` refuses even a zero (half of C's `INT_MAX`).
-const NUMERIC_EXPONENT: i64 = 1_073_741_823;
-
-/// Whether `text` is one JSON document that `jsonb` can hold. Does not recurse.
-pub(super) fn fits_jsonb(text: &[u8]) -> bool {
-    Document {
+/// The length in bytes of the text that `jsonb` prints for the document `text`; `None` if `text` is
+/// not one document that `jsonb` can hold. Does not recurse.
+///
+/// The text is shorter if keys repeat, since `jsonb` keeps only the last of them.
+pub(super) fn jsonb_text_len(text: &[u8]) -> Option<usize> {
+    let mut document = Document {
         rest: text,
         open: Vec::new(),
-    }
-    .check()
-    .is_some()
+        shorter: 0,
+        longer: 0,
+    };
+    document.check()?;
+    let kept = text.len().saturating_sub(document.shorter);
+    Some(kept.saturating_add(document.longer))
 }
 
 struct Document<'a> {
     rest: &'a [u8],
-    /// The closing brackets still owed, innermost last.
+    /// The closing brackets that are due, innermost last.
     open: Vec<u8>,
+    /// Bytes that `jsonb` does not print: white space, and escapes of characters.
+    shorter: usize,
+    /// Bytes that `jsonb` adds: a space after each comma and colon, and the zeros of numbers with an
+    /// exponent.
+    longer: usize,
 }
 
 impl Document<'_> {
@@ -47,11 +51,13 @@ impl Document<'_> {
                     return self.rest.is_empty().then_some(());
                 };
                 match self.next()? {
-                    b',' if closer == b'}' => {
-                        self.key()?;
+                    b',' => {
+                        self.add(1);
+                        if closer == b'}' {
+                            self.key()?;
+                        }
                         break;
                     }
-                    b',' => break,
                     byte if byte == closer => self.open.pop(),
                     _ => return None,
                 };
@@ -59,8 +65,8 @@ impl Document<'_> {
         }
     }
 
-    /// Reads a scalar or an empty container (true), or opens a container up to where its first
-    /// value stands (false).
+    /// Reads a scalar or an empty container and returns true, or reads a container up to its first
+    /// value and returns false.
     fn value(&mut self) -> Option<bool> {
         self.skip_space();
         match *self.rest.first()? {
@@ -95,6 +101,7 @@ impl Document<'_> {
         self.skip_space();
         self.string()?;
         self.skip_space();
+        self.add(1);
         (self.next()? == b':').then_some(())
     }
 
@@ -108,7 +115,13 @@ impl Document<'_> {
         let end = self.rest.iter().position(|byte| !in_number(byte));
         let (number, rest) = self.rest.split_at_checked(end.unwrap_or(self.rest.len()))?;
         self.rest = rest;
-        (is_json_number(number) && fits_numeric(number)).then_some(())
+        if !is_json_number(number) {
+            return None;
+        }
+        let printed = PlainDecimal::read(number)?.len();
+        self.add(printed.saturating_sub(number.len()));
+        self.shorter += number.len().saturating_sub(printed);
+        Some(())
     }
 
     fn string(&mut self) -> Option<()> {
@@ -127,17 +140,32 @@ impl Document<'_> {
 
     fn escape(&mut self) -> Option<()> {
         match self.next()? {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(()),
-            b'u' => match self.code_unit()? {
-                0 | 0xDC00..=0xDFFF => None,
-                0xD800..=0xDBFF => {
-                    self.rest = self.rest.strip_prefix(b"\\u")?;
-                    matches!(self.code_unit()?, 0xDC00..=0xDFFF).then_some(())
-                }
-                _ => Some(()),
-            },
-            _ => None,
+            b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't' => {}
+            b'/' => self.shorter += 1,
+            b'u' => self.shorter += self.unicode_escape()?,
+            _ => return None,
         }
+        Some(())
+    }
+
+    /// Reads what follows `\u`. Returns by how many bytes `jsonb` prints the escape shorter.
+    fn unicode_escape(&mut self) -> Option<usize> {
+        let shorter = match self.code_unit()? {
+            0 | 0xDC00..=0xDFFF => return None,
+            // \b, \t, \n, \f, \r, \" and \\, and characters of two bytes.
+            0x08..=0x0A | 0x0C | 0x0D | 0x22 | 0x5C | 0x80..=0x7FF => 4,
+            0x01..=0x1F => 0,
+            0x20..=0x7F => 5,
+            0xD800..=0xDBFF => {
+                self.rest = self.rest.strip_prefix(b"\\u")?;
+                if !matches!(self.code_unit()?, 0xDC00..=0xDFFF) {
+                    return None;
+                }
+                8
+            }
+            _ => 3,
+        };
+        Some(shorter)
     }
 
     fn code_unit(&mut self) -> Option<u32> {
@@ -150,7 +178,13 @@ impl Document<'_> {
     fn skip_space(&mut self) {
         while let [b' ' | b'\t' | b'\n' | b'\r', rest @ ..] = self.rest {
             self.rest = rest;
+            self.shorter += 1;
         }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        // A document of a few megabytes can come out longer than 32 bits can count.
+        self.longer = self.longer.saturating_add(bytes);
     }
 
     fn next(&mut self) -> Option<u8> {
@@ -160,29 +194,6 @@ impl Document<'_> {
     }
 }
 
-/// Whether `numeric` can hold a JSON number, as its input function decides.
-fn fits_numeric(number: &[u8]) -> bool {
-    let number = number.strip_prefix(b"-").unwrap_or(number);
-    let (whole, rest) = split_digits(number);
-    let (fraction, rest) = split_digits(rest.strip_prefix(b".").unwrap_or(rest));
-    let exponent = rest.get(1..).map_or(0, read_exponent);
-    if exponent.abs() >= NUMERIC_EXPONENT {
-        return false;
-    }
-    let count = |digits: &[u8]| i64::try_from(digits.len()).unwrap_or(i64::MAX);
-    if count(fraction).saturating_sub(exponent) > NUMERIC_SCALE {
-        return false;
-    }
-    let leading_zeros = whole
-        .iter()
-        .chain(fraction)
-        .position(|&digit| digit != b'0');
-    leading_zeros.is_none_or(|zeros| {
-        let zeros = i64::try_from(zeros).unwrap_or(i64::MAX);
-        count(whole) - zeros + exponent <= NUMERIC_WHOLE_DIGITS
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -190,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_that_jsonb_refuses_are_told_from_those_it_takes() {
+    fn only_documents_that_jsonb_accepts_have_a_length() {
         for (text, fits) in [
             (
                 r#" {"a": [1, {"b": null}], "a": "\u00e9\ud83d\ude00\n"} "#,
@@ -226,27 +237,53 @@ mod tests {
             ("truex", false),
             ("nul", false),
         ] {
-            assert_eq!(fits_jsonb(text.as_bytes()), fits, "{text}");
+            assert_eq!(jsonb_text_len(text.as_bytes()).is_some(), fits, "{text}");
         }
     }
 
     #[test]
     fn nesting_is_bounded() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(fits_jsonb(nested(MAX_JSON_DEPTH).as_bytes()));
-        assert!(!fits_jsonb(nested(MAX_JSON_DEPTH + 2).as_bytes()));
+        assert!(jsonb_text_len(nested(MAX_JSON_DEPTH).as_bytes()).is_some());
+        assert!(jsonb_text_len(nested(MAX_JSON_DEPTH + 2).as_bytes()).is_none());
+    }
+
+    /// As printed by PostgreSQL 15 and 18.
+    #[test]
+    fn the_length_of_a_document_is_that_of_the_text_that_jsonb_prints() {
+        for (text, printed) in [
+            ("[1,2,[]]", "[1, 2, []]"),
+            (
+                " { \"a\" :\n[1 , 2],\"b\":{} } ",
+                r#"{"a": [1, 2], "b": {}}"#,
+            ),
+            ("[1e3,-1.5E-2,0e-2]", "[1000, -0.015, 0.00]"),
+            ("[-0,-0.0,0e9]", "[0, 0.0, 0]"),
+            (
+                r#""\b\f\n\u0001\u000a\u007f\u00e9\ud83d\ude00\/\u2028\u0022\u005c""#,
+                "\"\\b\\f\\n\\u0001\\n\u{7f}é😀/\u{2028}\\\"\\\\\"",
+            ),
+        ] {
+            assert_eq!(
+                jsonb_text_len(text.as_bytes()),
+                Some(printed.len()),
+                "{text}"
+            );
+        }
+        let zeros = format!("[{}1]", "1e131000,".repeat(150));
+        assert_eq!(jsonb_text_len(zeros.as_bytes()), Some(150 * 131_003 + 3));
     }
 
     proptest! {
         #[test]
         fn the_grammar_is_serde_jsons(text in r#"([\[\]{},:" \\un0-9a-]|true|null|\\u12[0-9a-f]{2}){0,12}"#) {
             let raw = serde_json::from_str::<serde_json::Value>(&text);
-            prop_assert_eq!(fits_jsonb(text.as_bytes()), raw.is_ok() && !text.contains(r"\u0000"), "{}", text);
+            prop_assert_eq!(jsonb_text_len(text.as_bytes()).is_some(), raw.is_ok() && !text.contains(r"\u0000"), "{}", text);
         }
 
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            fits_jsonb(&bytes);
+            jsonb_text_len(&bytes);
         }
     }
 }

@@ -1,27 +1,32 @@
-//! From decoded messages to [`Change`]s with their JSON, ready to be stored and sent.
+//! Turns decoded messages into [`Change`]s with their JSON, ready to be stored and sent.
 //!
 //! ```text
 //! Message --Assembler--> Change + JSON in ChangeBatch --TableChange--> wire JSON
 //!              |
-//!              +-- TypeCatalog: which type is an array of what, which attributes a composite has
+//!              +-- TypeCatalog: the elements of arrays, the attributes of composites
 //! ```
 //!
-//! A row's JSON equals Postgres's own `to_jsonb(row)`, in its order, with these deliberate differences:
+//! A row's JSON equals Postgres's own `to_jsonb(row)`, in the same order, with these intended
+//! differences:
 //!
-//! - A number that an IEEE double does not give back (9007199254740993) is a string, since a
-//!   JavaScript reader would round it silently. Numbers inside `json` and `jsonb` documents stay as
-//!   they are.
-//! - What is not in the message is absent and named: unchanged TOAST values in `unchanged` (also
-//!   where the old row has them: REPLICA IDENTITY FULL), values too large to hold in `omitted`.
-//!   Columns that the publication does not send, generated ones among them, are just absent.
-//! - What JSON or `jsonb` cannot hold is a string of Postgres's text, and its column is named in
-//!   `asText`: documents with `\u0000`, lone surrogates, numbers beyond `numeric` or more than
-//!   [`MAX_JSON_DEPTH`] levels; types with a cast to `json` other than `hstore`, which only the
+//! - A number that an IEEE double cannot represent (9007199254740993) is a string, since JavaScript
+//!   would round it silently. Numbers inside `json` and `jsonb` documents stay as they are.
+//! - Columns that the message lacks are absent and named: unchanged TOASTed values in `unchanged`
+//!   (even if the old row of REPLICA IDENTITY FULL has them), values that are too large in
+//!   `omitted`. Columns that the publication does not send, such as generated ones, are absent
+//!   without being named.
+//! - Values that JSON or `jsonb` cannot hold are strings of Postgres's text, and their columns are
+//!   named in `asText`: documents with `\u0000`, lone surrogates, numbers beyond `numeric` or more
+//!   than [`MAX_JSON_DEPTH`] levels; types with a cast to `json` other than `hstore`, which only the
 //!   server could run; composites that had another number of attributes when they were written;
-//!   types dropped since; bytes that are not UTF-8, which are replaced.
+//!   types that were dropped since; bytes that are not UTF-8, which are replaced.
 //!
-//! No I/O here: the caller runs [`TypeCatalog::LOOKUP_SQL`] when the [`Assembler`] asks for types,
-//! and owns the session, whose output must be fixed with [`SESSION_SETTINGS`].
+//! What is stored must be small enough to be read back. Therefore a row's size is that of the text
+//! that `jsonb` prints, with its spaces and with numbers in plain decimals (`1e131000` has 131,001
+//! digits). A document that only becomes too large in that form is stored as text.
+//!
+//! No I/O happens here: the caller runs [`TypeCatalog::LOOKUP_SQL`] when the [`Assembler`] needs
+//! types, and owns the session, whose settings must be [`SESSION_SETTINGS`].
 
 mod assembler;
 mod batch;
@@ -37,7 +42,7 @@ mod shape;
 mod table_change;
 mod value;
 
-pub use assembler::{Accepted, AssembleError, Assembler, DescribedRelation, Limits};
+pub use assembler::{AssembleError, Assembler, DescribedRelation, Limits, Outcome};
 pub use batch::{Change, ChangeBatch, Operation, RelationName};
 pub use catalog::{TypeCatalog, TypeRow};
 pub use json_document::MAX_JSON_DEPTH;

@@ -1,4 +1,7 @@
-//! Rows: a relation's tuples as JSON objects, within a budget of bytes.
+//! Writes a relation's tuples as JSON objects, within a budget of bytes.
+//!
+//! The budget limits the text that `jsonb` prints for the rows, because what is stored must be small
+//! enough to be read back.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -13,7 +16,7 @@ use super::value;
 #[derive(Debug)]
 pub(super) struct CapturedColumn {
     pub(super) name: Rc<str>,
-    /// Its place in a tuple.
+    /// Its index in a tuple.
     pub(super) index: usize,
     /// The name as a JSON string, with the colon.
     pub(super) key: Vec<u8>,
@@ -21,37 +24,51 @@ pub(super) struct CapturedColumn {
     pub(super) shape: Shape,
 }
 
-/// A value in the send function's form, which is never asked for.
+/// A value in binary format, which is never requested.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("column {column} came in binary, but text was asked for")]
+#[error("column {column} was sent in binary format, but text was requested")]
 pub struct BinaryValue {
     /// The column's name.
     pub column: String,
 }
 
-/// Which columns of a tuple count.
+/// The columns that a tuple has values of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(super) enum ColumnSet {
     /// All.
-    Row,
-    /// Those of the replica identity; in the others null says nothing.
+    All,
+    /// Those of the replica identity. The nulls in the others mean nothing.
     Key,
 }
 
-/// Where the members of the rows being written are, kept to spare an allocation for each row.
+/// The members of the rows that are being written. Reused, to save an allocation for each row.
 #[derive(Debug, Default)]
-pub(super) struct Members(Vec<Member>);
+pub(super) struct MemberList(Vec<Member>);
 
 #[derive(Debug)]
 struct Member {
     column: Rc<str>,
-    /// The key and the value, without commas.
+    is_key: bool,
+    /// Where its key and value are, without commas.
     span: Range<usize>,
+    /// Where its value begins.
+    value: usize,
+    /// Bytes that `jsonb` adds to the value.
+    growth: u64,
+    /// The value is an embedded document.
+    is_document: bool,
     as_text: bool,
 }
 
-/// What one change has to say of its rows, apart from their JSON.
-pub(super) struct Rows {
+impl Member {
+    /// Its length in bytes when it is read back, without spaces.
+    fn printed_len(&self) -> u64 {
+        self.span.len() as u64 + self.growth
+    }
+}
+
+/// Where the JSON of a change's rows is, and what it lacks.
+pub(super) struct WrittenRows {
     pub(super) data: Range<usize>,
     pub(super) old: Option<Range<usize>>,
     pub(super) unchanged: Vec<Rc<str>>,
@@ -59,23 +76,26 @@ pub(super) struct Rows {
     pub(super) as_text: Vec<Rc<str>>,
 }
 
-/// Writes the rows of one change, one after the other, at the end of a buffer.
+/// Writes the rows of a change, one after the other, at the end of a buffer.
 ///
-/// While they are longer than the budget, the longest member goes; the buffer never grows by more
-/// than twice the budget.
+/// While they exceed the budget, the longest member is omitted, and members of the key last. A
+/// document becomes a string of its text first if that is shorter, which it is if `jsonb` would
+/// expand numbers. The buffer never grows by more than three times the budget.
 pub(super) struct RowWriter<'a> {
     json: &'a mut Vec<u8>,
     members: &'a mut Vec<Member>,
     start: usize,
     budget: usize,
+    /// Bytes that `jsonb` adds to the members' values.
+    growth: u64,
     documents_as_text: bool,
-    rows: Rows,
+    rows: WrittenRows,
 }
 
 impl<'a> RowWriter<'a> {
     pub(super) fn new(
         json: &'a mut Vec<u8>,
-        members: &'a mut Members,
+        members: &'a mut MemberList,
         budget: usize,
         documents_as_text: bool,
     ) -> Self {
@@ -86,8 +106,9 @@ impl<'a> RowWriter<'a> {
             members: &mut members.0,
             start,
             budget,
+            growth: 0,
             documents_as_text,
-            rows: Rows {
+            rows: WrittenRows {
                 data: start..start,
                 old: None,
                 unchanged: Vec::new(),
@@ -98,65 +119,65 @@ impl<'a> RowWriter<'a> {
     }
 
     /// Writes the row that is the change's `data`.
-    pub(super) fn data(
+    pub(super) fn write_data(
         &mut self,
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
-        extent: Extent,
+        column_set: ColumnSet,
     ) -> Result<(), BinaryValue> {
-        self.object(columns, tuple, extent)?;
+        self.write_object(columns, tuple, column_set)?;
         self.rows.data.end = self.json.len();
         Ok(())
     }
 
-    /// Writes a `data` that has nothing to say.
-    pub(super) fn empty_data(&mut self) {
+    /// Writes an empty object as `data`.
+    pub(super) fn write_empty_data(&mut self) {
         self.json.extend_from_slice(b"{}");
         self.rows.data.end = self.json.len();
     }
 
-    /// Writes the row that is the change's `old`, after [`Self::data`].
-    pub(super) fn old(
+    /// Writes the row that is the change's `old`, after [`Self::write_data`].
+    pub(super) fn write_old(
         &mut self,
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
-        extent: Extent,
+        column_set: ColumnSet,
     ) -> Result<(), BinaryValue> {
         let start = self.json.len();
         self.rows.old = Some(start..start);
-        self.object(columns, tuple, extent)?;
+        self.write_object(columns, tuple, column_set)?;
         if let Some(old) = &mut self.rows.old {
             old.end = self.json.len();
         }
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Rows {
+    pub(super) fn finish(mut self) -> WrittenRows {
         for member in self.members.iter().filter(|member| member.as_text) {
-            name_once(&mut self.rows.as_text, &member.column);
+            add_name(&mut self.rows.as_text, &member.column);
         }
         self.rows
     }
 
-    fn object(
+    fn write_object(
         &mut self,
         columns: &[CapturedColumn],
         tuple: &Tuple<'_>,
-        extent: Extent,
+        column_set: ColumnSet,
     ) -> Result<(), BinaryValue> {
         self.json.push(b'{');
         for column in columns {
             let Some(value) = tuple.values.get(column.index) else {
                 continue;
             };
-            if extent == Extent::Key && !column.is_key {
+            if column_set == ColumnSet::Key && !column.is_key {
                 continue;
             }
             match value {
-                TupleData::Null => self.member(column, None),
-                TupleData::Text(text) => self.member(column, Some(text)),
-                TupleData::UnchangedToast => name_once(&mut self.rows.unchanged, &column.name),
-                TupleData::Omitted => name_once(&mut self.rows.omitted, &column.name),
+                TupleData::Null => self.write_member(column, None),
+                TupleData::Text(text) => self.write_member(column, Some(text)),
+                TupleData::UnchangedToast => add_name(&mut self.rows.unchanged, &column.name),
+                TupleData::Omitted => add_name(&mut self.rows.omitted, &column.name),
                 TupleData::Binary(_) => {
                     return Err(BinaryValue {
                         column: column.name.to_string(),
@@ -165,10 +186,11 @@ impl<'a> RowWriter<'a> {
             }
         }
         self.json.push(b'}');
+        self.fit_budget();
         Ok(())
     }
 
-    fn member(&mut self, column: &CapturedColumn, text: Option<&[u8]>) {
+    fn write_member(&mut self, column: &CapturedColumn, text: Option<&[u8]>) {
         let before = self.json.len();
         if self.json.last() != Some(&b'{') {
             self.json.push(b',');
@@ -177,70 +199,121 @@ impl<'a> RowWriter<'a> {
         let end = self.start.saturating_add(self.budget.saturating_mul(2));
         let mut json = JsonBuffer::new(self.json, end);
         if self.documents_as_text {
-            json.refuse_documents();
+            json.write_documents_as_text();
         }
         json.push(&column.key);
         match text {
             None => json.push(b"null"),
             Some(text) => value::write(&column.shape, text, &mut json),
         }
-        let (full, as_text) = (json.is_full(), json.is_as_text());
+        let (full, as_text, growth) = (json.is_full(), json.is_as_text(), json.growth());
         if full {
             self.json.truncate(before);
-            return name_once(&mut self.rows.omitted, &column.name);
+            return add_name(&mut self.rows.omitted, &column.name);
         }
         self.members.push(Member {
             column: Rc::clone(&column.name),
+            is_key: column.is_key,
             span: start..self.json.len(),
+            value: start + column.key.len(),
+            growth,
+            is_document: matches!(column.shape, Shape::Json) && text.is_some() && !as_text,
             as_text,
         });
-        while self.json.len() - self.start > self.budget && self.drop_longest() {}
+        self.growth += growth;
+        self.fit_budget();
     }
 
-    /// Takes the longest member out; false when there is none.
-    fn drop_longest(&mut self) -> bool {
-        let longest = self
+    /// Shortens the rows until they fit the budget as `jsonb` prints them.
+    fn fit_budget(&mut self) {
+        while self.printed_len() > self.budget as u64 {
+            let members = self.members.iter().enumerate();
+            let longest = members.max_by_key(|(_, member)| (!member.is_key, member.printed_len()));
+            let Some(index) = longest.map(|(index, _)| index) else {
+                return;
+            };
+            if !self.quote_document(index) {
+                self.omit(index);
+            }
+        }
+    }
+
+    /// The length in bytes of the rows when they are read back, or up to two more.
+    fn printed_len(&self) -> u64 {
+        let written = self.json.len() - self.start;
+        // jsonb prints a space after the key's colon, and one before the key if it is not the first.
+        let spaces = 2 * self.members.len();
+        (written + spaces) as u64 + self.growth
+    }
+
+    /// Replaces a member's document by a string of its text, if that fits the budget and is shorter
+    /// than what `jsonb` prints for the document.
+    fn quote_document(&mut self, index: usize) -> bool {
+        let Some(member) = self
             .members
-            .iter()
-            .enumerate()
-            .max_by_key(|(_, member)| member.span.len());
-        let Some((index, _)) = longest else {
+            .get_mut(index)
+            .filter(|member| member.is_document)
+        else {
             return false;
         };
-        let Member { column, span, .. } = self.members.remove(index);
-        name_once(&mut self.rows.omitted, &column);
-        let (start, end) = if self.json.get(span.end) == Some(&b',') {
-            (span.start, span.end + 1)
-        } else if self.json.get(span.start.wrapping_sub(1)) == Some(&b',') {
-            (span.start - 1, span.end)
-        } else {
-            (span.start, span.end)
-        };
-        self.json.drain(start..end);
-        self.move_back(start, end - start);
+        let value = member.value..member.span.end;
+        let mut quoted = Vec::new();
+        let mut json = JsonBuffer::new(&mut quoted, self.budget);
+        json.push_string(self.json.get(value.clone()).unwrap_or_default());
+        let is_too_long = json.is_full();
+        if is_too_long || quoted.len() as u64 >= value.len() as u64 + member.growth {
+            return false;
+        }
+        (member.is_document, member.as_text) = (false, true);
+        self.growth -= std::mem::take(&mut member.growth);
+        self.replace(value, &quoted);
         true
     }
 
-    /// Follows the bytes behind `position`, which moved forward by `by`.
-    fn move_back(&mut self, position: usize, by: usize) {
-        let moved = |at: &mut usize| {
-            if *at > position {
-                *at -= by;
+    /// Removes a member and names its column.
+    fn omit(&mut self, index: usize) {
+        let Member {
+            column,
+            span,
+            growth,
+            ..
+        } = self.members.remove(index);
+        add_name(&mut self.rows.omitted, &column);
+        self.growth -= growth;
+        let span = if self.json.get(span.end) == Some(&b',') {
+            span.start..span.end + 1
+        } else if self.json.get(span.start.wrapping_sub(1)) == Some(&b',') {
+            span.start - 1..span.end
+        } else {
+            span
+        };
+        self.replace(span, b"");
+    }
+
+    /// Replaces bytes of the JSON, and adjusts the positions after them.
+    fn replace(&mut self, bytes: Range<usize>, by: &[u8]) {
+        let end = bytes.end;
+        let (shorter, longer) = (bytes.len(), by.len());
+        self.json.splice(bytes, by.iter().copied());
+        let adjust = |at: &mut usize| {
+            if *at >= end {
+                *at = *at - shorter + longer;
             }
         };
         for member in self.members.iter_mut() {
-            moved(&mut member.span.start);
-            moved(&mut member.span.end);
+            adjust(&mut member.span.start);
+            adjust(&mut member.span.end);
+            adjust(&mut member.value);
         }
-        moved(&mut self.rows.data.end);
+        adjust(&mut self.rows.data.end);
         if let Some(old) = &mut self.rows.old {
-            moved(&mut old.start);
-            moved(&mut old.end);
+            adjust(&mut old.start);
+            adjust(&mut old.end);
         }
     }
 }
 
-fn name_once(names: &mut Vec<Rc<str>>, name: &Rc<str>) {
+fn add_name(names: &mut Vec<Rc<str>>, name: &Rc<str>) {
     if !names.contains(name) {
         names.push(Rc::clone(name));
     }

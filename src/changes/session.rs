@@ -1,9 +1,9 @@
-//! The settings that the text of values depends on.
+//! The settings that determine the text of values.
 
-/// Settings (name, value) of the session that reads the slot, so that a value's text does not
-/// depend on what the role or the database has set.
+/// Settings (name, value) for the session that reads the slot, so that the text of values does not
+/// depend on the settings of the role or the database.
 ///
-/// pgoutput calls the types' output functions and converts to the client's encoding in the session
+/// pgoutput calls the types' output functions, and converts to the client's encoding, in the session
 /// that peeks (PostgreSQL documentation, "Client Connection Defaults").
 pub const SESSION_SETTINGS: [(&str, &str); 6] = [
     ("client_encoding", "UTF8"),

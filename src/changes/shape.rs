@@ -1,19 +1,20 @@
-//! How a type's text becomes JSON.
+//! How the text of a type becomes JSON.
 
 use std::rc::Rc;
 
-/// What `to_jsonb` makes of a type, with everything it is made of, resolved once per relation.
+/// What `to_jsonb` turns a type into, including the types that it consists of. Resolved once per
+/// relation.
 ///
-/// Domains are not here: `to_jsonb` looks through them.
+/// Domains are missing because `to_jsonb` treats them as their base type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// `t` or `f`.
     Bool,
-    /// `smallint` and `integer`: every value survives a double.
+    /// `smallint` and `integer`: a double can represent every value.
     Integer,
-    /// `real` and `double precision`: the text is the shortest that gives the value back.
+    /// `real` and `double precision`: the text is the shortest that reads as the same value.
     Float,
-    /// `bigint` and `numeric`: a number only when a double gives it back.
+    /// `bigint` and `numeric`: a number if it round-trips as a double, otherwise a string.
     Numeric,
     /// `timestamp`.
     Timestamp,
@@ -21,17 +22,17 @@ pub(super) enum Shape {
     TimestampTz,
     /// `json` and `jsonb`.
     Json,
-    /// An array, its elements, and the delimiter between them.
+    /// An array: its elements and the delimiter between them.
     Array(Rc<Shape>, u8),
     /// `int2vector` and `oidvector`: arrays written with spaces.
     Vector(Rc<Shape>),
-    /// A row type; dropped attributes are in neither the text nor here.
+    /// A row type, without dropped attributes, which its text does not have either.
     Composite(Rc<[Attribute]>),
     /// The `hstore` extension's type: an object of strings and nulls.
     Hstore,
-    /// A string of the text, as `to_jsonb` gives it.
+    /// A string of the text, as `to_jsonb` returns it.
     Text,
-    /// A string of the text, where `to_jsonb` would give something else or nothing is known.
+    /// A string of the text, although `to_jsonb` may return something else.
     Opaque,
 }
 

@@ -1,4 +1,4 @@
-//! The wire JSON of a change: the same from a batch in memory and from the history.
+//! The wire JSON of a change, from a batch in memory or from the history.
 
 use std::io::Write as _;
 
@@ -10,10 +10,10 @@ use super::json_buffer::JsonBuffer;
 const DAYS_TO_2000: i64 = 730_425;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
-/// One change as clients get it. `Name` is whatever the caller holds column names in.
+/// A change as clients receive it. `Name` is the caller's type of column names.
 #[derive(Clone, Copy, Debug)]
 pub struct TableChange<'a, Name> {
-    /// The place in the history: gapless, in commit order.
+    /// Its id in the history: in commit order, without gaps.
     pub id: i64,
     /// Where the transaction's commit record ends.
     pub lsn: Lsn,
@@ -23,7 +23,7 @@ pub struct TableChange<'a, Name> {
     pub xid: Option<u32>,
     /// The table's schema.
     pub schema: &'a str,
-    /// The table.
+    /// The table's name.
     pub table: &'a str,
     /// `insert`, `update`, `delete` or `truncate`.
     pub operation: &'a str,
@@ -31,21 +31,21 @@ pub struct TableChange<'a, Name> {
     pub data: &'a [u8],
     /// A JSON object.
     pub old: Option<&'a [u8]>,
-    /// Columns absent since their TOASTed values did not change.
+    /// Columns absent because their TOASTed values did not change.
     pub unchanged: &'a [Name],
-    /// Columns absent since they are too large to hold.
+    /// Columns absent because they are too large.
     pub omitted: &'a [Name],
-    /// Columns given as strings of their text; the key is only there when there are any.
+    /// Columns whose values are strings of their text. The key is absent if there are none.
     pub as_text: &'a [Name],
-    /// Microseconds from 2000-01-01 00:00:00 UTC to the commit.
+    /// When it was committed, in microseconds since 2000-01-01 00:00:00 UTC.
     pub committed_at: Option<i64>,
 }
 
 impl<Name: AsRef<str>> TableChange<'_, Name> {
-    /// Appends the change as one JSON object, without spaces or a line end.
+    /// Appends the change as one JSON object, without spaces or a line feed.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         write_number(out, b"{\"id\":", self.id);
-        // A hexadecimal number needs no escapes. Writing into memory cannot fail.
+        // Hexadecimal numbers need no escaping. Writing to memory cannot fail.
         let _ = write!(out, ",\"lsn\":\"{}\"", self.lsn);
         write_number(out, b",\"epoch\":", i64::from(self.epoch));
         match self.xid {
@@ -93,7 +93,7 @@ fn write_names<Name: AsRef<str>>(out: &mut Vec<u8>, key: &[u8], names: &[Name]) 
     out.push(b']');
 }
 
-/// Appends a moment in ISO 8601, to the microsecond, in UTC.
+/// Appends a timestamp in ISO 8601, in UTC, with microseconds.
 fn write_timestamp(out: &mut Vec<u8>, micros: i64) {
     let (year, month, day) = date(micros.div_euclid(MICROS_PER_DAY));
     let time = micros.rem_euclid(MICROS_PER_DAY);
@@ -105,10 +105,10 @@ fn write_timestamp(out: &mut Vec<u8>, micros: i64) {
     );
 }
 
-/// Year, month and day of a day counted from 2000-01-01.
+/// The year, month and day of a day counted from 2000-01-01.
 ///
-/// Years are counted from March, so that the leap day is the last day of a year, and months have
-/// 153 days in each five (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+/// Years begin in March, so that the leap day is the last day of a year. From there every five months
+/// have 153 days (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
 fn date(days_since_2000: i64) -> (i64, i64, i64) {
     let days = days_since_2000 + DAYS_TO_2000;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_given_as_text_are_named_only_when_there_are_any() {
+    fn columns_as_text_are_named_only_if_there_are_any() {
         let change = TableChange {
             old: Some(b"{}"),
             omitted: &["a", "\"b\""],
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_written_as_postgres_counts_them() {
+    fn timestamps_are_written_as_postgres_counts_them() {
         for (micros, expected) in [
             (0, "2000-01-01T00:00:00.000000Z"),
             (-1, "1999-12-31T23:59:59.999999Z"),

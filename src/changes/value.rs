@@ -1,4 +1,4 @@
-//! One value: Postgres's text in, the JSON that `to_jsonb` would give out.
+//! Turns Postgres's text of a value into the JSON that `to_jsonb` returns.
 //!
 //! Source: `json_categorize_type` and `datum_to_jsonb_internal` in Postgres's `json.c`, `jsonb.c`.
 
@@ -6,26 +6,27 @@ use std::str::from_utf8;
 
 use super::composite_text::{ArrayText, ArrayToken, HstoreText, Malformed, RecordText};
 use super::json_buffer::JsonBuffer;
-use super::json_document::fits_jsonb;
-use super::number::{is_json_number, survives_double};
+use super::json_document::jsonb_text_len;
+use super::number::{PlainDecimal, is_json_number, round_trips_as_double};
 use super::shape::{Attribute, Shape};
 
-/// Appends the JSON of one value.
+/// Appends the JSON of a value.
 ///
-/// Text that is not what the type's output function writes becomes a string, and the buffer is
-/// marked: a composite that was altered since, or bytes that are not UTF-8, which are replaced (a
-/// session in UTF-8 gets none, but a value must not stop the feed).
+/// Text that the type's output function does not write becomes a string, and the buffer is marked:
+/// that of a composite that was altered since, or bytes that are not UTF-8, which are replaced. (A
+/// session in UTF-8 receives none, but no value may stop the feed.)
 pub(super) fn write(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) {
-    let start = json.len();
+    let start = json.mark();
     if from_utf8(text).is_ok() && write_shaped(shape, text, json).is_ok() {
         return;
     }
-    json.truncate(start);
+    json.rewind(start);
     json.mark_as_text();
     json.push_string(String::from_utf8_lossy(text).as_bytes());
 }
 
-/// As [`write()`] for UTF-8 that should fit the shape; on an error half a value is left behind.
+/// As [`write()`], for UTF-8 in the form of the shape. On an error a part of the value is left in the
+/// buffer.
 fn write_shaped(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result<(), Malformed> {
     match shape {
         Shape::Bool => match text {
@@ -36,8 +37,8 @@ fn write_shaped(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result
         Shape::Integer | Shape::Float | Shape::Numeric => return write_number(shape, text, json),
         Shape::Timestamp => write_timestamp(text, json),
         Shape::TimestampTz => write_timestamp_tz(text, json),
-        Shape::Json if json.takes_documents() && fits_jsonb(text) => json.push(text),
-        Shape::Json | Shape::Opaque => {
+        Shape::Json => write_document(text, json),
+        Shape::Opaque => {
             json.mark_as_text();
             json.push_string(text);
         }
@@ -52,15 +53,30 @@ fn write_shaped(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result
 
 fn write_number(shape: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Result<(), Malformed> {
     match text {
-        // jsonb has neither; to_jsonb makes them strings.
+        // to_jsonb turns them into strings, since JSON has no such numbers.
         b"NaN" | b"Infinity" | b"-Infinity" => json.push_string(text),
-        // Only floats have it; numeric, and with it jsonb, has one zero.
+        // Only floats have a negative zero; numeric, and therefore jsonb, does not.
         b"-0" => json.push(b"0"),
         _ if !is_json_number(text) => return Err(Malformed),
-        _ if *shape == Shape::Numeric && !survives_double(text) => json.push_string(text),
+        _ if *shape == Shape::Numeric && !round_trips_as_double(text) => json.push_string(text),
+        // Only floats have exponents. jsonb prints none, so a change that is read back has none.
+        _ if *shape == Shape::Float && text.contains(&b'e') => {
+            json.push(&PlainDecimal::read(text).ok_or(Malformed)?.write());
+        }
         _ => json.push(text),
     }
     Ok(())
+}
+
+fn write_document(text: &[u8], json: &mut JsonBuffer<'_>) {
+    if json.embeds_documents()
+        && let Some(printed) = jsonb_text_len(text)
+    {
+        json.push_document(text, printed);
+    } else {
+        json.mark_as_text();
+        json.push_string(text);
+    }
 }
 
 /// `2026-01-01 00:00:00 BC` becomes `2026-01-01T00:00:00 BC`.
@@ -77,7 +93,7 @@ fn write_timestamp(text: &[u8], json: &mut JsonBuffer<'_>) {
     json.push(b"\"");
 }
 
-/// As [`write_timestamp`], and an offset of whole hours gets its minutes: `+00` becomes `+00:00`.
+/// As [`write_timestamp`], but an offset of whole hours gets minutes: `+00` becomes `+00:00`.
 fn write_timestamp_tz(text: &[u8], json: &mut JsonBuffer<'_>) {
     let (moment, era) = match text.strip_suffix(b" BC") {
         Some(moment) => (moment, b" BC".as_slice()),
@@ -109,7 +125,7 @@ fn write_array(
 ) -> Result<(), Malformed> {
     let mut tokens = ArrayText::new(text, delimiter);
     let mut depth = 0_u32;
-    // Whether a value may come next, and whether a brace may close: `{}`, but not `{1,}`.
+    // Whether a value is allowed next, and whether a closing brace is: `{}` is valid, `{1,}` is not.
     let (mut value_next, mut close_next) = (true, false);
     while let Some(token) = tokens.next()? {
         match token {
@@ -127,7 +143,7 @@ fn write_array(
             ArrayToken::Delimiter if !value_next && depth > 0 => {
                 value_next = true;
                 close_next = false;
-                json.push(b",");
+                json.push_separated(b",");
             }
             ArrayToken::Element(value) if value_next && depth > 0 => {
                 match value {
@@ -148,7 +164,7 @@ fn write_vector(element: &Shape, text: &[u8], json: &mut JsonBuffer<'_>) -> Resu
     if !text.is_empty() {
         for (index, value) in text.split(|&byte| byte == b' ').enumerate() {
             if index > 0 {
-                json.push(b",");
+                json.push_separated(b",");
             }
             write_shaped(element, value, json)?;
         }
@@ -166,9 +182,9 @@ fn write_composite(
     json.push(b"{");
     for (index, attribute) in attributes.iter().enumerate() {
         if index > 0 {
-            json.push(b",");
+            json.push_separated(b",");
         }
-        json.push(&attribute.key);
+        json.push_separated(&attribute.key);
         match values.next()? {
             None => json.push(b"null"),
             Some(value) => write_shaped(&attribute.shape, &value, json)?,
@@ -180,18 +196,20 @@ fn write_composite(
 
 fn write_hstore(text: &[u8], json: &mut JsonBuffer<'_>) -> Result<(), Malformed> {
     let mut pairs = HstoreText::new(text);
-    let mut separator = b"{".as_slice();
+    let mut is_first = true;
+    json.push(b"{");
     while let Some((key, value)) = pairs.next()? {
-        json.push(separator);
+        if !std::mem::take(&mut is_first) {
+            json.push_separated(b",");
+        }
         json.push_string(&key);
-        json.push(b":");
+        json.push_separated(b":");
         match value {
             None => json.push(b"null"),
             Some(value) => json.push_string(&value),
         }
-        separator = b",";
     }
-    json.push(if separator == b"{" { b"{}" } else { b"}" });
+    json.push(b"}");
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Whose a connection is, and what one credential may take of the server.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -34,8 +36,8 @@ impl CredentialId {
 
     fn hash(kind: &str, text: &str) -> Self {
         let digest = Sha256::digest(format!("{kind}:{text}").as_bytes());
-        let bytes = digest.iter().take(8);
-        Self(bytes.map(|byte| format!("{byte:02x}")).collect())
+        let bytes = digest.get(..8).unwrap_or_default();
+        Self(URL_SAFE_NO_PAD.encode(bytes))
     }
 }
 

@@ -68,11 +68,10 @@ impl FrameError {
             Self::NotJson { .. } => "bad_json",
             Self::NoType | Self::UnknownType { .. } => "unknown_type",
             Self::Field { .. } => "bad_field",
-            Self::TooLarge { .. } => "too_large",
+            Self::TooLarge { .. } | Self::TooManyConditions { .. } => "too_large",
             Self::Binary => "binary",
             Self::NotAllowed { .. } => "not_allowed",
             Self::RateLimited => "rate_limited",
-            Self::TooManyConditions { .. } => "too_large",
         }
     }
 

@@ -105,17 +105,17 @@ impl SchemaHistory {
     }
 
     /// Adds what the feed described. Returns the tables that are new or have changed.
-    pub fn add(&mut self, changes: &SchemaChanges<'_>) -> Vec<TableName> {
-        if self.through != Some(changes.after) {
+    pub fn add(&mut self, described: &SchemaChanges<'_>) -> Vec<TableName> {
+        if self.through != Some(described.after) {
             // Another reader has stored changes that were not seen here, or a position was not kept:
             // what is known no longer says when it ceased to hold.
             self.tables.borrow_mut().clear();
             self.unsaved.clear();
             self.must_clear = true;
         }
-        self.through = Some(changes.through);
+        self.through = Some(described.through);
         let mut changed = Vec::new();
-        for (since, relation) in changes.relations {
+        for (since, relation) in described.relations {
             let name = TableName {
                 schema: relation.schema.to_string(),
                 table: relation.table.to_string(),
@@ -333,15 +333,9 @@ mod tests {
         let store = Store::default();
         let mut history = SchemaHistory::new(Box::new(store.clone()), Some(at(0)));
         for batch in 0..1_000 {
-            let numbers = batch * 100..(batch + 1) * 100;
-            let relations: Vec<_> = numbers
-                .map(|number| (i64::try_from(number).unwrap(), partition(number)))
-                .collect();
-            history.add(&SchemaChanges {
-                after: at(batch as i64 * 100),
-                through: at((batch as i64 + 1) * 100),
-                relations: &relations,
-            });
+            let tables: Vec<_> = (batch * 100..(batch + 1) * 100).collect();
+            let after = i64::try_from(batch * 100).unwrap();
+            add(&mut history, (after, after + 100), &tables);
             history.save().unwrap();
             assert!(history.cached_tables() <= MAX_CACHED_TABLES + 100);
         }

@@ -200,8 +200,7 @@ impl Cursor {
     /// was passed over since was not for the subscription before, but may be for this one.
     pub fn restart(&mut self, start: Option<Start>) -> Result<(), NoPosition> {
         let start = match (start, self.state, self.at) {
-            (Some(start), ..) => start,
-            (None, State::Starting(start) | State::Refused(start), _) => start,
+            (Some(start), ..) | (None, State::Starting(start) | State::Refused(start), _) => start,
             (None, State::CatchingUp | State::Live, Some(at)) => Start::After(self.resumable(at)),
             (None, ..) => return Err(NoPosition),
         };

@@ -128,8 +128,8 @@ impl<S: Sink> Engine<S> {
         now: u64,
         check: impl FnOnce(&View) -> std::result::Result<(), FrameError>,
     ) -> bool {
-        let heard = consumer.on_message(text, &self.views, now, check);
-        if heard == Heard::Acknowledged {
+        let outcome = consumer.on_message(text, &self.views, now, check);
+        if outcome == Heard::Acknowledged {
             self.serve(std::slice::from_ref(consumer), now);
             if self.budget.has_waiting() {
                 // What was acknowledged may be room for another consumer.
@@ -146,9 +146,9 @@ impl<S: Sink> Engine<S> {
         let Some(consumer) = self.consumers.find(number) else {
             return;
         };
-        let is_gone = matches!(answer, Answer::Gone);
+        let has_ended = matches!(answer, Answer::Gone);
         consumer.answer(answer, now, (self.jitter)());
-        if is_gone {
+        if has_ended {
             consumer.leave();
         }
         self.serve_from_memory(now);
@@ -171,8 +171,8 @@ impl<S: Sink> Engine<S> {
     ///
     /// On success the caller must persist the position before the next await; on an error it must
     /// not: see [`SchemaHistory::save`].
-    pub fn describe(&self, changes: &SchemaChanges<'_>) -> Result<()> {
-        let changed = self.schemas.borrow_mut().add(changes);
+    pub fn describe(&self, described: &SchemaChanges<'_>) -> Result<()> {
+        let changed = self.schemas.borrow_mut().add(described);
         if !changed.is_empty() {
             let names_changed =
                 |view: &View| view.filtered_tables().any(|table| changed.contains(table));

@@ -1,4 +1,4 @@
-//! Bytes -> [`Message`].
+//! Decodes bytes into a [`Message`].
 
 use crate::lsn::Lsn;
 
@@ -9,24 +9,23 @@ use super::message::{
 };
 use super::reader::Reader;
 
-/// Decodes one message: the `data` of one row of `pg_logical_slot_peek_binary_changes` with
+/// Decodes a message: the `data` of a row of `pg_logical_slot_peek_binary_changes` with
 /// `proto_version` 1.
 ///
-/// Everything that is not documented is an error, bytes after the message's end too: what is not
-/// understood must stop the feed, since skipping it would lose a change. Memory is at most in
-/// proportion to `message`.
+/// Anything undocumented is an error, including bytes after the message's end. It must stop the feed,
+/// because skipping it could lose a change. Memory use is proportional to the length of `message`.
 pub fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
     decode_prefix(message, message.len())
 }
 
-/// Decodes the first bytes of a message of `full_len` bytes, for rows too large to be held whole.
+/// Decodes the first bytes of a message of `full_len` bytes, for rows that are too large for memory.
 ///
-/// An insert, update or delete keeps the values that are complete in `prefix`; the value that is cut
-/// and all after it are [`TupleData::Omitted`], and a tuple always has as many values as it
-/// declares. An update whose old tuple swallowed the cut gets as many omitted new values as the old
-/// tuple has, for pgoutput writes both by the same list of columns. A logical message keeps what is
-/// there of its content. All other messages, and a cut before the first tuple's column count, are
-/// [`DecodeProblem::Cut`].
+/// An insert, update or delete keeps the values that are complete in `prefix`. The value that is cut
+/// and all values after it are [`TupleData::Omitted`], so that a tuple always has as many values as it
+/// declares. If an update is cut inside its old tuple, its new tuple has as many omitted values as the
+/// old one, because pgoutput writes both with the same columns. A logical message keeps the part of
+/// its content that is there. For all other messages, and if the cut is before the first tuple's
+/// column count, the error is [`DecodeProblem::Cut`].
 pub fn decode_prefix(prefix: &[u8], full_len: usize) -> Result<Message<'_>, DecodeError> {
     let mut reader = Reader::new(prefix, full_len)?;
     let message = message(&mut reader)?;
@@ -103,7 +102,7 @@ fn replica_identity(reader: &mut Reader<'_>) -> Result<ReplicaIdentity, DecodeEr
 }
 
 fn columns<'a>(reader: &mut Reader<'a>) -> Result<Vec<Column<'a>>, DecodeError> {
-    /// Flags, an empty name's NUL, type, modifier.
+    /// Flags, the NUL of an empty name, type, modifier.
     const SHORTEST: usize = 1 + 1 + 4 + 4;
     let expected = "Relation's number of columns";
     let count = reader.i16(expected)?;
@@ -164,7 +163,7 @@ fn update<'a>(reader: &mut Reader<'a>) -> Result<Update<'a>, DecodeError> {
             problem: DecodeProblem::Cut { .. },
             ..
         }) => {
-            reader.give_up_rest();
+            reader.discard_rest();
             let values = vec![TupleData::Omitted; old.tuple().values.len()];
             Tuple { values }
         }
@@ -213,7 +212,7 @@ fn tuple<'a>(reader: &mut Reader<'a>) -> Result<Tuple<'a>, DecodeError> {
                 problem: DecodeProblem::Cut { .. },
                 ..
             }) => {
-                reader.give_up_rest();
+                reader.discard_rest();
                 values.resize(count, TupleData::Omitted);
             }
             value => values.push(value?),
@@ -243,12 +242,12 @@ fn value<'a>(reader: &mut Reader<'a>) -> Result<TupleData<'a>, DecodeError> {
     Ok(match kind {
         Kind::Null => TupleData::Null,
         Kind::UnchangedToast => TupleData::UnchangedToast,
-        Kind::Text => TupleData::Text(counted(reader)?),
-        Kind::Binary => TupleData::Binary(counted(reader)?),
+        Kind::Text => TupleData::Text(length_prefixed(reader)?),
+        Kind::Binary => TupleData::Binary(length_prefixed(reader)?),
     })
 }
 
-fn counted<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+fn length_prefixed<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
     let expected = "a value's length";
     let length = reader.i32(expected)?;
     let length = reader.count(length, 1, expected)?;
@@ -287,7 +286,7 @@ fn logical_message<'a>(reader: &mut Reader<'a>) -> Result<LogicalMessage<'a>, De
     let content_len = reader.count(length, 1, expected)?;
     let content = reader.bytes(content_len.min(reader.available()), "Message's content")?;
     if content.len() < content_len {
-        reader.give_up_rest();
+        reader.discard_rest();
     }
     Ok(LogicalMessage {
         transactional,
@@ -298,20 +297,20 @@ fn logical_message<'a>(reader: &mut Reader<'a>) -> Result<LogicalMessage<'a>, De
     })
 }
 
-/// pgoutput sends `pg_catalog` as an empty name to save bytes.
+/// pgoutput sends an empty name for `pg_catalog`.
 fn schema<'a>(reader: &mut Reader<'a>, expected: &'static str) -> Result<&'a str, DecodeError> {
     let name = reader.string(expected)?;
     Ok(if name.is_empty() { "pg_catalog" } else { name })
 }
 
-/// A byte of which `allowed` bits may be set.
+/// Reads a byte in which only the bits in `allowed` may be set.
 fn flags(reader: &mut Reader<'_>, allowed: u8, expected: &'static str) -> Result<u8, DecodeError> {
     byte(reader, expected, |found| {
         (found & !allowed == 0).then_some(found)
     })
 }
 
-/// A byte that `meaning` knows; its offset is that of the byte when it does not.
+/// Reads a byte with a documented `meaning`. The offset of the error is that of the byte.
 fn byte<T>(
     reader: &mut Reader<'_>,
     expected: &'static str,

@@ -1,18 +1,18 @@
-//! What can be wrong with a message.
+//! The errors of the decoder.
 
 use std::str::Utf8Error;
 
 use crate::error::{Category, Error};
 
-/// The bytes are not a message that pgoutput is documented to send.
+/// The bytes are not a documented message of pgoutput.
 ///
-/// Holds no row values: it reaches logs.
+/// Contains no row values, since it is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}, at byte {offset} of the replication message")]
 pub struct DecodeError {
-    /// Bytes from the start of the message (its tag is byte 0) to where the problem was met.
+    /// The offset of the problem in the message, in bytes. The tag is byte 0.
     pub offset: usize,
-    /// What is wrong there.
+    /// The problem.
     pub problem: DecodeProblem,
 }
 
@@ -20,13 +20,13 @@ pub struct DecodeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeProblem {
-    /// No message of protocol version 1 starts with this byte.
+    /// Protocol version 1 has no message with this tag.
     #[error("unknown message tag {found:#04x}")]
     UnknownTag {
         /// The byte.
         found: u8,
     },
-    /// A byte that is none of the documented ones: a flag, a kind, a replica identity.
+    /// A flag, a kind or a replica identity has an undocumented value.
     #[error("expected {expected}, found byte {found:#04x}")]
     UnexpectedByte {
         /// The field.
@@ -34,55 +34,55 @@ pub enum DecodeProblem {
         /// The byte.
         found: u8,
     },
-    /// The message is over before the field is.
+    /// The message ends before the field does.
     #[error("the message ends inside {expected}")]
     UnexpectedEnd {
         /// The field.
         expected: &'static str,
     },
-    /// [`decode_prefix`](super::decode_prefix): the field goes on after the prefix, and is not one
-    /// that may be left out.
+    /// The prefix given to [`decode_prefix`](super::decode_prefix) ends inside a field that must not
+    /// be omitted.
     #[error("the message was cut inside {expected}")]
     Cut {
         /// The field.
         expected: &'static str,
     },
-    /// A count or a length below zero, or one that needs more bytes than the message has.
+    /// A count or length is negative, or needs more bytes than the message has.
     #[error("{expected} is {found}, which the {remaining} bytes that follow cannot hold")]
     ImpossibleCount {
         /// The field.
         expected: &'static str,
-        /// The count or length as sent.
+        /// The count or length in the message.
         found: i64,
-        /// The bytes of the message after it.
+        /// How many bytes of the message follow.
         remaining: usize,
     },
-    /// No NUL ends the string.
+    /// The string has no terminating NUL.
     #[error("{expected} has no terminating NUL")]
     MissingTerminator {
         /// The field.
         expected: &'static str,
     },
-    /// The bytes of a name are not UTF-8, the client encoding asked for at connection start.
+    /// A name is not UTF-8, which is the client encoding of the connection.
     #[error("{expected} is not UTF-8: {source}")]
     NotUtf8 {
         /// The field.
         expected: &'static str,
-        /// Where in the name.
+        /// Where in the name the error is.
         source: Utf8Error,
     },
-    /// The message is complete, and bytes are left.
+    /// The message is longer than its fields.
     #[error("{count} bytes follow the end of the message")]
     TrailingBytes {
-        /// How many.
+        /// The number of bytes that follow.
         count: usize,
     },
-    /// [`decode_prefix`](super::decode_prefix) was given more bytes than the message has.
+    /// The prefix given to [`decode_prefix`](super::decode_prefix) is longer than the message.
     #[error("a prefix of {prefix} bytes is longer than its message of {full} bytes")]
     PrefixTooLong {
-        /// Bytes given.
+        /// The length of the prefix in bytes.
         prefix: usize,
-        /// Bytes the whole message is said to have.
+        /// The given length of the message in bytes.
         full: usize,
     },
 }
@@ -92,7 +92,7 @@ impl From<DecodeError> for Error {
         Self::new(
             Category::Decode,
             "pgoutput_malformed",
-            "Postgres sent a replication message that is not as documented",
+            "Postgres sent an undocumented replication message",
         )
         .with_source(error)
     }

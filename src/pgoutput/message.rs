@@ -1,8 +1,8 @@
-//! The messages as Postgres documents them, borrowing from the bytes they were read from.
+//! The messages that Postgres documents. They borrow from the bytes that they were decoded from.
 
 use crate::lsn::Lsn;
 
-/// One logical replication message (PostgreSQL documentation, "Logical Replication Message
+/// A logical replication message (PostgreSQL documentation, "Logical Replication Message
 /// Formats", protocol version 1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
@@ -44,31 +44,31 @@ pub struct Begin {
 pub struct Commit {
     /// Where the commit record starts; equals [`Begin::final_lsn`].
     pub lsn: Lsn,
-    /// Where the commit record ends: the position to confirm once the transaction is stored.
+    /// Where the commit record ends: the position to confirm when the transaction is stored.
     pub end_lsn: Lsn,
     /// Microseconds since 2000-01-01 00:00:00 UTC.
     pub committed_at: i64,
 }
 
-/// The transaction was replicated to this server from elsewhere.
+/// The transaction was replicated to this server from another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin<'a> {
-    /// The commit's position on the origin server.
+    /// The LSN of the commit on the origin server.
     pub lsn: Lsn,
     /// The origin's name.
     pub name: &'a str,
 }
 
-/// The shape of a relation, sent before its first row in each peek and after each change of it.
+/// The description of a relation, sent before its first row in a peek and after each change of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation<'a> {
     /// The relation's OID.
     pub oid: u32,
-    /// Its schema; pgoutput sends an empty name for `pg_catalog`, which is given back here.
+    /// Its schema. Here it is `pg_catalog` where pgoutput sends an empty name.
     pub schema: &'a str,
     /// Its name.
     pub name: &'a str,
-    /// Which old values updates and deletes carry.
+    /// Which old values updates and deletes contain.
     pub replica_identity: ReplicaIdentity,
     /// The published columns, in the order of the tuples.
     pub columns: Vec<Column<'a>>,
@@ -87,10 +87,10 @@ pub enum ReplicaIdentity {
     Index,
 }
 
-/// One column of a [`Relation`].
+/// A column of a [`Relation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column<'a> {
-    /// Part of the replica identity's key.
+    /// Whether it is part of the key of the replica identity.
     pub is_key: bool,
     /// The column's name.
     pub name: &'a str,
@@ -100,8 +100,8 @@ pub struct Column<'a> {
     pub type_modifier: i32,
 }
 
-/// A data type that is not built in, named before the first relation that has it. A domain comes
-/// with its own OID, but with the schema and name of its base type.
+/// A data type that is not built in, sent before the first relation that uses it. A domain has its
+/// own OID here, but the schema and name of its base type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Type<'a> {
     /// The type's OID.
@@ -119,26 +119,26 @@ pub struct Tuple<'a> {
     pub values: Vec<TupleData<'a>>,
 }
 
-/// One value of a tuple.
+/// A value of a tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TupleData<'a> {
-    /// `n`: SQL null. In an old key: also a column that is not part of the key.
+    /// `n`: SQL null. In an old key also a column that is not part of the key.
     Null,
-    /// `u`: a TOASTed value that the update did not touch; it is not in the WAL.
+    /// `u`: a TOASTed value that the update did not change. It is not in the WAL.
     UnchangedToast,
-    /// `t`: the output function's text. Bytes, since a server's encoding need not be UTF-8.
+    /// `t`: the text of the output function. Bytes, because it need not be UTF-8.
     Text(&'a [u8]),
-    /// `b`: the send function's bytes (only with the `binary` option).
+    /// `b`: the bytes of the send function (only with the option `binary`).
     Binary(&'a [u8]),
     /// The message was cut (see [`decode_prefix`](super::decode_prefix)) before this value was
     /// complete.
     Omitted,
 }
 
-/// What an update or a delete says of the row before.
+/// The old row of an update or a delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OldTuple<'a> {
-    /// `K`: only the replica identity's columns; the others are null.
+    /// `K`: only the columns of the replica identity. The others are null.
     Key(Tuple<'a>),
     /// `O`: the whole row (REPLICA IDENTITY FULL).
     Full(Tuple<'a>),
@@ -167,9 +167,9 @@ pub struct Insert<'a> {
 pub struct Update<'a> {
     /// The relation's OID.
     pub relation: u32,
-    /// The row before, when the replica identity is full or the key changed.
+    /// The old row, if the replica identity is full or the key changed.
     pub old: Option<OldTuple<'a>>,
-    /// The row after. Where `old` swallowed the cut (see [`decode_prefix`](super::decode_prefix)),
+    /// The new row. If the message was cut inside `old` (see [`decode_prefix`](super::decode_prefix)),
     /// it has as many omitted values as `old` has values.
     pub new: Tuple<'a>,
 }
@@ -179,7 +179,7 @@ pub struct Update<'a> {
 pub struct Delete<'a> {
     /// The relation's OID.
     pub relation: u32,
-    /// The row before, or its key.
+    /// The old row or its key.
     pub old: OldTuple<'a>,
 }
 
@@ -194,18 +194,18 @@ pub struct Truncate {
     pub restart_identity: bool,
 }
 
-/// What `pg_logical_emit_message` wrote.
+/// A message of `pg_logical_emit_message`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogicalMessage<'a> {
-    /// Part of a transaction, or on its own.
+    /// Whether it is part of a transaction.
     pub transactional: bool,
     /// Where the message was written.
     pub lsn: Lsn,
     /// The application's prefix.
     pub prefix: &'a str,
-    /// The content; of a message that was cut (see [`decode_prefix`](super::decode_prefix)), what
-    /// was given of it.
+    /// The content, or the part of it that is there if the message was cut (see
+    /// [`decode_prefix`](super::decode_prefix)).
     pub content: &'a [u8],
-    /// Bytes of the whole content.
+    /// The length of the whole content in bytes.
     pub content_len: usize,
 }

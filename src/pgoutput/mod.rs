@@ -1,5 +1,5 @@
-//! A pure decoder of pgoutput's logical replication messages: bytes in, a borrowed [`Message`] or a
-//! typed [`DecodeError`] out. No I/O; the only state is the [`RelationCache`] of one peek.
+//! A pure decoder of pgoutput's logical replication messages: it turns bytes into a borrowed
+//! [`Message`] or a typed [`DecodeError`]. No I/O; the only state is the [`RelationCache`] of a peek.
 //!
 //! Source: PostgreSQL documentation, "Logical Replication Message Formats", protocol version 1.
 

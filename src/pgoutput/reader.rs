@@ -1,17 +1,17 @@
-//! A cursor over one message's bytes, or over the first of them.
+//! A reader of a message's bytes, or of a prefix of them.
 
 use std::ffi::CStr;
 
 use super::error::{DecodeError, DecodeProblem};
 
-/// Reads fields in network byte order. Knows how many bytes the whole message has, so that "cut by
-/// us" and "ends too early" are different errors.
+/// Reads fields in network byte order. It knows the length of the whole message, so that a message
+/// that was cut and one that ends too early are different errors.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
-    /// Bytes of the message after `rest` that were not given.
+    /// How many bytes of the message follow after the prefix.
     missing: usize,
     offset: usize,
-    gave_up: bool,
+    discarded: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -22,7 +22,7 @@ impl<'a> Reader<'a> {
                 rest: prefix,
                 missing,
                 offset: 0,
-                gave_up: false,
+                discarded: false,
             }),
             None => Err(DecodeError {
                 offset: 0,
@@ -38,12 +38,12 @@ impl<'a> Reader<'a> {
         self.offset
     }
 
-    /// Bytes of the whole message still ahead, given or not.
+    /// How many bytes of the whole message are left.
     pub(super) fn remaining(&self) -> usize {
         self.rest.len().saturating_add(self.missing)
     }
 
-    /// Bytes still ahead that were given.
+    /// How many bytes of the prefix are left.
     pub(super) fn available(&self) -> usize {
         self.rest.len()
     }
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// A string up to its NUL, which is consumed.
+    /// Reads a string and its terminating NUL.
     pub(super) fn string(&mut self, expected: &'static str) -> Result<&'a str, DecodeError> {
         let Ok(terminated) = CStr::from_bytes_until_nul(self.rest) else {
             return Err(self.error(if self.missing > 0 {
@@ -100,8 +100,7 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// Checks a count of things that take at least `size` bytes each, before anything is allocated
-    /// or looped over by it.
+    /// Checks a count of items of at least `size` bytes each, before it is used to allocate or loop.
     pub(super) fn count(
         &self,
         count: impl Into<i64>,
@@ -126,18 +125,18 @@ impl<'a> Reader<'a> {
             })
     }
 
-    /// Leaves out what was not given. Every later read is [`DecodeProblem::Cut`].
-    pub(super) fn give_up_rest(&mut self) {
+    /// Discards the rest of the prefix. Every later read is [`DecodeProblem::Cut`].
+    pub(super) fn discard_rest(&mut self) {
         self.offset = self.offset.saturating_add(self.rest.len());
         self.rest = &[];
-        self.gave_up = true;
+        self.discarded = true;
     }
 
-    /// The message must end here, unless the rest of it was given up.
+    /// Fails unless the message ends here or its rest was discarded.
     pub(super) fn finish(&self) -> Result<(), DecodeError> {
         match self.remaining() {
             0 => Ok(()),
-            _ if self.gave_up => Ok(()),
+            _ if self.discarded => Ok(()),
             count => Err(self.error(DecodeProblem::TrailingBytes { count })),
         }
     }

@@ -1,4 +1,4 @@
-//! The relations described so far in one peek.
+//! The relations that were described in a peek.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -7,14 +7,14 @@ use crate::error::{Category, Error};
 
 use super::message::{Relation, ReplicaIdentity, Tuple};
 
-/// Relation descriptions by OID, kept for the length of one peek and no longer: pgoutput describes
-/// every relation anew in each call, before its first row.
+/// The descriptions of relations by OID. They are valid within one peek: pgoutput describes every
+/// relation again in each call, before its first row.
 #[derive(Debug, Default)]
 pub struct RelationCache {
     relations: HashMap<u32, Rc<OwnedRelation>>,
 }
 
-/// A [`Relation`] that outlives its message. Cheap to clone: its names and columns are shared.
+/// A [`Relation`] that outlives its message. It is cheap to clone: its names and columns are shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedRelation {
     /// The relation's OID.
@@ -23,16 +23,16 @@ pub struct OwnedRelation {
     pub schema: Rc<str>,
     /// Its name.
     pub name: Rc<str>,
-    /// Which old values updates and deletes carry.
+    /// Which old values updates and deletes contain.
     pub replica_identity: ReplicaIdentity,
     /// The published columns, in the order of the tuples.
     pub columns: Rc<[OwnedColumn]>,
 }
 
-/// One column of an [`OwnedRelation`].
+/// A column of an [`OwnedRelation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedColumn {
-    /// Part of the replica identity's key.
+    /// Whether it is part of the key of the replica identity.
     pub is_key: bool,
     /// The column's name.
     pub name: Rc<str>,
@@ -42,44 +42,44 @@ pub struct OwnedColumn {
     pub type_modifier: i32,
 }
 
-/// A row that cannot be read by the relations described so far.
+/// A row does not match the relations described so far.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelationError {
-    /// No Relation message came before the row.
-    #[error("a row of the relation with OID {oid} came before its description")]
+    /// The relation was not described.
+    #[error("a row of the relation with OID {oid} arrived before its description")]
     Unknown {
         /// The relation's OID.
         oid: u32,
     },
     /// The tuple has more or fewer values than the relation has columns.
-    #[error("a row of {schema}.{name} has {found} values for {expected} columns")]
+    #[error("a row of {schema}.{name} has {found} values, but {expected} columns were described")]
     ColumnCount {
         /// The relation's schema.
         schema: Rc<str>,
         /// The relation's name.
         name: Rc<str>,
-        /// Columns of the relation.
+        /// The number of columns of the relation.
         expected: usize,
-        /// Values of the tuple.
+        /// The number of values of the tuple.
         found: usize,
     },
 }
 
 impl RelationCache {
-    /// A cache for a new peek.
+    /// Creates the cache of a peek.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Keeps a description, in place of an older one of the same OID (the relation was altered).
+    /// Stores a description. It replaces an older one of the same OID: the relation was altered.
     pub fn insert(&mut self, relation: &Relation<'_>) -> Rc<OwnedRelation> {
         let owned = Rc::new(OwnedRelation::from(relation));
         self.relations.insert(owned.oid, Rc::clone(&owned));
         owned
     }
 
-    /// The latest description of the relation with this OID.
+    /// Returns the latest description of the relation with this OID.
     pub fn get(&self, oid: u32) -> Result<&Rc<OwnedRelation>, RelationError> {
         self.relations
             .get(&oid)
@@ -88,7 +88,7 @@ impl RelationCache {
 }
 
 impl OwnedRelation {
-    /// Checks that `tuple` has one value per column, which holds for keys and cut rows too.
+    /// Checks that `tuple` has one value per column. Keys and cut rows have that too.
     pub fn check(&self, tuple: &Tuple<'_>) -> Result<(), RelationError> {
         if tuple.values.len() == self.columns.len() {
             return Ok(());
@@ -122,8 +122,7 @@ impl From<&Relation<'_>> for OwnedRelation {
 
 impl From<RelationError> for Error {
     fn from(error: RelationError) -> Self {
-        // As a message and not as the source: names are shared within one thread, and a source
-        // must be able to leave it.
+        // As the message and not as the source: a source must be `Send`, and shared names are not.
         Self::new(
             Category::Decode,
             "pgoutput_relation_mismatch",
@@ -154,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_a_relation_that_was_not_described_is_an_error() {
+    fn a_row_of_an_undescribed_relation_is_an_error() {
         let error = RelationCache::new().get(7).unwrap_err();
         assert_eq!(error, RelationError::Unknown { oid: 7 });
     }
 
     #[test]
-    fn a_later_description_replaces_the_earlier_one() {
+    fn a_later_description_replaces_an_earlier_one() {
         let mut relations = RelationCache::new();
         let before = relations.insert(&orders(&["id"]));
         relations.insert(&orders(&["id", "total"]));
@@ -184,7 +183,7 @@ mod tests {
             );
             assert_eq!(
                 error.to_string(),
-                format!("a row of public.orders has {found} values for 2 columns")
+                format!("a row of public.orders has {found} values, but 2 columns were described")
             );
         }
     }

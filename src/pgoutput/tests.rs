@@ -1,4 +1,4 @@
-//! The decoder against literal bytes, against an encoder, and against damage.
+//! Tests of the decoder with literal bytes, with an encoder, and with damaged messages.
 
 mod cut;
 mod encode;

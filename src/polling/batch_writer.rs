@@ -11,7 +11,7 @@ use super::cycle_config::CycleConfig;
 use super::cycle_state::CycleState;
 use super::peek::{Peek, Slice};
 use crate::changes::{
-    Accepted, Assembler, ChangeBatch, DescribedRelation, Limits, TypeCatalog, TypeRow,
+    Assembler, ChangeBatch, DescribedRelation, Limits, Outcome, TypeCatalog, TypeRow,
 };
 use crate::error::Result;
 use crate::history::{self, QueuedInsert, Recent, WriteError};
@@ -128,7 +128,7 @@ impl BatchWriter {
             } else {
                 pgoutput::decode_prefix(&message.bytes, message.full_len)?
             };
-            let waiting = self.batch.len() + self.batch.held_back();
+            let waiting = self.batch.len() + self.batch.pending();
             let next_id = self.next_id().saturating_add_unsigned(waiting as u64);
             let as_text = cycle
                 .documents_as_text_from
@@ -136,15 +136,15 @@ impl BatchWriter {
             self.assembler.write_documents_as_text(as_text);
             let types = &mut cycle.types;
             match self.assembler.accept(&decoded, types, &mut self.batch)? {
-                Accepted::Nothing | Accepted::Changes(_) => {}
-                Accepted::Committed(end) => self.last_commit_end = self.last_commit_end.max(end),
-                Accepted::NeedTypes(missing) => {
+                Outcome::Nothing | Outcome::Changes(_) => {}
+                Outcome::Committed(end) => self.last_commit_end = self.last_commit_end.max(end),
+                Outcome::MissingTypes(missing) => {
                     peek.receive(connection).await?;
                     look_up_types(connection, types, &missing).await?;
                     self.assembler.accept(&decoded, types, &mut self.batch)?;
                 }
             }
-            let described = self.assembler.take_described().into_iter();
+            let described = self.assembler.take_described_relations().into_iter();
             self.relations
                 .extend(described.map(|relation| (next_id, relation)));
         }
@@ -163,11 +163,11 @@ impl BatchWriter {
         peek: &mut Peek,
     ) -> Result<()> {
         if let Some(xid) = self.assembler.open_transaction()
-            && self.batch.held_back_bytes() > max_bytes
+            && self.batch.pending_bytes() > max_bytes
         {
             peek.receive(connection).await?;
             let end = peek.find_commit(connection, xid).await?;
-            self.assembler.foresee_commit(end, &mut self.batch);
+            self.assembler.set_commit_lsn(end, &mut self.batch);
         }
         Ok(())
     }
@@ -283,6 +283,6 @@ async fn look_up_types<S: Stream>(
             })
         })
         .collect();
-    types.learn(missing, described?);
+    types.add(missing, described?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Statements on one connection, one after the other or pipelined.
+//! Statements on a connection, one at a time or pipelined.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use std::time::Duration;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{CommandCompleteBody, Message, RowDescriptionBody};
 use postgres_protocol::message::frontend::{self, BindError, CopyData};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::clock;
 use crate::postgres::error::{Error, ProtocolError};
@@ -15,40 +14,40 @@ use crate::postgres::row::{ColumnTypes, Row};
 use crate::postgres::server_error::ServerError;
 use crate::postgres::session::{Session, TransactionStatus};
 use crate::postgres::transport::Limits;
-use crate::postgres::{Login, Param};
+use crate::postgres::{Login, Param, Stream};
 
-/// Longest time that saying goodbye may take.
+/// How long closing may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Format code of Postgres's binary formats.
 const BINARY: i16 = 1;
 
-/// One session on one socket.
+/// A session on a socket.
 ///
-/// Statements are queued, sent together, and their results read in the order they were queued:
-/// [`next_row`](Self::next_row) until `None`, or [`finish`](Self::finish), for each.
-/// [`query`](Self::query) and [`execute`](Self::execute) do all of it for one statement.
+/// Statements are queued and sent together. Their results are read in the same order, each with
+/// [`next_row`](Self::next_row) until `None` or with [`finish`](Self::finish).
+/// [`query`](Self::query) and [`execute`](Self::execute) do all that for one statement.
 ///
-/// Every error makes the connection unusable ([`Error::Broken`] from then on): after an error
-/// nobody can be sure how far statements that were pipelined behind it have come. Drop it, or
+/// Every error makes the connection unusable, and later calls return [`Error::Broken`]: it is unknown
+/// which of the statements that were pipelined after the failed one have run. Drop the connection, or
 /// [`close`](Self::close) it.
 ///
 /// # Cancellation
-/// `send`, `next_row` and `finish` keep their progress in the connection: dropped before they are
-/// done, they go on where they were when called again. A dropped `query`, `execute` or `copy_in`
-/// leaves its statement unfinished; unless that is finished, the next of them is refused.
+/// `send`, `next_row` and `finish` keep their progress in the connection: if they are dropped, the
+/// next call continues. A dropped `query` or `execute` leaves its statement unfinished, and until that
+/// is finished the next `query` or `execute` is refused.
 pub struct Connection<S> {
     session: Session<S>,
-    /// Queued and not finished, oldest first; the first is the current one.
+    /// The statements that are queued and not finished, oldest first. The first is the current one.
     pending: VecDeque<Statement>,
-    /// How many of the last of `pending` are not sent yet.
+    /// How many of them are not sent yet: the last ones.
     unsent: usize,
-    /// The last of `pending` is a copy that wants more data.
+    /// The last of them is a copy whose data has not ended.
     copying: bool,
     broken: bool,
 }
 
 impl<S> std::fmt::Debug for Connection<S> {
-    /// Without what is on its way: it holds row values.
+    /// Without the buffers, which hold row values.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("unfinished", &self.pending.len())
@@ -57,7 +56,7 @@ impl<S> std::fmt::Debug for Connection<S> {
     }
 }
 
-/// A statement whose results are not all read.
+/// A statement whose result is not read completely.
 struct Statement {
     is_copy: bool,
     phase: Phase,
@@ -65,7 +64,7 @@ struct Statement {
     affected: u64,
 }
 
-/// Which message is due next.
+/// The message that is expected next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// `ParseComplete`
@@ -98,11 +97,11 @@ impl Phase {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Logs in over `stream`, which is connected, and encrypted when it shall be.
+impl<S: Stream> Connection<S> {
+    /// Logs in over `stream`, which is connected and, if required, encrypted.
     ///
-    /// Authenticates by cleartext, md5 or SCRAM-SHA-256, as the server asks; takes at most
-    /// `limits.connect_timeout`.
+    /// Authenticates by cleartext password, md5 or SCRAM-SHA-256, as the server requests. Takes at
+    /// most `limits.connect_timeout`.
     pub async fn connect(stream: S, login: &Login, limits: Limits) -> Result<Self, Error> {
         let start = Session::start(stream, login, limits);
         let session = clock::timeout(limits.connect_timeout, start)
@@ -117,27 +116,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         })
     }
 
-    /// Queues a statement. Nothing is sent before [`send`](Self::send).
+    /// Queues a statement. [`send`](Self::send) sends it.
     pub fn queue(&mut self, sql: &str, params: &[Param<'_>]) -> Result<(), Error> {
         self.begin_call()?;
         let queued = self.try_queue(sql, params);
         self.end_call(queued)
     }
 
-    /// Queues `COPY ... FROM STDIN`. Its data follow with [`queue_copy_data`](Self::queue_copy_data)
-    /// and end with [`queue_copy_end`](Self::queue_copy_end); no other statement can be queued
-    /// meanwhile. `send` may be called in between, to free memory.
+    /// Queues `COPY ... FROM STDIN`. Add its data with [`queue_copy_data`](Self::queue_copy_data) and
+    /// end it with [`queue_copy_end`](Self::queue_copy_end); until then no other statement can be
+    /// queued. `send` may be called in between, to free memory.
     pub fn queue_copy(&mut self, sql: &str) -> Result<(), Error> {
         self.begin_call()?;
         let queued = self.try_queue_copy(sql);
         self.end_call(queued)
     }
 
-    /// Queues data of the copy that was queued last. Pieces need not end where rows end.
+    /// Queues data of the copy that was queued last. It need not end where a row ends.
     pub fn queue_copy_data(&mut self, data: &[u8]) -> Result<(), Error> {
         self.begin_call()?;
         if !self.copying {
-            return self.end_call(Err(Error::OutOfTurn("no copy takes data")));
+            return self.end_call(Err(Error::OutOfTurn("no copy accepts data")));
         }
         let message = CopyData::new(data).map_err(Error::Request);
         let queued = message.map(|message| message.write(&mut self.session.transport.outgoing));
@@ -148,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn queue_copy_end(&mut self) -> Result<(), Error> {
         self.begin_call()?;
         if !self.copying {
-            return self.end_call(Err(Error::OutOfTurn("no copy takes data")));
+            return self.end_call(Err(Error::OutOfTurn("no copy accepts data")));
         }
         self.copying = false;
         let outgoing = &mut self.session.transport.outgoing;
@@ -157,10 +156,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Writes everything queued.
+    /// Sends everything that is queued.
     ///
-    /// Never waits for a server that waits for us: while the socket takes no more, what the server
-    /// sends is read and kept for `next_row`, up to `max_result_bytes`.
+    /// Avoids a deadlock with a server that is itself blocked on sending: while the socket accepts no
+    /// bytes, what the server sends is read and kept for `next_row`, up to `max_result_bytes`.
     pub async fn send(&mut self) -> Result<(), Error> {
         self.begin_call()?;
         let sent = self.session.transport.send().await;
@@ -170,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.end_call(sent)
     }
 
-    /// As [`send`](Self::send), where something is queued.
+    /// As [`send`](Self::send), but does nothing if no statement is queued.
     pub async fn send_queued(&mut self) -> Result<(), Error> {
         if self.unsent == 0 {
             return Ok(());
@@ -178,8 +177,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.send().await
     }
 
-    /// The next row of the current statement: the oldest that is not finished. `None` is its end;
-    /// then the next one is current.
+    /// Returns the next row of the current statement, which is the oldest unfinished one. `None`
+    /// finishes it, and the next statement becomes current.
     pub async fn next_row(&mut self) -> Result<Option<Row>, Error> {
         self.begin_call()?;
         let step = loop {
@@ -193,8 +192,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.end_call(step)
     }
 
-    /// Skips what is left of the current statement. Gives the number of rows it inserted, updated,
-    /// deleted, copied, fetched or selected.
+    /// Finishes the current statement and skips its remaining rows. Returns the number of rows that
+    /// it inserted, updated, deleted, copied, fetched or selected.
     pub async fn finish(&mut self) -> Result<u64, Error> {
         self.begin_call()?;
         let step = loop {
@@ -207,10 +206,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.end_call(step)
     }
 
-    /// Runs a statement and gives all its rows, of at most `max_result_bytes` together. No other
-    /// statement may be unfinished.
+    /// Runs a statement and returns all its rows, at most `max_result_bytes`. No other statement may
+    /// be unfinished.
     pub async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        self.alone()?;
+        self.require_no_pending()?;
         self.queue(sql, params)?;
         self.send().await?;
         let max = self.session.transport.limits().max_result_bytes;
@@ -226,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(rows)
     }
 
-    /// Runs a statement that gives one row or none; of more, the first.
+    /// Runs a statement and returns its first row, if any.
     pub async fn query_optional(
         &mut self,
         sql: &str,
@@ -235,28 +234,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(self.query(sql, params).await?.into_iter().next())
     }
 
-    /// Runs a statement that always gives a row. Without one: [`Error::NoRow`].
+    /// Runs a statement that always returns a row. If it does not, fails with [`Error::NoRow`].
     pub async fn query_one(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Row, Error> {
         let row = self.query_optional(sql, params).await?;
         self.end_call(row.ok_or(Error::NoRow))
     }
 
-    /// Runs a statement for its effect; gives the count that `finish` gives. No other statement may
-    /// be unfinished.
+    /// Runs a statement and returns the same count as `finish`. No other statement may be unfinished.
     pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
-        self.alone()?;
+        self.require_no_pending()?;
         self.queue(sql, params)?;
-        self.send().await?;
-        self.finish().await
-    }
-
-    /// Runs `COPY ... FROM STDIN` with all its data; gives the number of rows copied. No other
-    /// statement may be unfinished.
-    pub async fn copy_in(&mut self, sql: &str, data: &[u8]) -> Result<u64, Error> {
-        self.alone()?;
-        self.queue_copy(sql)?;
-        self.queue_copy_data(data)?;
-        self.queue_copy_end()?;
         self.send().await?;
         self.finish().await
     }
@@ -267,31 +254,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.parameters.get(name).map(String::as_str)
     }
 
-    /// Nothing is unfinished and nothing has failed: the connection may serve somebody else.
+    /// Whether the connection can be reused: no statement is unfinished, no transaction is open, and
+    /// nothing has failed.
     pub fn is_idle(&self) -> bool {
         !self.broken && self.pending.is_empty() && self.session.status == TransactionStatus::Idle
     }
 
-    /// Whether a transaction was open when the last statement finished.
+    /// The transaction status after the last finished statement.
     pub fn transaction_status(&self) -> TransactionStatus {
         self.session.status
     }
 
-    /// The notices that came since the last call; of many, the newest.
+    /// Returns the notices that arrived since the last call; if there were many, the newest.
     pub fn take_notices(&mut self) -> impl Iterator<Item = ServerError> {
         std::mem::take(&mut self.session.notices).into_iter()
     }
 
-    /// Says goodbye as well as it can, within a second, and closes the socket.
+    /// Ends the session if possible, within a second, and closes the socket.
     pub async fn close(mut self) {
         let outgoing = &mut self.session.transport.outgoing;
         if self.broken || !outgoing.is_empty() {
-            // What is queued shall not run, and a half-sent message cannot be followed by another.
+            // Queued statements must not run, and no message can follow a partly sent one.
             outgoing.clear();
         } else {
             frontend::terminate(outgoing);
         }
-        // The server notices the closed socket anyhow.
+        // If this fails, the server notices the closed socket.
         let _ = clock::timeout(CLOSE_LIMIT, self.session.transport.shutdown()).await;
     }
 
@@ -307,8 +295,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         result
     }
 
-    /// Refuses when results of earlier statements would be taken for those of the next.
-    fn alone(&mut self) -> Result<(), Error> {
+    /// Fails if the results of earlier statements would be mistaken for those of the next.
+    fn require_no_pending(&mut self) -> Result<(), Error> {
         self.begin_call()?;
         if self.pending.is_empty() {
             return Ok(());
@@ -335,12 +323,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         is_copy: bool,
     ) -> Result<(), Error> {
         if self.copying {
-            return Err(Error::OutOfTurn("a copy still takes data"));
+            return Err(Error::OutOfTurn("a copy still accepts data"));
         }
         let outgoing = &mut self.session.transport.outgoing;
         let types = params.iter().map(Param::type_oid);
         frontend::parse("", sql, types, outgoing).map_err(Error::Request)?;
-        // One format code stands for all parameters, and one for all result columns.
+        // One format code applies to all parameters, and one to all result columns.
         let encode = |param: &Param<'_>, out: &mut _| param.encode(out);
         frontend::bind("", "", [BINARY], params, encode, [BINARY], outgoing).map_err(|error| {
             Error::Request(match error {
@@ -360,13 +348,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Takes in one message of the current statement.
+    /// Receives a message of the current statement.
     async fn step(&mut self) -> Result<Step, Error> {
         if self.pending.len() <= self.unsent {
             return Err(Error::OutOfTurn("no statement was sent"));
         }
         if self.copying && self.pending.len() == 1 {
-            return Err(Error::OutOfTurn("the copy still takes data"));
+            return Err(Error::OutOfTurn("the copy still accepts data"));
         }
         let message = self.session.receive().await?;
         let Some(statement) = self.pending.front_mut() else {
@@ -394,7 +382,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             (Phase::Complete, Message::EmptyQueryResponse) => Phase::Ready,
             (Phase::Ready, Message::ReadyForQuery(body)) => {
                 let affected = statement.affected;
-                self.session.ready(body.status())?;
+                self.session.set_status(body.status())?;
                 self.pending.pop_front();
                 return Ok(Step::Finished { affected });
             }
@@ -410,7 +398,7 @@ enum Step {
     Finished { affected: u64 },
 }
 
-fn column_types<S: AsyncRead + AsyncWrite + Unpin>(
+fn column_types<S: Stream>(
     session: &Session<S>,
     body: &RowDescriptionBody,
 ) -> Result<ColumnTypes, Error> {
@@ -426,11 +414,8 @@ fn column_types<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(types.into())
 }
 
-/// The last word of the tag, where it is a number: `INSERT 0 5`, `FETCH 5`, but `BEGIN`.
-fn affected<S: AsyncRead + AsyncWrite + Unpin>(
-    session: &Session<S>,
-    body: &CommandCompleteBody,
-) -> Result<u64, Error> {
+/// The last word of the command tag, if it is a number: `INSERT 0 5`, `FETCH 5`, but not `BEGIN`.
+fn affected<S: Stream>(session: &Session<S>, body: &CommandCompleteBody) -> Result<u64, Error> {
     let tag = body
         .tag()
         .map_err(|source| session.transport.malformed(source))?;

@@ -1,4 +1,4 @@
-//! What can go wrong on the wire, by kind, each with its cause.
+//! The errors of the wire client, by kind, each with its cause.
 
 use std::error::Error as StdError;
 use std::io;
@@ -9,184 +9,183 @@ use crate::postgres::server_error::{ServerError, SqlState};
 
 /// An error of the wire client.
 ///
-/// Every error that a [`Connection`](super::Connection) method returns leaves that connection
-/// unusable. No variant's text holds row values, parameters or credentials.
+/// Every error that a method of [`Connection`](super::Connection) returns makes that connection
+/// unusable. No error's text contains row values, parameters or credentials.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The socket failed.
     #[error("the connection to Postgres failed")]
     Io(#[source] io::Error),
-    /// The socket neither gave nor took a byte in time, or logging in took too long.
+    /// The socket neither delivered nor accepted a byte in time, or the login took too long.
     #[error("Postgres did not answer in time")]
     Timeout(#[source] Elapsed),
-    /// The server closed the connection; `mid_message`: inside a message, which is never its own
-    /// doing.
+    /// The connection was closed. Inside a message, that is never the server's intention.
     #[error("Postgres closed the connection{}", if *.mid_message { " in the middle of a message" } else { "" })]
     Closed {
-        /// Bytes of an incomplete message had come.
+        /// Part of a message had arrived.
         mid_message: bool,
     },
-    /// What came is not the protocol, or not its turn.
+    /// A message is malformed or out of order.
     #[error("the server does not speak the PostgreSQL protocol as documented")]
     Protocol(#[source] ProtocolError),
-    /// Logging in failed on our side; when the server refuses it is [`Error::Server`].
+    /// The login failed on the client's side. If the server refuses it, the error is
+    /// [`Error::Server`].
     #[error("logging in to Postgres failed")]
     Authentication(#[source] AuthenticationError),
-    /// The server offers no TLS where the sslmode demands it.
-    #[error("the server does not offer TLS, which the sslmode demands")]
+    /// The server does not offer TLS, and the sslmode requires it.
+    #[error("the server does not offer TLS, which the sslmode requires")]
     TlsRefused,
     /// The server reported an error.
     #[error(transparent)]
     Server(Box<ServerError>),
-    /// A message announces more bytes than the limit; it was not read.
+    /// A message is longer than the limit. It was not read.
     #[error("a message of {len} bytes is longer than the limit of {max}")]
     MessageTooLarge {
-        /// The announced length in bytes.
+        /// The length that the message announces, in bytes.
         len: usize,
         /// The limit in bytes.
         max: usize,
     },
-    /// A result that must be held whole is larger than the limit.
+    /// A result that must fit in memory is larger than the limit.
     #[error("a result is larger than the limit of {max} bytes")]
     ResultTooLarge {
         /// The limit in bytes.
         max: usize,
     },
-    /// A statement that always gives a row gave none.
-    #[error("a statement that always gives a row gave none")]
+    /// A statement that always returns a row returned none.
+    #[error("a statement that always returns a row returned none")]
     NoRow,
-    /// A column does not hold what the caller asked it for.
+    /// A column cannot be read as the requested type.
     #[error("column {column} of the result cannot be read")]
     Value {
-        /// The column's number, from 0.
+        /// The column's index.
         column: usize,
-        /// Why not.
+        /// Why it cannot be read.
         #[source]
         reason: ValueError,
     },
-    /// A statement or parameter has no form on the wire: a NUL in a text, 65536 parameters, 2 GiB.
+    /// A statement or parameter cannot be encoded: a NUL in a text, 65536 parameters, 2 GiB.
     #[error("the statement cannot be sent")]
     Request(#[source] io::Error),
-    /// The caller asked for something out of its turn.
+    /// The caller used the connection in the wrong order.
     #[error("{0}")]
     OutOfTurn(&'static str),
-    /// An earlier error, or a half-done copy, made this connection unusable.
+    /// An earlier error or an unfinished copy made this connection unusable.
     #[error("the connection is unusable after an earlier error")]
     Broken,
 }
 
-/// How the server's bytes depart from the protocol
-/// (PostgreSQL documentation, "Frontend/Backend Protocol").
+/// How the server violates the protocol (PostgreSQL documentation, "Frontend/Backend Protocol").
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
     /// No backend message has this tag.
     #[error("unknown message type {:?}", char::from(*.0))]
     UnknownMessage(u8),
-    /// A length counts itself, so it is at least four.
+    /// The length is less than four, although it counts itself.
     #[error("message {:?} announces an impossible length", char::from(*.0))]
     Length(u8),
-    /// The body does not have its documented form.
+    /// The body is not in the documented format.
     #[error("malformed message {:?}", char::from(*.tag))]
     Malformed {
         /// The message's type byte.
         tag: u8,
-        /// What the parser met.
+        /// The parser's error.
         #[source]
         source: io::Error,
     },
-    /// A message that may not come now.
-    #[error("message {:?} came where {expected} was due", char::from(*.tag))]
+    /// A message of another type was expected.
+    #[error("message {:?} arrived where {expected} was expected", char::from(*.tag))]
     Unexpected {
         /// The message's type byte.
         tag: u8,
-        /// What may come instead.
+        /// The messages that are valid at this point.
         expected: &'static str,
     },
-    /// A row with more or fewer values than its description.
-    #[error("a row of {actual} values where {described} were described")]
+    /// A row has more or fewer values than its description has columns.
+    #[error("a row has {actual} values, but {described} columns were described")]
     RowWidth {
         /// The number of values in the row.
         actual: usize,
         /// The number of columns in the row description.
         described: usize,
     },
-    /// A result column in text although binary was asked for.
-    #[error("a result column is not in the binary format that was asked for")]
+    /// A result column is in text format, although binary was requested.
+    #[error("a result column is not in the binary format that was requested")]
     TextFormat,
-    /// An error or notice without a well-formed SQLSTATE.
-    #[error("an error response without a SQLSTATE")]
+    /// An error or notice has no well-formed SQLSTATE.
+    #[error("an error response has no SQLSTATE")]
     NoSqlState,
-    /// `ReadyForQuery` with another status than `I`, `T` or `E`.
+    /// The status in `ReadyForQuery` is not `I`, `T` or `E`.
     #[error("unknown transaction status {:?}", char::from(*.0))]
     TransactionStatus(u8),
     /// The server reports more run-time parameters than any real one has.
-    #[error("too many run-time parameters reported")]
+    #[error("the server reports too many run-time parameters")]
     TooManyParameters,
-    /// `SSLRequest` answered with another byte than `S` or `N`.
+    /// The answer to `SSLRequest` is neither `S` nor `N`.
     #[error("SSLRequest was answered with {:?}", char::from(*.0))]
     TlsAnswer(u8),
-    /// More came than the answer to `SSLRequest`, before TLS: the server says nothing there, so
-    /// that somebody else did, who wants it taken for the server's own words after the handshake.
-    #[error("{0} bytes came unencrypted where the TLS handshake was due")]
-    BeforeTls(usize),
+    /// Plaintext followed the answer to `SSLRequest`. A server sends none there: an injection attempt
+    /// (CVE-2021-23222).
+    #[error("{0} unencrypted bytes arrived before the TLS handshake")]
+    PlaintextBeforeTls(usize),
 }
 
-/// Why logging in failed before the server had its say.
+/// Why the login failed on the client's side.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticationError {
-    /// The server asks for a password and none is configured.
-    #[error("the server asks for a password and none is configured")]
+    /// The server requests a password, but none is configured.
+    #[error("the server requests a password, but none is configured")]
     PasswordRequired,
-    /// A method this client does not have.
-    #[error("the server asks for {0}, which is not supported")]
+    /// The server requests a method that this client does not support.
+    #[error("the server requests {0}, which is not supported")]
     UnsupportedMethod(&'static str),
-    /// SASL without SCRAM-SHA-256.
-    #[error("the server offers no SASL mechanism that is supported (SCRAM-SHA-256)")]
+    /// The server offers SASL, but not SCRAM-SHA-256.
+    #[error("the server does not offer SCRAM-SHA-256, the only supported SASL mechanism")]
     UnsupportedMechanism,
-    /// The SCRAM exchange failed: a foreign nonce, a wrong server signature, too many iterations.
+    /// The SCRAM exchange failed: an unknown nonce, a wrong server signature, too many iterations.
     #[error("the SCRAM exchange failed")]
     Scram(#[source] io::Error),
-    /// The server let us in without proving that it knows the password.
+    /// The server accepted the login without proving that it knows the password.
     #[error("the server did not prove that it knows the password")]
     ServerNotProven,
 }
 
-/// Why a value cannot be read as the type that was asked for.
+/// Why a value cannot be read as the requested type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ValueError {
-    /// The result has fewer columns.
+    /// The result has no column with this index.
     #[error("there is no such column")]
     NoSuchColumn,
-    /// SQL null where a value was asked for.
+    /// The value is null, and a value was requested.
     #[error("it is null")]
     Null,
-    /// A column of another type.
+    /// The column has another type.
     #[error("it is of the type with OID {actual}, not {wanted}")]
     Type {
         /// The OID of the column's type.
         actual: u32,
-        /// The type that was asked for.
+        /// The types that fit.
         wanted: &'static str,
     },
-    /// The value has not the length of its type.
+    /// The value does not have the length of its type.
     #[error("its length of {0} bytes does not fit its type")]
     Length(usize),
-    /// A value outside of what its type can hold: a boolean of 2, a jsonb of version 2.
+    /// The bytes are invalid for the type: a boolean of 2, a jsonb of version 2.
     #[error("its bytes are not a value of its type")]
     Content,
-    /// Text that is not UTF-8.
+    /// The text is not UTF-8.
     #[error("its text is not UTF-8")]
     Encoding,
 }
 
 impl Error {
-    /// What the server reported, when the server reported it. Callers that know what a code means
-    /// for their statement (42704: no such slot, no such publication) decide by
-    /// [`ServerError::sqlstate`] before they turn the error into a [`crate::error::Error`].
+    /// The server's error, if the server reported it. Callers that know what a code means for their
+    /// statement (42704: no such slot, no such publication) look at [`ServerError::sqlstate`] before
+    /// they convert the error into a [`crate::error::Error`].
     pub fn server(&self) -> Option<&ServerError> {
         match self {
             Self::Server(error) => Some(error),
@@ -194,7 +193,7 @@ impl Error {
         }
     }
 
-    /// The SQLSTATE, when the server reported the error.
+    /// The SQLSTATE, if the server reported the error.
     pub fn sqlstate(&self) -> Option<SqlState> {
         self.server().map(ServerError::sqlstate)
     }
@@ -218,21 +217,23 @@ impl Error {
     }
 }
 
-/// The category and code of an error that Postgres reported, by SQLSTATE alone: messages are
-/// translated and reworded (PostgreSQL documentation, appendix A).
+/// The category and code of an error that Postgres reported. Only the SQLSTATE decides, because
+/// messages are translated and reworded (PostgreSQL documentation, appendix A).
 fn classify(state: SqlState) -> (Category, &'static str) {
-    match state.as_str() {
-        "42501" => (Category::Permission, "permission_denied"),
-        "55006" => (Category::SlotInUse, "slot_in_use"),
-        "3D000" => (Category::Configuration, "database_missing"),
-        // Cancelled (statement_timeout too), lock_timeout, idle-in-transaction and
-        // transaction time-outs.
-        "57014" | "55P03" | "25P03" | "25P04" => (Category::Timeout, "statement_timeout"),
-        "53300" => (Category::Connection, "too_many_connections"),
-        // Shutdown, crash, starting up, database dropped, idle session.
-        "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => {
-            (Category::Connection, "server_unavailable")
-        }
+    match state {
+        SqlState::INSUFFICIENT_PRIVILEGE => (Category::Permission, "permission_denied"),
+        SqlState::OBJECT_IN_USE => (Category::SlotInUse, "slot_in_use"),
+        SqlState::INVALID_CATALOG_NAME => (Category::Configuration, "database_missing"),
+        SqlState::QUERY_CANCELED
+        | SqlState::LOCK_NOT_AVAILABLE
+        | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+        | SqlState::TRANSACTION_TIMEOUT => (Category::Timeout, "statement_timeout"),
+        SqlState::TOO_MANY_CONNECTIONS => (Category::Connection, "too_many_connections"),
+        SqlState::ADMIN_SHUTDOWN
+        | SqlState::CRASH_SHUTDOWN
+        | SqlState::CANNOT_CONNECT_NOW
+        | SqlState::DATABASE_DROPPED
+        | SqlState::IDLE_SESSION_TIMEOUT => (Category::Connection, "server_unavailable"),
         _ => match state.class() {
             "08" => (Category::Connection, "connection_failed"),
             "28" => (Category::Authentication, "authentication_failed"),
@@ -245,15 +246,15 @@ fn remedy(code: &str) -> Option<&'static str> {
     Some(match code {
         "authentication_failed" => {
             "Check the user and the password in the Hyperdrive configuration or in DATABASE_URL, \
-             and that pg_hba.conf lets this user in."
+             and that pg_hba.conf allows this user to connect."
         }
-        "database_missing" => "Check the database's name in DATABASE_URL.",
+        "database_missing" => "Check the name of the database in DATABASE_URL.",
         "too_many_connections" => {
-            "Raise max_connections on the server, or close connections that are not needed."
+            "Raise max_connections on the server, or close unneeded connections."
         }
         "tls_refused" => {
-            "Turn TLS on at the server (ssl = on), or, on a network you trust, set sslmode=disable \
-             in DATABASE_URL."
+            "Turn on TLS on the server (ssl = on), or, on a network that you trust, set \
+             sslmode=disable in DATABASE_URL."
         }
         _ => return None,
     })
@@ -262,7 +263,7 @@ fn remedy(code: &str) -> Option<&'static str> {
 impl From<Error> for FeedError {
     fn from(error: Error) -> Self {
         let (category, code) = error.classify();
-        // The message tells the whole chain, since /status and the logs show only the message.
+        // The message contains the whole chain, because /status and the logs show nothing else.
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(inner) = cause {
@@ -309,7 +310,7 @@ mod tests {
             ("57P02", Category::Connection),
             ("57P03", Category::Connection),
             ("57P05", Category::Connection),
-            // What these mean depends on the statement: the caller refines them.
+            // The meaning of these depends on the statement. The caller refines them.
             ("42704", Category::Query),
             ("55000", Category::Query),
             ("40001", Category::Query),
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_our_own_tells_its_causes() {
+    fn the_message_of_a_client_error_contains_its_causes() {
         let cause = io::Error::new(io::ErrorKind::ConnectionReset, "reset by peer");
         let error = FeedError::from(Error::Io(cause));
         assert_eq!(error.category(), Category::Connection);

@@ -1,10 +1,10 @@
-//! How many rows to ask for, where nobody knows yet how large they are.
+//! How many rows to request when their size is not known in advance.
 
-/// What is asked for first, and at least where the rows before were small, or few.
+/// The size of the first request, and the least that later requests may grow to.
 pub const FIRST_FETCH_SIZE: u32 = 512;
 
-/// As many rows as fit `target_bytes`, by the `bytes` of the `rows` just seen: fourfold as many at most,
-/// and never more than `most`.
+/// Returns how many rows fill `target_bytes`, if they are as large as the `rows` of `bytes` that have just
+/// been received; at most four times as many as these (but see [`FIRST_FETCH_SIZE`]), and at most `most`.
 pub fn next_fetch_size(rows: usize, bytes: usize, target_bytes: usize, most: u32) -> u32 {
     let each = (bytes / rows.max(1)).max(1);
     let fitting = u32::try_from(target_bytes / each).unwrap_or(u32::MAX);
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_rows_are_what_fits_and_grow_fourfold_at_most() {
+    fn the_next_fetch_fills_its_target_and_grows_fourfold_at_most() {
         let most = 16_384;
         assert_eq!(next_fetch_size(256, 256 * 100, 1 << 19, most), 1_024);
         assert_eq!(next_fetch_size(1_024, 1_024 * 1_024, 1 << 19, most), 512);

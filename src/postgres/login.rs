@@ -1,27 +1,27 @@
-//! Who logs in.
+//! The user that logs in.
 
 use std::fmt;
 
-/// What the startup message says about us, and the password.
+/// The contents of the startup message, and the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// The role.
     pub user: String,
-    /// Its password, in the bytes Postgres has it in. None: the server must trust us.
+    /// Its password, in the encoding of the server. None: the server must trust the role.
     pub password: Option<Vec<u8>>,
     /// The database.
     pub database: String,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
-    /// Command-line options for the session; some hosts route by them (`options=endpoint%3D...`).
+    /// Command-line options of the session. Some hosts route by them (`options=endpoint%3D...`).
     pub options: Option<String>,
 }
 
 impl Login {
-    /// The application name unless another is given.
+    /// The default application name.
     pub const APPLICATION_NAME: &'static str = "pg-change-feed";
 
-    /// A login of `user` to `database` with `password`.
+    /// Creates a login of `user` to `database` with `password`.
     pub fn new(
         user: impl Into<String>,
         password: impl Into<Vec<u8>>,
@@ -36,8 +36,8 @@ impl Login {
         }
     }
 
-    /// The parameters of the startup message. `client_encoding` is fixed: everything above the wire
-    /// takes text to be UTF-8.
+    /// The parameters of the startup message. `client_encoding` is fixed, because every caller expects
+    /// text in UTF-8.
     pub(super) fn startup_parameters(&self) -> impl Iterator<Item = (&str, &str)> {
         [
             ("user", self.user.as_str()),

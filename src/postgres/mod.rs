@@ -1,17 +1,16 @@
-//! A thin PostgreSQL client over the `postgres-protocol` crate: framing, logging in, statements
-//! with binary parameters and results, COPY into the server. It knows sockets only as
-//! [`AsyncRead`](tokio::io::AsyncRead) + [`AsyncWrite`](tokio::io::AsyncWrite), so that it runs
-//! over Workers' sockets and, in tests, over Tokio's.
+//! A thin PostgreSQL client on top of the `postgres-protocol` crate: framing, login, statements with
+//! binary parameters and results, and COPY into the server. It knows sockets only as [`Stream`], so
+//! that it runs over Workers' sockets and, in tests, over Tokio's.
 //!
 //! ```text
-//!   us                                        server
+//!   client                                    server
 //!   StartupMessage            ------------>
 //!                             <------------   AuthenticationCleartextPassword | MD5 | SASL | Ok
 //!   PasswordMessage | SASL..  <----------->   AuthenticationSASLContinue, SASLFinal
 //!                             <------------   AuthenticationOk
 //!                             <------------   ParameterStatus*, BackendKeyData, ReadyForQuery
 //!
-//!   for each statement, any number of them in one write:
+//!   for each statement, of which one write can contain many:
 //!   Parse Bind Describe
 //!   Execute Sync              ------------>
 //!                             <------------   ParseComplete, BindComplete,
@@ -25,17 +24,16 @@
 //!                             <------------   ParseComplete, BindComplete, NoData,
 //!                                             CopyInResponse, CommandComplete, ReadyForQuery
 //!
-//!   at any point              <------------   NoticeResponse, ParameterStatus,
+//!   at any time               <------------   NoticeResponse, ParameterStatus,
 //!                                             NotificationResponse, ErrorResponse
 //!   Terminate                 ------------>
 //! ```
 //!
-//! Only the extended protocol is spoken, and only with the unnamed statement and portal: poolers in
-//! transaction mode carry that, and one of them (Hyperdrive) fails when simple and extended
-//! queries are mixed.
+//! The client uses only the extended protocol, and only the unnamed statement and portal. Poolers in
+//! transaction mode support that, and Hyperdrive fails if simple and extended queries are mixed.
 //!
-//! Any other order of messages is a [`ProtocolError`]. A length is checked before it is believed,
-//! and each wait has an end, so a hostile server costs at most [`Limits`].
+//! Any other order of messages is a [`ProtocolError`]. Every length is checked before it is used and
+//! every wait has a timeout, so a hostile server costs at most [`Limits`].
 //!
 //! Source: PostgreSQL documentation, "Frontend/Backend Protocol".
 
@@ -58,7 +56,7 @@ pub use login::Login;
 pub use param::{ArrayParam, Element, Param};
 pub use postgres_protocol::escape::escape_identifier;
 pub use row::{Column, FromColumn, Row};
-pub use server_error::{ServerError, Severity, SqlState};
+pub use server_error::{ServerError, SqlState};
 pub use session::TransactionStatus;
 pub use tls::{Negotiated, negotiate_tls};
 pub use transport::Limits;

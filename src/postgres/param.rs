@@ -18,7 +18,6 @@ pub(super) mod oid {
     pub const CHAR: u32 = 18;
     pub const NAME: u32 = 19;
     pub const INT8: u32 = 20;
-    pub const INT2: u32 = 21;
     pub const INT4: u32 = 23;
     pub const TEXT: u32 = 25;
     pub const OID: u32 = 26;
@@ -35,50 +34,32 @@ pub(super) mod oid {
 /// The version byte before the text in jsonb's binary format.
 pub(super) const JSONB_VERSION: u8 = 1;
 
-/// One parameter of a statement. Its type is told to Postgres, so `$1` needs no cast in the SQL.
+/// A parameter of a statement. Its type is sent along, so that `$1` needs no cast in the SQL.
 #[derive(Clone, Copy, Debug)]
 pub enum Param<'a> {
-    /// SQL null, of whatever type the statement wants.
+    /// SQL null, of the type that the statement expects.
     Null,
-    /// `bool`
-    Bool(bool),
-    /// `int2`
-    Int2(i16),
     /// `int4`
     Int4(i32),
     /// `int8`
     Int8(i64),
-    /// `oid`
-    Oid(u32),
-    /// `text`; without NUL, which Postgres refuses.
+    /// `text`. Postgres refuses NUL characters.
     Text(&'a str),
-    /// `jsonb`, as JSON text.
-    Jsonb(&'a str),
-    /// `bytea`
-    Bytes(&'a [u8]),
     /// `pg_lsn`
     Lsn(Lsn),
-    /// `timestamptz`, in microseconds since 2000-01-01 00:00:00 UTC.
-    Timestamptz(i64),
     /// An array of one dimension.
     Array(&'a ArrayParam),
 }
 
 impl Param<'_> {
-    /// The type's OID; 0 lets Postgres infer it.
+    /// The type's OID; with 0, Postgres infers the type.
     pub(super) fn type_oid(&self) -> u32 {
         match self {
             Self::Null => 0,
-            Self::Bool(_) => oid::BOOL,
-            Self::Int2(_) => oid::INT2,
             Self::Int4(_) => oid::INT4,
             Self::Int8(_) => oid::INT8,
-            Self::Oid(_) => oid::OID,
             Self::Text(_) => oid::TEXT,
-            Self::Jsonb(_) => oid::JSONB,
-            Self::Bytes(_) => oid::BYTEA,
             Self::Lsn(_) => oid::PG_LSN,
-            Self::Timestamptz(_) => oid::TIMESTAMPTZ,
             Self::Array(array) => array.element.array_oid(),
         }
     }
@@ -89,17 +70,9 @@ impl Param<'_> {
     ) -> Result<IsNull, Box<dyn StdError + Send + Sync>> {
         match *self {
             Self::Null => return Ok(IsNull::Yes),
-            Self::Bool(value) => out.put_u8(value.into()),
-            Self::Int2(value) => out.put_i16(value),
             Self::Int4(value) => out.put_i32(value),
-            Self::Int8(value) | Self::Timestamptz(value) => out.put_i64(value),
-            Self::Oid(value) => out.put_u32(value),
+            Self::Int8(value) => out.put_i64(value),
             Self::Text(value) => out.put_slice(value.as_bytes()),
-            Self::Jsonb(value) => {
-                out.put_u8(JSONB_VERSION);
-                out.put_slice(value.as_bytes());
-            }
-            Self::Bytes(value) => out.put_slice(value),
             Self::Lsn(value) => out.put_u64(value.0),
             Self::Array(array) => array.encode(out)?,
         }
@@ -110,20 +83,12 @@ impl Param<'_> {
 /// The type of an [`ArrayParam`]'s elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
-    /// `bool[]`
-    Bool,
-    /// `int4[]`
-    Int4,
     /// `int8[]`
     Int8,
     /// `text[]`
     Text,
     /// `jsonb[]`
     Jsonb,
-    /// `bytea[]`
-    Bytes,
-    /// `pg_lsn[]`
-    Lsn,
     /// `timestamptz[]`
     Timestamptz,
     /// `oid[]`
@@ -133,13 +98,9 @@ pub enum Element {
 impl Element {
     fn oid(self) -> u32 {
         match self {
-            Self::Bool => oid::BOOL,
-            Self::Int4 => oid::INT4,
             Self::Int8 => oid::INT8,
             Self::Text => oid::TEXT,
             Self::Jsonb => oid::JSONB,
-            Self::Bytes => oid::BYTEA,
-            Self::Lsn => oid::PG_LSN,
             Self::Timestamptz => oid::TIMESTAMPTZ,
             Self::Oid => oid::OID,
         }
@@ -147,34 +108,30 @@ impl Element {
 
     fn array_oid(self) -> u32 {
         match self {
-            Self::Bool => 1000,
-            Self::Bytes => 1001,
-            Self::Int4 => 1007,
             Self::Oid => 1028,
             Self::Text => 1009,
             Self::Int8 => 1016,
             Self::Timestamptz => 1185,
-            Self::Lsn => 3221,
             Self::Jsonb => 3807,
         }
     }
 }
 
-/// An array of one dimension, encoded while its elements come: one column of
+/// An array of one dimension, encoded as its elements are added: a column of
 /// `INSERT ... SELECT ... FROM unnest($1, $2, ...)`.
 ///
-/// Each element type has one `push_*` that fits it; Postgres refuses the others (22P03).
+/// Each method `push_*` names the element types that it is for; Postgres refuses others (22P03).
 #[derive(Clone)]
 pub struct ArrayParam {
     element: Element,
     len: usize,
     nulls: usize,
-    /// The elements, each behind its length.
+    /// The elements, each after its length.
     body: Vec<u8>,
 }
 
 impl ArrayParam {
-    /// An empty array.
+    /// Creates an empty array.
     pub fn new(element: Element) -> Self {
         Self {
             element,
@@ -184,7 +141,7 @@ impl ArrayParam {
         }
     }
 
-    /// A `text[]` of the given texts.
+    /// Creates a `text[]`.
     pub fn texts<T: AsRef<str>>(texts: &[T]) -> Self {
         let mut array = Self::new(Element::Text);
         for text in texts {
@@ -193,27 +150,12 @@ impl ArrayParam {
         array
     }
 
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is no element.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Whether an element is not null.
+    /// Whether any element is not null.
     pub fn has_values(&self) -> bool {
         self.nulls < self.len
     }
 
-    /// Bytes of the encoded elements: what the array takes on the wire, but for its header.
-    pub fn byte_len(&self) -> usize {
-        self.body.len()
-    }
-
-    /// Forgets the elements and keeps the memory for the next ones.
+    /// Removes the elements and keeps the memory for reuse.
     pub fn clear(&mut self) {
         self.len = 0;
         self.nulls = 0;
@@ -227,16 +169,6 @@ impl ArrayParam {
         self.body.put_i32(-1);
     }
 
-    /// Adds a `bool`.
-    pub fn push_bool(&mut self, value: bool) {
-        self.push(&[value.into()]);
-    }
-
-    /// Adds an `int4`.
-    pub fn push_i32(&mut self, value: i32) {
-        self.push(&value.to_be_bytes());
-    }
-
     /// Adds an `int8`, or a `timestamptz` in microseconds since 2000-01-01 00:00:00 UTC.
     pub fn push_i64(&mut self, value: i64) {
         self.push(&value.to_be_bytes());
@@ -247,17 +179,12 @@ impl ArrayParam {
         self.push(&value.to_be_bytes());
     }
 
-    /// Adds a `pg_lsn`.
-    pub fn push_lsn(&mut self, value: Lsn) {
-        self.push(&value.0.to_be_bytes());
-    }
-
     /// Adds a `text`, or the JSON text of a `jsonb`.
     pub fn push_text(&mut self, value: &str) {
         self.push(value.as_bytes());
     }
 
-    /// Adds a `bytea`, or the UTF-8 of a `text` or of a `jsonb`'s JSON.
+    /// Adds the UTF-8 of a `text`, or of the JSON text of a `jsonb`.
     pub fn push_bytes(&mut self, value: &[u8]) {
         self.push(value);
     }
@@ -265,7 +192,7 @@ impl ArrayParam {
     fn push(&mut self, value: &[u8]) {
         let versioned = self.element == Element::Jsonb;
         let len = value.len() + usize::from(versioned);
-        // A length that does not fit makes the whole array too long, which `encode` refuses.
+        // If the length does not fit, the array is too long as well, and `encode` refuses it.
         self.body.put_i32(i32::try_from(len).unwrap_or(i32::MAX));
         if versioned {
             self.body.put_u8(JSONB_VERSION);
@@ -274,8 +201,8 @@ impl ArrayParam {
         self.len += 1;
     }
 
-    /// `array_send`: dimensions, has-null flag, element type, then per dimension its length and
-    /// lower bound, then the elements. An empty array has no dimension.
+    /// The format of `array_send`: the number of dimensions, a flag for nulls, the element type, the
+    /// length and lower bound of each dimension, and the elements. An empty array has no dimensions.
     fn encode(&self, out: &mut BytesMut) -> Result<(), io::Error> {
         let len = i32::try_from(self.len);
         let (Ok(len), Ok(_)) = (len, i32::try_from(self.body.len())) else {
@@ -295,7 +222,7 @@ impl ArrayParam {
 }
 
 impl std::fmt::Debug for ArrayParam {
-    /// Without the elements: they are row values.
+    /// Without the elements, which are row values.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ArrayParam({:?}; {})", self.element, self.len)
     }
@@ -312,27 +239,26 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_its_dimension_and_its_elements() {
+    fn an_array_is_encoded_as_its_dimension_and_its_elements() {
         let mut array = ArrayParam::new(Element::Jsonb);
         array.push_text("{}");
         array.push_null();
         let expected = [
             &b"\0\0\0\x01\0\0\0\x01\0\0\x0e\xda"[..], // one dimension, has nulls, jsonb
-            b"\0\0\0\x02\0\0\0\x01",                  // two elements, the first is number 1
+            b"\0\0\0\x02\0\0\0\x01", // two elements, the first of which has index 1
             b"\0\0\0\x03\x01{}\xff\xff\xff\xff",
         ]
         .concat();
         assert_eq!(encoded(Param::Array(&array)), expected);
-        assert_eq!((array.len(), array.byte_len()), (2, 11));
     }
 
     #[test]
-    fn a_cleared_array_is_empty_and_has_no_dimension() {
+    fn a_cleared_array_has_no_dimension() {
         let mut array = ArrayParam::new(Element::Int8);
         array.push_null();
         array.push_i64(7);
         array.clear();
-        assert!(array.is_empty());
+        assert!(!array.has_values());
         assert_eq!(encoded(Param::Array(&array)), b"\0\0\0\0\0\0\0\0\0\0\0\x14");
     }
 

@@ -1,4 +1,4 @@
-//! Rows of a result, read from Postgres's binary formats without copying.
+//! The rows of a result, read from Postgres's binary formats without copying.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::postgres::param::{JSONB_VERSION, oid};
 /// The type of each column of a result.
 pub(super) type ColumnTypes = Arc<[u32]>;
 
-/// One row. It shares the memory it was received in (up to a read's 256 KiB around it), which is
-/// free again once every row and [`Bytes`] out of it is dropped.
+/// A row. It shares the buffer that it was received in (up to the 256 KiB of a read), which is freed
+/// when every row and every [`Bytes`] in it is dropped.
 #[derive(Clone)]
 pub struct Row {
     types: ColumnTypes,
@@ -23,7 +23,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Checks that `body` is well-formed and has a value for each column.
+    /// Checks that `body` is well-formed and has one value per column.
     pub(super) fn new(types: &ColumnTypes, body: DataRowBody) -> Result<Self, ProtocolError> {
         let tag = DATA_ROW_TAG;
         let counted = body.ranges().count();
@@ -41,17 +41,18 @@ impl Row {
         self.types.len()
     }
 
-    /// Whether there is no column.
+    /// Whether the row has no columns.
     pub fn is_empty(&self) -> bool {
         self.types.is_empty()
     }
 
-    /// The row's size in bytes, as it was received.
+    /// The row's size on the wire, in bytes.
     pub fn byte_len(&self) -> usize {
         self.body.buffer().len()
     }
 
-    /// The value of `column`, counted from 0. `T` must fit the column's type: see [`FromColumn`].
+    /// Returns the value of the column with index `column`. `T` must fit the column's type: see
+    /// [`FromColumn`].
     pub fn get<'a, T: FromColumn<'a>>(&'a self, column: usize) -> Result<T, Error> {
         self.column(column)
             .and_then(T::from_column)
@@ -62,7 +63,7 @@ impl Row {
         let Some(&type_oid) = self.types.get(column) else {
             return Err(ValueError::NoSuchColumn);
         };
-        // `new` has counted them: there is one for each type.
+        // `new` has checked that there is one range per type.
         let Ok(Some(range)) = self.body.ranges().nth(column) else {
             return Err(ValueError::NoSuchColumn);
         };
@@ -77,13 +78,13 @@ impl Row {
 }
 
 impl fmt::Debug for Row {
-    /// Without the values, which must not reach a log.
+    /// Without the values, which must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Row({} columns, {} bytes)", self.len(), self.byte_len())
     }
 }
 
-/// A value and its type, on the way to [`FromColumn`].
+/// A value and its type, for [`FromColumn`].
 #[derive(Clone, Copy)]
 pub struct Column<'a> {
     type_oid: u32,
@@ -93,7 +94,7 @@ pub struct Column<'a> {
 }
 
 impl<'a> Column<'a> {
-    /// The bytes of a value whose type is one of `types`.
+    /// Returns the bytes of a value whose type is one of `types`.
     fn of(self, wanted: &'static str, types: &[u32]) -> Result<&'a [u8], ValueError> {
         let actual = self.type_oid;
         if !types.contains(&actual) {
@@ -102,7 +103,7 @@ impl<'a> Column<'a> {
         self.value.ok_or(ValueError::Null)
     }
 
-    /// The bytes of a value that always has `N` of them.
+    /// Returns the bytes of a value that always has `N` bytes.
     fn fixed<const N: usize>(
         self,
         wanted: &'static str,
@@ -115,13 +116,13 @@ impl<'a> Column<'a> {
     }
 }
 
-/// A type that the value of a column can be read as.
+/// A type as which the value of a column can be read.
 pub trait FromColumn<'a>: Sized {
-    /// Reads the value; a null is an error for everything but [`Option`].
+    /// Reads the value. Null is an error for every type but [`Option`].
     fn from_column(column: Column<'a>) -> Result<Self, ValueError>;
 }
 
-/// Null is `None`; of any type.
+/// Null, of any type, is `None`.
 impl<'a, T: FromColumn<'a>> FromColumn<'a> for Option<T> {
     fn from_column(column: Column<'a>) -> Result<Self, ValueError> {
         match T::from_column(column) {
@@ -140,13 +141,6 @@ impl FromColumn<'_> for bool {
             [1] => Ok(true),
             _ => Err(ValueError::Content),
         }
-    }
-}
-
-/// `int2`
-impl FromColumn<'_> for i16 {
-    fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
-        column.fixed("int2", &[oid::INT2]).map(Self::from_be_bytes)
     }
 }
 
@@ -183,8 +177,8 @@ impl FromColumn<'_> for Lsn {
     }
 }
 
-/// `text`, `varchar`, `char(n)`, `name`, `"char"`, and the text of `json` and `jsonb`. Enums and
-/// other types need a cast to text in the SQL.
+/// `text`, `varchar`, `char(n)`, `name`, `"char"`, and the text of `json` and `jsonb`. Other types,
+/// such as enums, need a cast to text in the SQL.
 impl<'a> FromColumn<'a> for &'a str {
     fn from_column(column: Column<'a>) -> Result<Self, ValueError> {
         let types = [
@@ -221,7 +215,7 @@ impl<'a> FromColumn<'a> for &'a [u8] {
     }
 }
 
-/// `bytea`, sharing the row's memory.
+/// `bytea`, sharing the row's buffer.
 impl FromColumn<'_> for Bytes {
     fn from_column(column: Column<'_>) -> Result<Self, ValueError> {
         let len = <&[u8]>::from_column(column)?.len();
@@ -236,7 +230,7 @@ mod tests {
 
     use super::*;
 
-    /// A row of one value of the type with OID `type_oid`.
+    /// A row with one value of the type `type_oid`.
     fn row_of(type_oid: u32, value: &[u8]) -> Row {
         let value_len = u32::try_from(value.len()).unwrap().to_be_bytes();
         let len = u32::try_from(value.len() + 10).unwrap().to_be_bytes();
@@ -258,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_none_of_their_type_are_refused() {
+    fn values_that_are_invalid_for_their_type_are_refused() {
         for len in [0, 1, 3, 5, 9] {
             let bytes = [0; 9];
             let bytes = bytes.get(..len).unwrap();
@@ -295,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_share_the_memory_of_their_row() {
+    fn bytes_share_the_buffer_of_their_row() {
         let row = row_of(oid::BYTEA, b"shared");
         let borrowed: &[u8] = row.get(0).unwrap();
         let shared: Bytes = row.get(0).unwrap();

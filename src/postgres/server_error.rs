@@ -1,4 +1,4 @@
-//! Errors and notices as the server reports them.
+//! Errors and notices that the server reports.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use postgres_protocol::message::backend::ErrorFields;
 
 use crate::postgres::error::{Error, ProtocolError};
 
-/// Longest text kept of any one field, in bytes: what a server (or a function that raises) says
-/// can be as long as a message, and notices are kept until they are logged.
+/// The longest message that is kept, in bytes. A server, or a function that raises an error, can send
+/// one as long as a protocol message, and notices are kept until they are logged.
 const MAX_FIELD_BYTES: usize = 4096;
 
-/// Five characters that class an error (PostgreSQL documentation, appendix A).
+/// The five characters that classify an error (PostgreSQL documentation, appendix A).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqlState([u8; 5]);
 
 impl SqlState {
-    /// No such slot, publication, type: `undefined_object`.
+    /// No such slot, publication or type: `undefined_object`.
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     /// No such table: `undefined_table`.
     pub const UNDEFINED_TABLE: Self = Self(*b"42P01");
@@ -24,17 +24,39 @@ impl SqlState {
     pub const UNDEFINED_COLUMN: Self = Self(*b"42703");
     /// No such schema: `invalid_schema_name`.
     pub const INVALID_SCHEMA_NAME: Self = Self(*b"3F000");
-    /// There already is one: `duplicate_object`.
-    pub const DUPLICATE_OBJECT: Self = Self(*b"42710");
-    /// A slot that was invalidated, or a server with a too low `wal_level`:
+    /// No such database: `invalid_catalog_name`.
+    pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
+    /// The slot was invalidated, or the server's `wal_level` is too low:
     /// `object_not_in_prerequisite_state`.
     pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
-    /// A slot that another session reads: `object_in_use`.
+    /// Another session reads the slot: `object_in_use`.
     pub const OBJECT_IN_USE: Self = Self(*b"55006");
-    /// The role may not: `insufficient_privilege`.
+    /// The role lacks a right: `insufficient_privilege`.
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
+    /// A setting or a function's argument is invalid: `invalid_parameter_value`.
+    pub const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
+    /// Cancelled, also by `statement_timeout`: `query_canceled`.
+    pub const QUERY_CANCELED: Self = Self(*b"57014");
+    /// `lock_timeout` passed, or the statement has `NOWAIT`: `lock_not_available`.
+    pub const LOCK_NOT_AVAILABLE: Self = Self(*b"55P03");
+    /// `idle_in_transaction_session_timeout`
+    pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: Self = Self(*b"25P03");
+    /// `transaction_timeout`
+    pub const TRANSACTION_TIMEOUT: Self = Self(*b"25P04");
+    /// `max_connections` is reached: `too_many_connections`.
+    pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
+    /// The session was terminated, or the server is shutting down: `admin_shutdown`.
+    pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
+    /// Another server process crashed: `crash_shutdown`.
+    pub const CRASH_SHUTDOWN: Self = Self(*b"57P02");
+    /// The server is starting or recovering: `cannot_connect_now`.
+    pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
+    /// `database_dropped`
+    pub const DATABASE_DROPPED: Self = Self(*b"57P04");
+    /// `idle_session_timeout`
+    pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
 
-    /// Reads five upper-case letters or digits; anything else is none.
+    /// Accepts five upper-case letters or digits only.
     fn parse(code: &[u8]) -> Option<Self> {
         let code: [u8; 5] = code.try_into().ok()?;
         let plain = |byte: &u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
@@ -43,11 +65,11 @@ impl SqlState {
 
     /// The five characters.
     pub fn as_str(&self) -> &str {
-        // Only ASCII gets in.
+        // `parse` accepts only ASCII.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// The first two, which name the class: `28` is authorization.
+    /// The class, which is the first two characters: `28` is authorization.
     pub fn class(&self) -> &str {
         self.as_str().get(..2).unwrap_or_default()
     }
@@ -65,156 +87,44 @@ impl fmt::Display for SqlState {
     }
 }
 
-/// How grave a report is; `Fatal` and `Panic` end the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Severity {
-    /// `DEBUG`
-    Debug,
-    /// `LOG`
-    Log,
-    /// `INFO`
-    Info,
-    /// `NOTICE`
-    Notice,
-    /// `WARNING`
-    Warning,
-    /// `ERROR`
-    Error,
-    /// `FATAL`
-    Fatal,
-    /// `PANIC`
-    Panic,
-}
-
-impl Severity {
-    fn parse(name: &[u8]) -> Option<Self> {
-        Some(match name {
-            b"DEBUG" => Self::Debug,
-            b"LOG" => Self::Log,
-            b"INFO" => Self::Info,
-            b"NOTICE" => Self::Notice,
-            b"WARNING" => Self::Warning,
-            b"ERROR" => Self::Error,
-            b"FATAL" => Self::Fatal,
-            b"PANIC" => Self::Panic,
-            _ => return None,
-        })
-    }
-}
-
 /// An error or a notice of the server (PostgreSQL documentation, "Error and Notice Message
 /// Fields").
 ///
-/// `Display` gives the message and the SQLSTATE only. Detail, hint and context can quote row
-/// values, and so can the message of a data exception (class 22: `invalid input syntax for type
-/// integer: "..."`), which is therefore withheld too; the accessors have them.
-#[derive(Clone, Default)]
+/// Of its fields only the SQLSTATE and the message are kept. Detail, hint and context can quote row
+/// values; so can the message of a data exception (class 22: `invalid input syntax for type integer:
+/// "..."`), which `Display` therefore withholds.
+#[derive(Clone)]
 pub struct ServerError {
-    severity: Option<Severity>,
-    sqlstate: Option<SqlState>,
+    sqlstate: SqlState,
     message: String,
-    detail: Option<String>,
-    hint: Option<String>,
-    context: Option<String>,
-    position: Option<u32>,
-    schema: Option<String>,
-    table: Option<String>,
-    column: Option<String>,
-    data_type: Option<String>,
-    constraint: Option<String>,
 }
 
 impl ServerError {
-    /// Reads the fields of an `ErrorResponse` or `NoticeResponse`, whose type byte is `tag`.
-    /// Unknown fields are skipped, as the protocol demands; a SQLSTATE must be there.
+    /// Reads the fields of an `ErrorResponse` or `NoticeResponse`, whose type byte is `tag`. The
+    /// SQLSTATE is required; unknown fields are skipped, as the protocol demands.
     pub(super) fn parse(tag: u8, mut fields: ErrorFields<'_>) -> Result<Self, Error> {
-        let mut error = Self::default();
+        let (mut sqlstate, mut message) = (None, String::new());
         let malformed = |source| Error::Protocol(ProtocolError::Malformed { tag, source });
         while let Some(field) = fields.next().map_err(malformed)? {
             let value = field.value_bytes();
             match field.type_() {
-                // The untranslated severity; older servers and some poolers send only `S`.
-                b'V' => error.severity = Severity::parse(value).or(error.severity),
-                b'S' => error.severity = error.severity.or(Severity::parse(value)),
-                b'C' => error.sqlstate = SqlState::parse(value),
-                b'M' => error.message = bounded_text(value),
-                b'D' => error.detail = Some(bounded_text(value)),
-                b'H' => error.hint = Some(bounded_text(value)),
-                b'W' => error.context = Some(bounded_text(value)),
-                b'P' => error.position = bounded_text(value).parse().ok(),
-                b's' => error.schema = Some(bounded_text(value)),
-                b't' => error.table = Some(bounded_text(value)),
-                b'c' => error.column = Some(bounded_text(value)),
-                b'd' => error.data_type = Some(bounded_text(value)),
-                b'n' => error.constraint = Some(bounded_text(value)),
+                b'C' => sqlstate = SqlState::parse(value),
+                b'M' => message = bounded_text(value),
                 _ => {}
             }
         }
-        if error.sqlstate.is_none() {
-            return Err(Error::Protocol(ProtocolError::NoSqlState));
-        }
-        Ok(error)
+        let sqlstate = sqlstate.ok_or(Error::Protocol(ProtocolError::NoSqlState))?;
+        Ok(Self { sqlstate, message })
     }
 
-    /// How grave; `Error` when the server named it in another language only.
-    pub fn severity(&self) -> Severity {
-        self.severity.unwrap_or(Severity::Error)
-    }
-
-    /// The class of the error.
+    /// The SQLSTATE.
     pub fn sqlstate(&self) -> SqlState {
-        self.sqlstate.unwrap_or(SqlState(*b"XX000"))
+        self.sqlstate
     }
 
-    /// What happened, in the server's language. May quote a value when the class is 22.
+    /// The message, in the server's language. It can quote a value if the class is 22.
     pub fn message(&self) -> &str {
         &self.message
-    }
-
-    /// More of it. May hold row values: never log it.
-    pub fn detail(&self) -> Option<&str> {
-        self.detail.as_deref()
-    }
-
-    /// What the server suggests.
-    pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
-    }
-
-    /// Where it happened (the field `W`): a stack of functions and statements. May hold row values.
-    pub fn context(&self) -> Option<&str> {
-        self.context.as_deref()
-    }
-
-    /// Which character of the statement, from 1.
-    pub fn position(&self) -> Option<u32> {
-        self.position
-    }
-
-    /// The schema that the error is about.
-    pub fn schema(&self) -> Option<&str> {
-        self.schema.as_deref()
-    }
-
-    /// The table that the error is about.
-    pub fn table(&self) -> Option<&str> {
-        self.table.as_deref()
-    }
-
-    /// The column that the error is about.
-    pub fn column(&self) -> Option<&str> {
-        self.column.as_deref()
-    }
-
-    /// The data type that the error is about.
-    pub fn data_type(&self) -> Option<&str> {
-        self.data_type.as_deref()
-    }
-
-    /// The constraint that the error is about.
-    pub fn constraint(&self) -> Option<&str> {
-        self.constraint.as_deref()
     }
 }
 
@@ -222,9 +132,10 @@ impl std::error::Error for ServerError {}
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.sqlstate();
-        // 22023 quotes settings and function arguments, not columns.
-        if state.class() == "22" && state.as_str() != "22023" {
+        let state = self.sqlstate;
+        // Its message quotes settings and function arguments, not columns.
+        let is_harmless = state == SqlState::INVALID_PARAMETER_VALUE;
+        if state.class() == "22" && !is_harmless {
             write!(f, "Postgres refused a value (SQLSTATE {state})")
         } else {
             write!(f, "{} (SQLSTATE {state})", self.message)
@@ -233,14 +144,14 @@ impl fmt::Display for ServerError {
 }
 
 impl fmt::Debug for ServerError {
-    /// As `Display`: what is printed for debugging ends in logs too.
+    /// As `Display`, since debug output can end up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServerError({:?}: {self})", self.severity())
+        write!(f, "ServerError({self})")
     }
 }
 
-/// The field's text, cut at [`MAX_FIELD_BYTES`]. Before the client encoding is agreed on, a server
-/// may answer in its own: what is not UTF-8 is replaced.
+/// A field's text, cut at [`MAX_FIELD_BYTES`]. Until the client encoding is set, a server may answer in
+/// its own: bytes that are not UTF-8 are replaced.
 fn bounded_text(value: &[u8]) -> String {
     let kept = value.get(..MAX_FIELD_BYTES).unwrap_or(value);
     String::from_utf8_lossy(kept).into_owned()
@@ -266,35 +177,19 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_read_and_unknown_ones_are_skipped() {
+    fn the_sqlstate_and_the_message_are_read_and_other_fields_skipped() {
         let error = ServerError::of_fields(
             b"SFEHLER\0VERROR\0C23505\0Mm\0Dd\0Hh\0P17\0p3\0qinternal\0Ww\0ss\0tt\0cc\0dd\0nn\0\
               Ff.c\0L1\0Rr\0Znew\0\0",
         )
         .unwrap();
-        assert_eq!(error.severity(), Severity::Error);
         assert_eq!(error.sqlstate().as_str(), "23505");
         assert_eq!(error.sqlstate().class(), "23");
-        assert_eq!((error.message(), error.position()), ("m", Some(17)));
-        assert_eq!((error.detail(), error.hint()), (Some("d"), Some("h")));
-        assert_eq!((error.context(), error.schema()), (Some("w"), Some("s")));
-        assert_eq!((error.table(), error.column()), (Some("t"), Some("c")));
-        assert_eq!(
-            (error.data_type(), error.constraint()),
-            (Some("d"), Some("n"))
-        );
+        assert_eq!(error.message(), "m");
     }
 
     #[test]
-    fn a_severity_in_another_language_is_an_error() {
-        let error = ServerError::of_fields(b"SFEHLER\0C42601\0Mm\0\0").unwrap();
-        assert_eq!(error.severity(), Severity::Error);
-        let error = ServerError::of_fields(b"SFATAL\0C57P01\0Mm\0\0").unwrap();
-        assert_eq!(error.severity(), Severity::Fatal);
-    }
-
-    #[test]
-    fn neither_display_nor_debug_shows_what_can_hold_values() {
+    fn neither_display_nor_debug_shows_text_that_can_quote_values() {
         let error =
             ServerError::of_fields(b"C23505\0Mduplicate key\0Dsecret\0Wsecret\0Hsecret\0\0");
         let error = error.unwrap();
@@ -311,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_and_foreign_ones_replaced() {
+    fn long_messages_are_cut_and_bytes_that_are_not_utf8_replaced() {
         let message = "ä".repeat(MAX_FIELD_BYTES);
         let fields = format!("C42601\0M{message}\0\0");
         let error = ServerError::of_fields(fields.as_bytes()).unwrap();

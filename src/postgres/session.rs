@@ -1,4 +1,4 @@
-//! A session with the server: what it reports at any time, and how it begins.
+//! A session with the server: its login, and the messages that can arrive at any time.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,33 +9,32 @@ use postgres_protocol::message::backend::{
     self, AuthenticationSaslBody, Message, ParameterStatusBody,
 };
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::postgres::Login;
 use crate::postgres::error::{AuthenticationError, Error, ProtocolError};
 use crate::postgres::server_error::ServerError;
 use crate::postgres::transport::{Limits, Transport};
+use crate::postgres::{Login, Stream};
 
-/// Most notices kept until somebody takes them; the newest are kept.
+/// How many notices are kept until they are taken, the newest ones.
 const MAX_NOTICES: usize = 32;
-/// PostgreSQL 18 reports 15 parameters.
+/// The most parameters that a server may report. PostgreSQL 18 reports 15.
 const MAX_PARAMETERS: usize = 100;
-/// Longest message before the server is known to be the right one. libpq allows 30,000 bytes.
+/// The longest message, in bytes, until the login is complete. libpq allows 30,000.
 const MAX_STARTUP_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// Whether a transaction is open, as the last `ReadyForQuery` told.
+/// Whether a transaction is open, according to the last `ReadyForQuery`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionStatus {
-    /// None is.
+    /// No transaction is open.
     Idle,
-    /// One is open.
+    /// A transaction is open.
     InTransaction,
-    /// One is open and failed: only a rollback is accepted.
+    /// A transaction is open and has failed: the server accepts only a rollback.
     Failed,
 }
 
-/// Messages without those that may come at any time: notices and parameters are kept here,
-/// notifications are dropped, and errors are returned as such.
+/// The messages except those that can arrive at any time: notices and parameters are kept here,
+/// notifications are dropped, and errors are returned as errors.
 pub(super) struct Session<S> {
     pub(super) transport: Transport<S>,
     pub(super) status: TransactionStatus,
@@ -43,8 +42,8 @@ pub(super) struct Session<S> {
     pub(super) notices: VecDeque<ServerError>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// Logs in over `stream`. The caller bounds the time.
+impl<S: Stream> Session<S> {
+    /// Logs in over `stream`. The caller limits the time.
     pub(super) async fn start(stream: S, login: &Login, limits: Limits) -> Result<Self, Error> {
         let max_message_bytes = limits.max_message_bytes.min(MAX_STARTUP_MESSAGE_BYTES);
         let startup_limits = Limits {
@@ -63,10 +62,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         session.authenticate(login).await?;
         loop {
             match session.receive().await? {
-                // Only a cancel request would need the key, and those take a second connection.
+                // Only a cancel request needs the key, and that is sent on a second connection.
                 Message::BackendKeyData(_) => {}
                 Message::ReadyForQuery(body) => {
-                    session.ready(body.status())?;
+                    session.set_status(body.status())?;
                     break;
                 }
                 _ => return Err(session.transport.unexpected("ReadyForQuery")),
@@ -76,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(session)
     }
 
-    /// The next message that belongs to what was asked. Cancellation safe.
+    /// Returns the next message that answers a request. Cancellation safe.
     pub(super) async fn receive(&mut self) -> Result<Message, Error> {
         loop {
             match self.transport.receive().await? {
@@ -100,8 +99,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Takes in the status byte of a `ReadyForQuery`.
-    pub(super) fn ready(&mut self, status: u8) -> Result<(), Error> {
+    /// Records the status byte of a `ReadyForQuery`.
+    pub(super) fn set_status(&mut self, status: u8) -> Result<(), Error> {
         self.status = match status {
             b'I' => TransactionStatus::Idle,
             b'T' => TransactionStatus::InTransaction,
@@ -122,10 +121,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// Answers the server's one request for a proof of identity, up to its `AuthenticationOk`.
+    /// Answers the server's authentication request, up to its `AuthenticationOk`.
     async fn authenticate(&mut self, login: &Login) -> Result<(), Error> {
         match self.receive().await? {
-            // The server trusts us (pg_hba.conf), or a pooler has let us in.
+            // The server trusts the client (pg_hba.conf), or a pooler accepted the login.
             Message::AuthenticationOk => return Ok(()),
             Message::AuthenticationCleartextPassword => {
                 self.send_password(password(login)?).await?;
@@ -153,8 +152,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.transport.send().await
     }
 
-    /// SCRAM-SHA-256, which proves the password in both directions (RFC 5802). Without channel
-    /// binding: no platform socket shows the certificate.
+    /// SCRAM-SHA-256, in which each side proves that it knows the password (RFC 5802). Without channel
+    /// binding, because Workers' sockets do not expose the certificate.
     async fn scram(
         &mut self,
         offer: &AuthenticationSaslBody,
@@ -194,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
 fn password(login: &Login) -> Result<&[u8], Error> {
     match login.password.as_deref() {
-        // Postgres treats an empty password as none (libpq: "no password supplied").
+        // Postgres treats an empty password as missing (libpq: "no password supplied").
         None | Some([]) => Err(Error::Authentication(AuthenticationError::PasswordRequired)),
         Some(password) => Ok(password),
     }

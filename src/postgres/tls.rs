@@ -1,32 +1,32 @@
-//! Asking a server for TLS, before anything else is said.
+//! Requests TLS from a server, before any other message.
 
 use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
-use crate::postgres::SslMode;
 use crate::postgres::error::{Error, ProtocolError};
+use crate::postgres::{SslMode, Stream};
 
-/// What became of the negotiation.
+/// The result of the negotiation.
 #[derive(Debug)]
 pub enum Negotiated<S> {
-    /// Go on without TLS.
+    /// Log in without TLS.
     Plain(S),
-    /// The server waits for the TLS handshake: start TLS on this socket, then log in over it.
+    /// The server expects the TLS handshake: start TLS on this socket, then log in.
     Tls(S),
 }
 
-/// Asks the server at the other end of `stream` for TLS as `mode` demands; waits no longer than
-/// `read_timeout` for its answer. Only for direct sockets: Hyperdrive's are encrypted already.
+/// Requests TLS from the server as `mode` requires, and waits at most `read_timeout` for the answer.
+/// Only for direct sockets: Hyperdrive's are encrypted already.
 ///
-/// Exactly one byte is read. A man in the middle could send more behind it, to be taken for the
-/// server's own after the handshake; unread, it ends in the handshake and fails it
-/// (PostgreSQL documentation, "SSL Session Encryption").
-pub async fn negotiate_tls<S: AsyncRead + AsyncWrite + Unpin>(
+/// Reads exactly one byte. A man in the middle could send more, which would pass for the server's own
+/// after the handshake. Left unread, it becomes part of the handshake, which then fails (PostgreSQL
+/// documentation, "SSL Session Encryption").
+pub async fn negotiate_tls<S: Stream>(
     mut stream: S,
     mode: SslMode,
     read_timeout: Duration,
@@ -34,7 +34,7 @@ pub async fn negotiate_tls<S: AsyncRead + AsyncWrite + Unpin>(
     if mode == SslMode::Disable {
         return Ok(Negotiated::Plain(stream));
     }
-    let answer = clock::timeout(read_timeout, ask(&mut stream))
+    let answer = clock::timeout(read_timeout, request(&mut stream))
         .await
         .map_err(Error::Timeout)?;
     match answer {
@@ -49,7 +49,7 @@ pub async fn negotiate_tls<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<u8> {
+async fn request<S: Stream>(stream: &mut S) -> io::Result<u8> {
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await?;
@@ -68,8 +68,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
-    /// Negotiates with a server that answers `answer` and then closes; gives the outcome and what
-    /// the server read.
+    /// Negotiates with a server that answers `answer` and closes. Returns the outcome and what the
+    /// server read.
     async fn negotiate(mode: SslMode, answer: &[u8]) -> (Result<Vec<u8>, Error>, Vec<u8>) {
         let (client, mut server) = duplex(64);
         server.write_all(answer).await.unwrap();
@@ -81,7 +81,7 @@ mod tests {
         };
         let outcome = match outcome {
             Ok((mut what, mut stream)) => {
-                // What the negotiation left unread follows.
+                // What the negotiation did not read.
                 stream.read_to_end(&mut what).await.unwrap();
                 Ok(what)
             }
@@ -93,14 +93,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_ssl_request_is_sent_and_one_byte_read() {
+    async fn an_ssl_request_is_sent_and_one_byte_is_read() {
         let (outcome, request) = negotiate(SslMode::Require, b"Sinjected").await;
         assert_eq!(outcome.unwrap(), b"tlsinjected");
         assert_eq!(request, [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]);
     }
 
     #[tokio::test]
-    async fn without_tls_at_the_server_the_mode_decides() {
+    async fn if_the_server_has_no_tls_the_mode_decides() {
         let (outcome, _) = negotiate(SslMode::Prefer, b"N").await;
         assert_eq!(outcome.unwrap(), b"plain");
         for mode in [SslMode::Require, SslMode::VerifyFull] {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disabled_mode_says_nothing() {
+    async fn a_disabled_mode_sends_nothing() {
         let (outcome, request) = negotiate(SslMode::Disable, b"").await;
         assert_eq!(outcome.unwrap(), b"plain");
         assert_eq!(request, b"");

@@ -1,4 +1,4 @@
-//! Framing: whole messages in, whole batches out, both within limits of memory and time.
+//! Framing: reads whole messages and writes whole batches, within limits of memory and time.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -8,28 +8,29 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::{self, Header, Message};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
+use crate::postgres::Stream;
 use crate::postgres::error::{Error, ProtocolError};
 use crate::postgres::server_error::ServerError;
 
-/// How much is asked of the socket at once: the size at which reading in Workers stops getting
-/// faster. A buffer is reused while more than half of it is free.
+/// How many bytes are requested from the socket at once. Reading in Workers does not get faster beyond
+/// this size. A buffer is reused while more than half of it is free.
 const READ_CHUNK: usize = 256 * 1024;
 
-/// What a connection may use of memory and time.
+/// How much memory and time a connection may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest wait for the socket to give or take any byte: it bounds how long a statement may
-    /// take to its first row. Hyperdrive ends statements at 60 s.
+    /// The longest wait for the socket to deliver or accept a byte. It limits how long a statement
+    /// may take until its first row. Hyperdrive ends statements after 60 s.
     pub read_timeout: Duration,
-    /// Longest time from the startup message to the first `ReadyForQuery`.
+    /// The longest time from the startup message to the first `ReadyForQuery`.
     pub connect_timeout: Duration,
-    /// Longest message, in bytes, that is read; one row is one message.
+    /// The longest message that is read, in bytes. A row is one message.
     pub max_message_bytes: usize,
-    /// Largest result, in bytes, that is held whole: what `query` collects, and what comes in
-    /// while `send` still writes.
+    /// The largest result that is held in memory, in bytes: what `query` collects, and what arrives
+    /// while `send` writes.
     pub max_result_bytes: usize,
 }
 
@@ -47,8 +48,8 @@ impl Default for Limits {
 
 /// A stream of messages over a stream of bytes.
 ///
-/// All state is kept here and not in the futures, so each future may be dropped and called for
-/// again: no byte is lost or written twice.
+/// All state is kept here and not in the futures. A future may be dropped and the method called again:
+/// no byte is lost or written twice.
 pub(super) struct Transport<S> {
     stream: S,
     incoming: BytesMut,
@@ -57,7 +58,7 @@ pub(super) struct Transport<S> {
     last_tag: u8,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
+impl<S: Stream> Transport<S> {
     pub(super) fn new(stream: S, limits: Limits) -> Self {
         Self {
             stream,
@@ -76,24 +77,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         &self.limits
     }
 
-    /// The error for the message received last, which came where `expected` was due.
+    /// The error for the message received last, which arrived where `expected` was expected.
     pub(super) fn unexpected(&self, expected: &'static str) -> Error {
         let tag = self.last_tag;
         Error::Protocol(ProtocolError::Unexpected { tag, expected })
     }
 
-    /// The error for the message received last, whose content is not as documented.
+    /// The error for the message received last, whose content is malformed.
     pub(super) fn malformed(&self, source: io::Error) -> Error {
         let tag = self.last_tag;
         Error::Protocol(ProtocolError::Malformed { tag, source })
     }
 
-    /// The next message. Cancellation safe.
+    /// Returns the next message. Cancellation safe.
     pub(super) async fn receive(&mut self) -> Result<Message, Error> {
         loop {
-            let missing = match self.take_message()? {
-                Taken::Message(message) => return Ok(message),
-                Taken::Missing(bytes) => bytes,
+            let missing = match self.parse_message()? {
+                Parsed::Message(message) => return Ok(message),
+                Parsed::Incomplete { missing } => missing,
             };
             self.make_room(missing.max(READ_CHUNK / 2), missing.max(READ_CHUNK));
             let read = self.stream.read_buf(&mut self.incoming);
@@ -109,8 +110,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
 
     /// Writes all of `outgoing`. Cancellation safe.
     ///
-    /// While the socket takes no more bytes, what it has to give is read: a server that is itself
-    /// blocked on sending an earlier result reads nothing until somebody takes that result.
+    /// Reads while the socket accepts no bytes: a server that is blocked on sending an earlier result
+    /// reads nothing until that result is read.
     pub(super) async fn send(&mut self) -> Result<(), Error> {
         loop {
             let limit = self.limits.read_timeout;
@@ -118,22 +119,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             match step {
                 Ok(Ok(Exchange::Sent)) => return Ok(()),
                 Ok(Ok(Exchange::Received)) => {}
-                Ok(Err(error)) => return Err(self.explain(error)),
+                Ok(Err(error)) => return Err(self.prefer_server_error(error)),
                 Err(elapsed) => return Err(Error::Timeout(elapsed)),
             }
         }
     }
 
-    /// Ends the stream's sending side, after what is left in `outgoing`.
+    /// Writes the rest of `outgoing` and closes the stream's sending side.
     pub(super) async fn shutdown(&mut self) -> io::Result<()> {
         self.stream.write_all_buf(&mut self.outgoing).await?;
         self.stream.shutdown().await
     }
 
-    /// Splits the first message off the buffer, or tells how many bytes it still lacks.
-    fn take_message(&mut self) -> Result<Taken, Error> {
+    /// Splits the first message off the buffer.
+    fn parse_message(&mut self) -> Result<Parsed, Error> {
         let Some(&tag) = self.incoming.first() else {
-            return Ok(Taken::Missing(0));
+            return Ok(Parsed::Incomplete { missing: 0 });
         };
         if !is_backend_tag(tag) {
             return Err(Error::Protocol(ProtocolError::UnknownMessage(tag)));
@@ -141,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         let header = Header::parse(&self.incoming)
             .map_err(|_| Error::Protocol(ProtocolError::Length(tag)))?;
         let Some(header) = header else {
-            return Ok(Taken::Missing(0));
+            return Ok(Parsed::Incomplete { missing: 0 });
         };
         let len = usize::try_from(header.len())
             .map_err(|_| Error::Protocol(ProtocolError::Length(tag)))?;
@@ -151,18 +152,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         }
         let missing = len.saturating_add(1).saturating_sub(self.incoming.len());
         if missing > 0 {
-            return Ok(Taken::Missing(missing));
+            return Ok(Parsed::Incomplete { missing });
         }
         self.last_tag = tag;
         match Message::parse(&mut self.incoming) {
-            Ok(Some(message)) => Ok(Taken::Message(message)),
-            Ok(None) => Ok(Taken::Missing(0)),
+            Ok(Some(message)) => Ok(Parsed::Message(message)),
+            Ok(None) => Ok(Parsed::Incomplete { missing: 0 }),
             Err(source) => Err(self.malformed(source)),
         }
     }
 
-    /// Makes room for `least` more bytes: in place when no row still holds on to the buffer, else
-    /// in a new one with room for `most`.
+    /// Makes room for `least` more bytes: in place if no row still shares the buffer, otherwise in a
+    /// new one with room for `most`.
     fn make_room(&mut self, least: usize, most: usize) {
         if !self.incoming.try_reclaim(least) {
             let mut fresh = BytesMut::with_capacity(self.incoming.len().saturating_add(most));
@@ -171,13 +172,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         }
     }
 
-    /// Writes as much as the socket takes, and reads when it takes no more.
+    /// Writes as much as the socket accepts, then reads.
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchange, Error>> {
         let max = self.limits.max_result_bytes;
         match self.poll_write(cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(Exchange::Sent)),
             Poll::Ready(Err(error)) => {
-                // The server may have said why before it closed.
+                // The server may have sent the reason before it closed the connection.
                 while self.incoming.len() <= max
                     && matches!(self.poll_read(cx), Poll::Ready(Ok(1..)))
                 {}
@@ -209,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // Nothing is taken out meanwhile: doubling keeps the copying linear.
+        // Nothing is removed in the meantime: doubling keeps the copying linear.
         let most = self.incoming.len().max(READ_CHUNK);
         self.make_room(READ_CHUNK / 2, most);
         pin!(self.stream.read_buf(&mut self.incoming)).poll(cx)
@@ -221,9 +222,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         }
     }
 
-    /// A failed write tells little; when the server's own error has already come, that is the cause.
-    fn explain(&mut self, error: Error) -> Error {
-        while let Ok(Taken::Message(message)) = self.take_message() {
+    /// Returns the server's error in place of `error` if one has arrived: it is the cause of a failed
+    /// write.
+    fn prefer_server_error(&mut self, error: Error) -> Error {
+        while let Ok(Parsed::Message(message)) = self.parse_message() {
             if let Message::ErrorResponse(body) = message {
                 return match ServerError::parse(self.last_tag, body.fields()) {
                     Ok(reported) => Error::Server(Box::new(reported)),
@@ -235,20 +237,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     }
 }
 
-enum Taken {
+enum Parsed {
     Message(Message),
-    /// So many bytes are lacking; 0: not known yet.
-    Missing(usize),
+    Incomplete {
+        /// How many bytes are missing; 0 if that is not known yet.
+        missing: usize,
+    },
 }
 
 enum Exchange {
     /// Everything is written and flushed.
     Sent,
-    /// Bytes came in; writing goes on.
+    /// Bytes were received. There is more to write.
     Received,
 }
 
-/// Whether a server sends messages of this type. Asked before a message's length is believed.
+/// Whether a server sends messages of this type. Checked before a message's length is used.
 fn is_backend_tag(tag: u8) -> bool {
     matches!(
         tag,

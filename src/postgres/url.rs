@@ -1,4 +1,4 @@
-//! `DATABASE_URL`.
+//! Parses `DATABASE_URL`.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -11,42 +11,42 @@ use crate::postgres::Login;
 
 const DEFAULT_PORT: u16 = 5432;
 
-/// How much TLS a direct connection must have, as libpq's `sslmode`.
+/// Whether a direct connection must use TLS, as libpq's `sslmode`.
 ///
-/// Workers' sockets always verify the certificate, so there `Require` is as strict as
-/// `VerifyFull` (Workers documentation, "TCP sockets").
+/// Workers' sockets always verify the certificate, so `Require` is as strict as `VerifyFull` there
+/// (Workers documentation, "TCP sockets").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SslMode {
     /// Never.
     Disable,
-    /// When the server offers it. The default.
+    /// If the server offers it. The default.
     Prefer,
     /// Always.
     Require,
-    /// Always, with the certificate and the host's name verified.
+    /// Always, and the certificate and the host name are verified.
     VerifyFull,
 }
 
-/// Where the database is and who logs in, as read from
+/// The address of a database and the login, parsed from
 /// `postgres://user:password@host:port/database?sslmode=require`
 /// (PostgreSQL documentation, "Connection URIs").
 ///
-/// Of the query, `sslmode`, `application_name` and `options` are used. The others tune libpq
-/// itself; `channel_binding` too is passed over, since Workers' sockets do not show the
-/// certificate that would be bound to. The verified certificate protects the exchange instead.
+/// The parameters `sslmode`, `application_name` and `options` are used. The others configure libpq
+/// itself and are ignored. So is `channel_binding`, because Workers' sockets do not expose the
+/// certificate to bind to; the verified certificate protects the login instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseUrl {
-    /// A DNS name or an IP address, the latter without brackets.
+    /// A DNS name, or an IP address without brackets.
     pub host: String,
-    /// The TCP port; 5432 unless given.
+    /// The TCP port; the default is 5432.
     pub port: u16,
-    /// Who logs in; the database is the user's name unless given.
+    /// The login. The default database has the user's name.
     pub login: Login,
-    /// `prefer` unless given.
+    /// The default is `prefer`.
     pub ssl_mode: SslMode,
 }
 
-/// What is wrong with `DATABASE_URL`. Quotes nothing of it but the sslmode: the rest may be secret.
+/// What is wrong with `DATABASE_URL`. Quotes only its sslmode, since the rest may be secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("DATABASE_URL: {field}: {reason}")]
 pub struct DatabaseUrlError {
@@ -60,7 +60,7 @@ impl DatabaseUrlError {
         Self { field, reason }
     }
 
-    /// The part of the URL that is wrong: `scheme`, `host`, `sslmode` and so on.
+    /// The wrong part of the URL: `scheme`, `host`, `sslmode` and so on.
     pub fn field(&self) -> &'static str {
         self.field
     }
@@ -75,7 +75,7 @@ impl From<DatabaseUrlError> for FeedError {
         )
         .with_remedy(
             "Set DATABASE_URL to postgres://user:password@host:5432/database?sslmode=require; \
-             characters such as @ : / ? # % in the user or the password are percent-encoded.",
+             percent-encode characters such as @ : / ? # % in the user or the password.",
         )
         .with_source(error)
     }
@@ -86,7 +86,7 @@ impl FromStr for DatabaseUrl {
 
     fn from_str(text: &str) -> Result<Self, DatabaseUrlError> {
         let url = Url::parse(text.trim()).map_err(|error| {
-            // An unencoded # / ? in the password ends the host early: "invalid port number".
+            // An unencoded # / ? in the password ends the host too early: "invalid port number".
             DatabaseUrlError::new(
                 "url",
                 format!("{error}; is every special character in the password percent-encoded?"),
@@ -140,14 +140,13 @@ impl FromStr for SslMode {
             "disable" => Self::Disable,
             "prefer" => Self::Prefer,
             "require" => Self::Require,
-            // A certificate authority without the host's name is not to be had in Workers; the
-            // name as well is stricter.
+            // Workers cannot verify the certificate without the host name. Verifying both is
+            // stricter.
             "verify-ca" | "verify-full" => Self::VerifyFull,
             other => {
                 let other: String = other.chars().take(20).collect();
-                let reason = format!(
-                    "{other:?} is none of disable, prefer, require, verify-ca, verify-full"
-                );
+                let reason =
+                    format!("{other:?} is not disable, prefer, require, verify-ca or verify-full");
                 return Err(DatabaseUrlError::new("sslmode", reason));
             }
         })
@@ -159,9 +158,9 @@ fn host(url: &Url) -> Result<String, DatabaseUrlError> {
     let reason = if host.is_empty() {
         "is missing"
     } else if host.starts_with('/') {
-        "a Unix socket is not supported; give a DNS name"
+        "a Unix socket is not supported; use a DNS name"
     } else if host.contains(',') {
-        "give one host"
+        "must be a single host"
     } else {
         return Ok(host.trim_matches(['[', ']']).to_owned());
     };
@@ -176,7 +175,7 @@ fn decode(field: &'static str, text: &str) -> Result<String, DatabaseUrlError> {
     )
 }
 
-/// Strings end at a NUL on the wire.
+/// A NUL ends a string on the wire.
 fn no_nul(field: &'static str, text: Cow<'_, str>) -> Result<String, DatabaseUrlError> {
     if text.contains('\0') {
         return Err(DatabaseUrlError::new(field, "contains a NUL character"));
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_libpqs_defaults() {
+    fn missing_parts_have_libpqs_defaults() {
         let url = parse("postgres://alice@db");
         assert_eq!((url.host.as_str(), url.port), ("db", 5432));
         assert_eq!(url.ssl_mode, SslMode::Prefer);
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_passwords_arrive_as_they_are() {
+    fn unusual_passwords_are_kept_as_they_are() {
         for (written, meant) in [
             ("p%40ss", "p@ss".as_bytes()),
             ("p@ss", b"p@ss"),
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn ip_addresses_are_hosts_without_brackets() {
+    fn ip_addresses_have_no_brackets() {
         assert_eq!(
             parse("postgres://a@[2001:db8::1]:6432/x").host,
             "2001:db8::1"
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_part_is_named() {
+    fn the_wrong_part_is_named() {
         assert_eq!(refused_field("mysql://a@db/x"), "scheme");
         assert_eq!(refused_field("orders"), "url");
         assert_eq!(refused_field("postgres://db/x"), "user");
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_an_error_nor_debug_tells_the_password() {
+    fn neither_an_error_nor_debug_shows_the_password() {
         let error = "postgres://a:hunter2#y@db/x"
             .parse::<DatabaseUrl>()
             .unwrap_err();
@@ -302,7 +301,7 @@ mod tests {
             user in "[^\0]{1,20}", password in any::<Vec<u8>>(), database in "[^\0]{1,20}",
         ) {
             use percent_encoding::{NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
-            // A URL cannot name these two: its standard takes them for steps within the path.
+            // A URL cannot contain these two, which are path segments with a meaning of their own.
             prop_assume!(database != "." && database != "..");
             let url = format!(
                 "postgres://{}:{}@db/{}",

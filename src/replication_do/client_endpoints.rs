@@ -68,7 +68,7 @@ pub(super) fn web_socket(
         let message = "this endpoint is a WebSocket: send Upgrade: websocket";
         return Err(ErrorResponse::new(426, "upgrade_required", message).into());
     }
-    runtime.hub.admit(ticket).map_err(busy)?;
+    runtime.hub.admit(ticket).map_err(|error| busy(&error))?;
     let socket = runtime.hub.accept(connect, view, ticket)?;
     // The poll wakes a hibernating feed. Delivery sends the client its welcome.
     runtime.start_polling();
@@ -97,20 +97,17 @@ pub(super) async fn changes(
     let (number, answer) = runtime
         .hub
         .request_page(&request, view, ticket)
-        .map_err(busy)?;
+        .map_err(|error| busy(&error))?;
     runtime.refresh_head();
     runtime.wake_delivery();
     let answer = clock::timeout(PAGE_TIMEOUT, answer).await;
     runtime.hub.forget(number);
-    match answer {
-        Ok(Ok(answer)) => page(answer),
-        Ok(Err(_)) | Err(_) => {
-            let message = "the page could not be read in time: see errors in /status";
-            Err(ErrorResponse::new(503, "timeout", message)
-                .retry_after(1)
-                .into())
-        }
+    if let Ok(Ok(answer)) = answer {
+        return page(answer);
     }
+    let message = "the page could not be read in time: see errors in /status";
+    let error = ErrorResponse::new(503, "timeout", message);
+    Err(error.retry_after(1).into())
 }
 
 fn page(answer: PageAnswer) -> Result<Response> {
@@ -140,7 +137,7 @@ fn page(answer: PageAnswer) -> Result<Response> {
     }
 }
 
-fn busy(busy: Busy) -> ErrorResponse {
+fn busy(busy: &Busy) -> ErrorResponse {
     let message = busy.to_string();
     match busy {
         Busy::Sockets => ErrorResponse::new(503, "too_many_clients", message).retryable(),

@@ -59,6 +59,7 @@ impl DurableObject for ReplicationDO {
 #[wasm_bindgen]
 impl ReplicationDO {
     /// A message of a client.
+    #[expect(clippy::needless_pass_by_value, reason = "wasm-bindgen hands it over")]
     #[wasm_bindgen(js_name = webSocketMessage)]
     pub fn web_socket_message(&self, socket: web_sys::WebSocket, message: JsValue) -> Promise {
         if self.runtime.hub.on_message(&socket.into(), &message) {

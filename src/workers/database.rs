@@ -115,7 +115,7 @@ async fn direct(url: &DatabaseUrl) -> Result<Socket> {
             // libpq once did (CVE-2021-23222).
             let unread = socket.unread();
             if unread > 0 {
-                let cause = ProtocolError::BeforeTls(unread);
+                let cause = ProtocolError::PlaintextBeforeTls(unread);
                 return Err(crate::postgres::Error::Protocol(cause).into());
             }
             // startTls takes over the socket, whose streams must not be locked.

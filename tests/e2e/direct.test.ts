@@ -158,7 +158,7 @@ test("plaintext after the server has accepted TLS is refused, never treated as t
     } else {
       const error = await refusal(worker);
       assert.equal(error.code, code);
-      assert.match(error.message, /9 bytes came unencrypted/);
+      assert.match(error.message, /9 unencrypted bytes arrived/);
     }
     await worker.kill();
   }

@@ -32,7 +32,7 @@ async fn neither_a_giant_transaction_nor_a_giant_row_needs_more_memory_than_a_fe
     }
 }
 
-/// Drains the feed. Returns the peak of the memory that this took, in bytes.
+/// Drains the feed. Returns the peak of the memory that it used, in bytes.
 async fn drain_measured(feed: &TestFeed) -> usize {
     let mut reader = feed.reader().await;
     let started = Instant::now();
@@ -114,7 +114,7 @@ async fn a_giant_row(version: Version) {
     let feed = TestFeed::create(version, ITEMS, "FOR TABLE items").await;
     feed.run(
         "INSERT INTO items VALUES (1, 'before', 'small'); \
-         INSERT INTO items VALUES (2, 'large', repeat('x', 200000000), 'behind it'); \
+         INSERT INTO items VALUES (2, 'large', repeat('x', 200000000), 'after it'); \
          UPDATE items SET note = 'unchanged' WHERE id = 2; \
          INSERT INTO items SELECT n, repeat('y', 20000000), repeat('z', 20000000), \
            repeat('z', 20000000) FROM generate_series(3, 5) n; \

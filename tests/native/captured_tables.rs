@@ -1,10 +1,10 @@
-//! Tables of every shape through a slot: replica identities, TOAST, partitions, publications with
-//! column lists and row filters, and tables and types that change meanwhile.
+//! Tables of every kind through a slot: replica identities, TOAST, partitions, publications with
+//! column lists and row filters, and tables that are altered.
 
 use crate::support::server::Version;
 use crate::support::slot_reader::{Captured, SlotReader};
 
-/// Longer than a page, and nothing that compresses: it is TOASTed.
+/// Longer than a page and not compressible, so that it is TOASTed.
 const LARGE: &str =
     "(SELECT string_agg(md5(i::text || $$salt$$), '') FROM generate_series(1, 200) i)";
 
@@ -12,7 +12,7 @@ fn stories(changes: &[Captured]) -> Vec<String> {
     changes.iter().map(Captured::story).collect()
 }
 
-async fn old_rows_are_what_the_replica_identity_keeps(version: Version) {
+async fn old_rows_have_the_columns_of_the_replica_identity(version: Version) {
     let setup = [
         "CREATE TABLE by_key (id int PRIMARY KEY, note text)",
         "CREATE TABLE by_index (id int PRIMARY KEY, a int NOT NULL, b text NOT NULL, note text)",
@@ -96,7 +96,7 @@ async fn a_toasted_value_that_did_not_change_is_absent_and_named(version: Versio
             );
         }
     }
-    // The old row has it, and only the old row.
+    // Only the old row has it.
     let old: serde_json::Value = serde_json::from_str(changes[6].old.as_ref().unwrap()).unwrap();
     assert_eq!(old["body"].as_str().unwrap().len(), 6400);
 }
@@ -117,7 +117,7 @@ const PARTITIONED_CHANGES: [&str; 4] = [
     "TRUNCATE logs",
 ];
 
-async fn changes_of_partitions_are_published_as_theirs(version: Version) {
+async fn changes_of_partitions_are_published_under_their_own_names(version: Version) {
     let mut reader = SlotReader::start(version, &PARTITIONED, "FOR TABLE logs").await;
     reader.run(&PARTITIONED_CHANGES).await;
     assert_eq!(
@@ -134,7 +134,7 @@ async fn changes_of_partitions_are_published_as_theirs(version: Version) {
     );
 }
 
-async fn changes_of_partitions_are_published_as_the_roots(version: Version) {
+async fn changes_of_partitions_are_published_under_the_name_of_the_root(version: Version) {
     let published = "FOR TABLE logs WITH (publish_via_partition_root = true)";
     let mut reader = SlotReader::start(version, &PARTITIONED, published).await;
     reader.run(&PARTITIONED_CHANGES).await;
@@ -151,7 +151,7 @@ async fn changes_of_partitions_are_published_as_the_roots(version: Version) {
     );
 }
 
-async fn column_lists_and_row_filters_of_the_publication_hold(version: Version) {
+async fn column_lists_and_row_filters_of_the_publication_apply(version: Version) {
     let setup = ["CREATE TABLE t (id int PRIMARY KEY, secret text, shown text, n int)"];
     let published = "FOR TABLE t (id, shown) WHERE (id > 10)";
     let mut reader = SlotReader::start(version, &setup, published).await;
@@ -169,7 +169,7 @@ async fn column_lists_and_row_filters_of_the_publication_hold(version: Version) 
         [
             r#"insert of t: {"id":11,"shown":"a"}"#,
             r#"update of t: {"id":11,"shown":"b"}"#,
-            // A row that comes into the filter, and one that leaves it.
+            // One row starts to match the filter, the other no longer matches.
             r#"insert of t: {"id":12,"shown":"b"}"#,
             r#"delete of t: {"id":11}"#,
             r#"delete of t: {"id":12}"#,
@@ -177,7 +177,7 @@ async fn column_lists_and_row_filters_of_the_publication_hold(version: Version) 
     );
 }
 
-async fn each_row_has_the_columns_its_table_had_then(version: Version) {
+async fn each_row_has_the_columns_that_its_table_had_at_the_time(version: Version) {
     let setup = ["CREATE TABLE t (id int PRIMARY KEY, a text)"];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
     reader
@@ -223,7 +223,7 @@ async fn each_row_has_the_columns_its_table_had_then(version: Version) {
     assert!(same_transaction && changes[6].lsn > changes[2].lsn);
 }
 
-async fn a_table_that_is_renamed_moved_dropped_and_made_again_is_told_apart(version: Version) {
+async fn a_table_that_is_renamed_moved_dropped_or_recreated_is_not_confused(version: Version) {
     let setup = [
         "CREATE TABLE t (id int PRIMARY KEY)",
         "CREATE SCHEMA \"Ünder.score\"",
@@ -252,9 +252,7 @@ async fn a_table_that_is_renamed_moved_dropped_and_made_again_is_told_apart(vers
     );
 }
 
-async fn identity_columns_are_captured_and_generated_ones_left_to_the_publication(
-    version: Version,
-) {
+async fn identity_columns_are_captured_and_generated_columns_if_published(version: Version) {
     let setup = ["CREATE TABLE t (
         id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         serial bigserial,
@@ -277,7 +275,7 @@ async fn identity_columns_are_captured_and_generated_ones_left_to_the_publicatio
         ]
     );
     if version != Version::V18 {
-        return; // Publications have no say in it before 18.
+        return; // Before 18, publications cannot publish generated columns.
     }
     reader
         .run(&[
@@ -291,7 +289,7 @@ async fn identity_columns_are_captured_and_generated_ones_left_to_the_publicatio
     );
 }
 
-async fn a_truncate_of_several_tables_is_a_change_of_each(version: Version) {
+async fn a_truncate_of_several_tables_is_one_change_for_each(version: Version) {
     let setup = [
         "CREATE TABLE parent (id int PRIMARY KEY)",
         "CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent)",
@@ -315,13 +313,13 @@ async fn a_truncate_of_several_tables_is_a_change_of_each(version: Version) {
 }
 
 on_each_version!(
-    old_rows_are_what_the_replica_identity_keeps,
+    old_rows_have_the_columns_of_the_replica_identity,
     a_toasted_value_that_did_not_change_is_absent_and_named,
-    changes_of_partitions_are_published_as_theirs,
-    changes_of_partitions_are_published_as_the_roots,
-    column_lists_and_row_filters_of_the_publication_hold,
-    each_row_has_the_columns_its_table_had_then,
-    a_table_that_is_renamed_moved_dropped_and_made_again_is_told_apart,
-    identity_columns_are_captured_and_generated_ones_left_to_the_publication,
-    a_truncate_of_several_tables_is_a_change_of_each,
+    changes_of_partitions_are_published_under_their_own_names,
+    changes_of_partitions_are_published_under_the_name_of_the_root,
+    column_lists_and_row_filters_of_the_publication_apply,
+    each_row_has_the_columns_that_its_table_had_at_the_time,
+    a_table_that_is_renamed_moved_dropped_or_recreated_is_not_confused,
+    identity_columns_are_captured_and_generated_columns_if_published,
+    a_truncate_of_several_tables_is_one_change_for_each,
 );

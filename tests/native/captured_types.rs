@@ -1,5 +1,5 @@
-//! Types that are made, changed and dropped while the slot waits, and values that `jsonb` or a
-//! row's budget cannot hold.
+//! Types that are created, altered and dropped before the slot is read, and values that `jsonb` or the
+//! row limit does not allow.
 
 use crate::support::server::Version;
 use crate::support::slot_reader::{Captured, SlotReader};
@@ -11,7 +11,7 @@ fn data(change: &Captured) -> Value {
     serde_json::from_str(&change.data).unwrap()
 }
 
-async fn types_made_after_the_slot_are_looked_up_once(version: Version) {
+async fn types_created_after_the_slot_are_looked_up_once(version: Version) {
     let mut reader = SlotReader::start(version, &[], "FOR ALL TABLES").await;
     reader
         .run(&[
@@ -34,7 +34,7 @@ async fn types_made_after_the_slot_are_looked_up_once(version: Version) {
     assert_eq!(reader.lookups, 1);
 }
 
-async fn a_composite_is_looked_up_anew_for_each_peek(version: Version) {
+async fn a_composite_is_looked_up_again_for_each_peek(version: Version) {
     let setup = [
         "CREATE TYPE size AS (width int, height int)",
         "CREATE TABLE t (id int PRIMARY KEY, size size, sizes size[])",
@@ -58,10 +58,8 @@ async fn a_composite_is_looked_up_anew_for_each_peek(version: Version) {
     assert_eq!(reader.lookups, 2);
 }
 
-/// The text is of the time of the change, the attributes are those of today.
-async fn a_composite_with_more_attributes_than_when_it_was_written_is_given_as_text(
-    version: Version,
-) {
+/// The text has the attributes of the time of the change, the catalogue those of today.
+async fn a_composite_with_more_attributes_than_when_it_was_written_is_text(version: Version) {
     let setup = [
         "CREATE TYPE size AS (width int, height int)",
         "CREATE TABLE t (id int PRIMARY KEY, size size)",
@@ -84,7 +82,7 @@ async fn a_composite_with_more_attributes_than_when_it_was_written_is_given_as_t
     assert!(changes[1].as_text.is_empty());
 }
 
-async fn a_type_that_is_gone_when_its_values_are_read_is_given_as_text(version: Version) {
+async fn a_type_that_was_dropped_before_its_values_are_read_is_text(version: Version) {
     let setup = [
         "CREATE TYPE mood AS ENUM ('sad', 'ok')",
         "CREATE TABLE t (id int PRIMARY KEY, m mood, ms mood[])",
@@ -106,8 +104,8 @@ async fn a_type_that_is_gone_when_its_values_are_read_is_given_as_text(version: 
     assert_eq!(data(&changes[1]), json!({"id": 2}));
 }
 
-/// `to_jsonb` would call the cast, which only the server can.
-async fn a_type_with_a_cast_to_json_is_given_as_text(version: Version) {
+/// `to_jsonb` calls the cast, which only the server can do.
+async fn a_type_with_a_cast_to_json_is_text(version: Version) {
     let setup = [
         "CREATE TYPE mood AS ENUM ('sad', 'ok')",
         "CREATE FUNCTION as_json(mood) RETURNS json LANGUAGE sql AS 'SELECT json_build_object($1::text, 1)'",
@@ -119,7 +117,7 @@ async fn a_type_with_a_cast_to_json_is_given_as_text(version: Version) {
     let changes = reader.take().await;
     assert_eq!(data(&changes[0]), json!({"id": 1, "m": "ok"}));
     assert_eq!(changes[0].as_text, ["m"]);
-    // Else this test would no longer be of a difference.
+    // Otherwise this test would no longer test a difference.
     let rows = reader
         .connection
         .query("SELECT to_jsonb(t) FROM t", &[])
@@ -129,7 +127,7 @@ async fn a_type_with_a_cast_to_json_is_given_as_text(version: Version) {
     assert_eq!(oracle, json!({"id": 1, "m": {"ok": 1}}));
 }
 
-async fn a_char_that_is_no_utf8_does_not_stop_the_feed(version: Version) {
+async fn a_char_that_is_not_utf8_does_not_stop_the_feed(version: Version) {
     let setup = ["CREATE TABLE t (id int PRIMARY KEY, c \"char\", cs \"char\"[])"];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
     let insert = "INSERT INTO t VALUES (1, (-23)::\"char\", ARRAY[(-23)::\"char\"])";
@@ -138,7 +136,7 @@ async fn a_char_that_is_no_utf8_does_not_stop_the_feed(version: Version) {
     assert_eq!(data(&reader.take().await[0]), expected);
 }
 
-async fn documents_are_embedded_as_deep_as_jsonb_surely_takes_them(version: Version) {
+async fn documents_are_embedded_up_to_a_depth_that_jsonb_accepts(version: Version) {
     let setup = ["CREATE TABLE t (id int PRIMARY KEY, document json)"];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
     let depths = [MAX_JSON_DEPTH, MAX_JSON_DEPTH + 1];
@@ -162,12 +160,13 @@ async fn documents_are_embedded_as_deep_as_jsonb_surely_takes_them(version: Vers
             .starts_with(r#"{"id":2,"document":"{\"a\":{\"a\":"#)
     );
     for change in &changes {
-        let params = [Param::Jsonb(&change.data)];
-        reader.connection.query("SELECT $1", &params).await.unwrap();
+        let params = [Param::Text(&change.data)];
+        let sql = "SELECT $1::jsonb";
+        reader.connection.query(sql, &params).await.unwrap();
     }
 }
 
-async fn of_a_row_that_is_too_large_the_columns_that_fit_arrive(version: Version) {
+async fn a_row_that_is_too_large_arrives_with_the_columns_that_fit(version: Version) {
     let setup = ["CREATE TABLE t (id int PRIMARY KEY, a text, b text, c text, d int)"];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
     reader.message_cap = 2_000;
@@ -193,12 +192,12 @@ async fn of_a_row_that_is_too_large_the_columns_that_fit_arrive(version: Version
 }
 
 on_each_version!(
-    types_made_after_the_slot_are_looked_up_once,
-    a_composite_is_looked_up_anew_for_each_peek,
-    a_composite_with_more_attributes_than_when_it_was_written_is_given_as_text,
-    a_type_that_is_gone_when_its_values_are_read_is_given_as_text,
-    a_type_with_a_cast_to_json_is_given_as_text,
-    a_char_that_is_no_utf8_does_not_stop_the_feed,
-    documents_are_embedded_as_deep_as_jsonb_surely_takes_them,
-    of_a_row_that_is_too_large_the_columns_that_fit_arrive,
+    types_created_after_the_slot_are_looked_up_once,
+    a_composite_is_looked_up_again_for_each_peek,
+    a_composite_with_more_attributes_than_when_it_was_written_is_text,
+    a_type_that_was_dropped_before_its_values_are_read_is_text,
+    a_type_with_a_cast_to_json_is_text,
+    a_char_that_is_not_utf8_does_not_stop_the_feed,
+    documents_are_embedded_up_to_a_depth_that_jsonb_accepts,
+    a_row_that_is_too_large_arrives_with_the_columns_that_fit,
 );

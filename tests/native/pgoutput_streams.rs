@@ -1,8 +1,8 @@
-//! The decoder on what real servers send: streams recorded from PostgreSQL 18 and 15
-//! (`tests/fixtures`), and streams made while the test runs. `pg_walstream`, which shares no code
-//! with this crate, must read the same from every message.
+//! Decodes what real servers send: streams recorded from PostgreSQL 18 and 15 (`tests/fixtures`), and
+//! streams produced while the test runs. `pg_walstream`, which shares no code with this crate, must
+//! decode every message to the same contents.
 //!
-//! To record the fixtures anew, with `TEST_POSTGRES_18` and `TEST_POSTGRES_15` set:
+//! To record the fixtures again, with `TEST_POSTGRES_18` and `TEST_POSTGRES_15` set:
 //! `cargo test --test native -- --ignored record_the_fixtures`.
 
 mod recording;
@@ -19,7 +19,7 @@ use second_opinion::assert_agreement;
 const RECORDINGS: [(u32, Format); 3] =
     [(18, Format::Text), (18, Format::Binary), (15, Format::Text)];
 
-/// Everything a stream of [`record`] has to have shown for its test to mean anything.
+/// Everything that a stream of [`record`] must contain for its test to be meaningful.
 const ALL_KINDS: [&str; 24] = [
     "begin",
     "commit",
@@ -105,7 +105,7 @@ fn value_kinds(tuple: &Tuple<'_>) -> Vec<&'static str> {
     tuple.values.iter().map(kind).collect()
 }
 
-/// Decodes a stream, checks it against the second opinion and each row against its relation.
+/// Decodes a stream, and compares it with the second decoder and each row with its relation.
 fn check_stream(stream: &[Vec<u8>], format: Format) {
     let mut seen = BTreeSet::new();
     let mut relations = RelationCache::new();

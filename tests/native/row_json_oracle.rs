@@ -1,8 +1,8 @@
-//! The JSON of rows against the oracle: what Postgres's own `to_jsonb(row)` says of the same rows.
+//! Compares the JSON of rows with that of an oracle, Postgres's own `to_jsonb(row)`.
 //!
-//! For each type there is a table with a column of it, of an array, a domain, a composite and an
-//! array of the composite of it. Rows come, change and go; what arrives through the slot is sent
-//! back, and Postgres compares it as `jsonb`. The run prints how many values were compared.
+//! Each type has a table with columns of the type itself, an array, a domain, a composite, and an
+//! array of that composite. Rows are inserted, updated and deleted. What arrives through the slot is
+//! sent back to Postgres, which compares it as `jsonb`. The run prints how many values were compared.
 //!
 //! The values are generated from a seed, which is printed; `ROW_JSON_SEED` repeats a run.
 
@@ -21,14 +21,17 @@ use pg_change_feed::postgres::{ArrayParam, Element, Param, escape_identifier};
 use random::Random;
 use samples::Sample;
 
-/// Generated values of each type.
+/// How many values of each type are generated.
 const ROWS: i64 = 2_000;
-/// Of those, the rows that are updated, and then deleted.
+/// How many of the rows are updated and then deleted.
 const CHANGED_ROWS: i64 = 500;
+
+/// How many rows are read with limits of their own.
+const GROWING_ROWS: usize = 100;
 
 const ORACLE: &str = include_str!("row_json_oracle/oracle.sql");
 
-/// Types that no table can have values of, for they have no input.
+/// Types without an input function, so that no table has values of them.
 const WITHOUT_INPUT: [&str; 7] = [
     "gtsvector",
     "pg_brin_bloom_summary",
@@ -52,12 +55,12 @@ fn seed() -> u64 {
     })
 }
 
-/// Prints also when the test passes: the harness keeps what `println!` says to itself.
+/// Prints even if the test passes, when the harness hides the output of `println!`.
 fn say(line: &str) {
     writeln!(std::io::stdout().lock(), "{line}").unwrap();
 }
 
-/// The statements of a file, of which none has a semicolon at a line's end but at its own end.
+/// Splits a file into its statements. Only their ends have a semicolon and an empty line after it.
 fn statements(file: &str) -> Vec<&str> {
     let ends = file.split_inclusive(";\n\n");
     ends.collect()
@@ -73,7 +76,7 @@ const SETUP: [&str; 14] = [
     "CREATE TYPE mood AS ENUM ('ok', 'it''s \"fine\"', 'schön 😀', 'a,b}\\')",
     "CREATE TYPE textrange AS RANGE (subtype = text, multirange_type_name = textmultirange)",
     "CREATE TYPE floatrange AS RANGE (subtype = float8)",
-    // What the session sets must win over what the database says.
+    // The settings of the session must override those of the database.
     "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET DateStyle = ''German, DMY''', current_database()); END $$",
     "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET TimeZone = ''Asia/Kathmandu''', current_database()); END $$",
     "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET IntervalStyle = iso_8601', current_database()); END $$",
@@ -81,7 +84,7 @@ const SETUP: [&str; 14] = [
     "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET extra_float_digits = -15', current_database()); END $$",
 ];
 
-/// One line of the table that the run prints.
+/// A line of the table that the run prints.
 struct Tally {
     column: String,
     compared: i64,
@@ -89,7 +92,7 @@ struct Tally {
     example: Option<String>,
 }
 
-/// A type on its way through the slot and back.
+/// A type that is tested, and the names of what is created for it.
 struct Case<'a> {
     sample: &'a Sample,
     table: String,
@@ -135,8 +138,8 @@ impl<'a> Case<'a> {
         .await;
     }
 
-    /// Inserts generated rows, changes some to what others are, and deletes these. Before and after
-    /// each step the oracle is asked.
+    /// Inserts generated rows, updates some to the values of others, and deletes the updated ones.
+    /// Around each step the oracle's JSON is stored.
     async fn make_changes(&self, reader: &mut SlotReader, random: &mut Random) {
         let Self {
             table,
@@ -169,23 +172,26 @@ impl<'a> Case<'a> {
         let params = [Param::Array(&values), Param::Array(&lists)];
         let inserted = reader.connection.execute(&insert, &params).await;
         inserted.unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        self.ask(reader, "insert", "data", ROWS).await;
-        self.ask(reader, "update", "old", CHANGED_ROWS).await;
+        self.store_expected(reader, "insert", "data", ROWS).await;
+        self.store_expected(reader, "update", "old", CHANGED_ROWS)
+            .await;
         let update = format!(
             r#"UPDATE {table} changed SET (value, list, domain, pair, "päirs ""quoted""") =
                 (o.value, o.list, o.domain, o.pair, o."päirs ""quoted""")
             FROM {table} o WHERE changed.id <= {CHANGED_ROWS} AND o.id = changed.id + {CHANGED_ROWS}"#
         );
         reader.run(&[&update]).await;
-        self.ask(reader, "update", "data", CHANGED_ROWS).await;
-        self.ask(reader, "delete", "data", CHANGED_ROWS).await;
+        self.store_expected(reader, "update", "data", CHANGED_ROWS)
+            .await;
+        self.store_expected(reader, "delete", "data", CHANGED_ROWS)
+            .await;
         reader
             .run(&[&format!("DELETE FROM {table} WHERE id <= {CHANGED_ROWS}")])
             .await;
     }
 
-    /// Keeps what `to_jsonb` says of the first `rows` rows as they are now.
-    async fn ask(&self, reader: &mut SlotReader, step: &str, side: &str, rows: i64) {
+    /// Stores the oracle's JSON of the first `rows` rows as they are now.
+    async fn store_expected(&self, reader: &mut SlotReader, step: &str, side: &str, rows: i64) {
         let table = &self.table;
         let row = if self.sample.has_inexact_numbers() {
             "(SELECT jsonb_object_agg(attname, with_exact_numbers(to_jsonb(t) -> attname, atttypid))
@@ -206,7 +212,7 @@ impl Sample {
     }
 }
 
-/// Sends back what came through the slot and lets Postgres compare.
+/// Sends what arrived through the slot back to Postgres, which compares it with the oracle's JSON.
 async fn compare(reader: &mut SlotReader, changes: &[Captured]) -> Vec<Tally> {
     let mut columns = [Element::Text, Element::Text, Element::Jsonb].map(ArrayParam::new);
     let [steps, sides, rows] = &mut columns;
@@ -256,7 +262,7 @@ async fn every_type_equals_the_oracle(version: Version) {
     let mut reader = start(version).await;
     let mut random = Random::new(seed());
     let mut lines = vec![line(
-        "type, and what is made of it",
+        "type, and the types made of it",
         version,
         &"values compared",
         &"differences",
@@ -273,7 +279,7 @@ async fn every_type_equals_the_oracle(version: Version) {
         let tallies = compare(&mut reader, &changes).await;
         let compared: i64 = tallies.iter().map(|tally| tally.compared).sum();
         let differences: i64 = tallies.iter().map(|tally| tally.differences).sum();
-        // Six columns: the id, and five of the type.
+        // Six columns: the id and the five of the type.
         assert_eq!(compared, 6 * (ROWS + 3 * CHANGED_ROWS), "{name}");
         total += compared;
         wrong += differences;
@@ -294,9 +300,9 @@ fn line(name: &str, version: Version, compared: &dyn Display, differences: &dyn 
     format!("{name:34} {version:?} {compared:>15} {differences:>11}")
 }
 
-/// Of documents that `json` takes, those that `jsonb` takes too are embedded; the others are strings
-/// of their text, and say so.
-async fn documents_that_jsonb_refuses_are_given_as_text(version: Version) {
+/// Documents that `jsonb` accepts are embedded. Others that only `json` accepts are strings of their
+/// text, and their column is named.
+async fn documents_that_jsonb_refuses_are_text(version: Version) {
     let mut reader = start(version).await;
     let mut random = Random::new(seed());
     let mut documents = ArrayParam::new(Element::Text);
@@ -332,6 +338,104 @@ async fn documents_that_jsonb_refuses_are_given_as_text(version: Version) {
     }
 }
 
+/// Types whose values grow when they are read back: numbers with exponents, and values with commas and
+/// colons.
+const GROWING: [&str; 2] = [
+    "CREATE TYPE reading AS (at int, value float8)",
+    "CREATE TABLE growing (id int PRIMARY KEY, floats float8[], readings reading[], document json, \
+     documents json[], labels hstore, note text)",
+];
+
+/// A document of which `jsonb` prints no part shorter: it has no white space, no repeated keys, and
+/// neither `1e1` nor `0e9`.
+fn growing_document(random: &mut Random, depth: u32) -> String {
+    let items = (0..random.below(5)).map(|index| (index, random.bits()));
+    let items: Vec<_> = items.collect();
+    let make = |seed: u64| growing_document(&mut Random::new(seed), depth + 1);
+    match random.below(if depth < 3 { 5 } else { 3 }) {
+        0 => random
+            .pick(&["true", "null", r#""\n\"\u0001é""#, "0e-99", "-12.50e9"])
+            .to_owned(),
+        1 => {
+            let (digits, exponent) = (random.integer(40) * 10 + 1, random.between(20, 3_000));
+            format!("{digits}e{}{exponent}", random.pick(&["", "-"]))
+        }
+        2 => format!("{}.{}", random.integer(20), random.below(1_000)),
+        3 => {
+            let items: Vec<_> = items.iter().map(|&(_, seed)| make(seed)).collect();
+            format!("[{}]", items.join(","))
+        }
+        _ => {
+            let member = |&(index, seed): &(u64, u64)| format!(r#""k{index}":{}"#, make(seed));
+            let members: Vec<_> = items.iter().map(member).collect();
+            format!("{{{}}}", members.join(","))
+        }
+    }
+}
+
+async fn insert_growing_row(reader: &mut SlotReader, random: &mut Random) {
+    let floats = values::array(random, ',', values::double);
+    let readings = values::array(random, ',', |random| {
+        format!("({},{})", random.integer(20), values::double(random))
+    });
+    let document = growing_document(random, 0);
+    let more = [growing_document(random, 0), growing_document(random, 0)];
+    let params = [&floats, &readings, &document, &more[0], &more[1]].map(|text| Param::Text(text));
+    let sql = "INSERT INTO growing VALUES (1, ($1::text)::float8[], ($2::text)::reading[], \
+        ($3::text)::json, ARRAY[$4::text, $5::text]::json[], 'a=>1,b=>NULL', 'note')";
+    let inserted = reader.connection.execute(sql, &params).await;
+    inserted.unwrap_or_else(|error| panic!("{params:?}: {error:?}"));
+}
+
+/// The length in bytes of a change's rows when they are read back.
+async fn printed_len(reader: &mut SlotReader, change: &Captured) -> usize {
+    let sql = "SELECT octet_length($1::jsonb::text) + octet_length($2::jsonb::text)";
+    let old = change.old.as_deref().unwrap();
+    let params = [Param::Text(&change.data), Param::Text(old)];
+    let rows = reader.connection.query(sql, &params).await.unwrap();
+    usize::try_from(rows[0].get::<i32>(0).unwrap()).unwrap()
+}
+
+async fn a_row_fits_a_limit_of_its_size_as_it_is_read_back_and_not_a_smaller_one(version: Version) {
+    let published = "FOR TABLE growing WITH (publish = 'update')";
+    let setup = ["CREATE EXTENSION hstore", GROWING[0], GROWING[1]];
+    let mut reader = SlotReader::start(version, &setup, published).await;
+    reader
+        .run(&["ALTER TABLE growing REPLICA IDENTITY FULL"])
+        .await;
+    let mut random = Random::new(seed());
+    let unlimited = reader.limits;
+    for _ in 0..GROWING_ROWS {
+        reader.run(&["TRUNCATE growing"]).await;
+        insert_growing_row(&mut reader, &mut random).await;
+        let update = ["UPDATE growing SET note = note"];
+        reader.limits = unlimited;
+        reader.run(&update).await;
+        let whole = reader.take().await.remove(0);
+        let printed = printed_len(&mut reader, &whole).await;
+
+        // Each row counts one byte more, since jsonb prints no space before the first member.
+        reader.limits.max_row_bytes = printed + 2;
+        reader.run(&update).await;
+        let fitting = reader.take().await.remove(0);
+        let context = format!("{version:?}: ROW_JSON_SEED={}, {whole:?}", seed());
+        assert!(
+            (&fitting.data, &fitting.old) == (&whole.data, &whole.old),
+            "{context}, {fitting:?}"
+        );
+
+        reader.limits.max_row_bytes = printed - 1;
+        reader.run(&update).await;
+        let cut = reader.take().await.remove(0);
+        assert!(cut.omitted.len() + cut.as_text.len() > 0, "{context}");
+        let printed_cut = printed_len(&mut reader, &cut).await;
+        assert!(
+            printed_cut < printed,
+            "{printed_cut} and {printed} bytes, {context}"
+        );
+    }
+}
+
 async fn no_built_in_type_is_left_out(version: Version) {
     let mut reader = start(version).await;
     let mut names = ArrayParam::new(Element::Text);
@@ -356,6 +460,7 @@ async fn no_built_in_type_is_left_out(version: Version) {
 
 on_each_version!(
     every_type_equals_the_oracle,
-    documents_that_jsonb_refuses_are_given_as_text,
+    documents_that_jsonb_refuses_are_text,
+    a_row_fits_a_limit_of_its_size_as_it_is_read_back_and_not_a_smaller_one,
     no_built_in_type_is_left_out,
 );

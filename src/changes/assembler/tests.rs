@@ -5,6 +5,7 @@ use crate::pgoutput::{Column, Delete, Insert, ReplicaIdentity, Truncate, TupleDa
 const INT4: u32 = 23;
 const TEXT: u32 = 25;
 const JSON: u32 = 114;
+const FLOAT8_ARRAY: u32 = 1022;
 const MADE: u32 = 20_000;
 
 /// A transaction whose commit record begins at `lsn`.
@@ -64,7 +65,7 @@ fn insert<'a>(relation: u32, values: &[TupleData<'a>]) -> Message<'a> {
     })
 }
 
-/// An assembler and what it is given with every message.
+/// An assembler and its arguments.
 struct Fixture {
     assembler: Assembler,
     types: TypeCatalog,
@@ -81,21 +82,20 @@ impl Fixture {
         }
     }
 
-    /// In a transaction that the checkpoint does not have and whose commit is foreseen, with a table
-    /// `t` of number 1.
+    /// Inside a transaction that is not stored and whose commit LSN is set, with a table `t` of OID 1.
     fn within_a_transaction(max_row_bytes: usize, columns: &[(&'static str, u32)]) -> Self {
         let mut fixture = Self::new(max_row_bytes);
         fixture.accept(&begin(7)).unwrap();
         fixture.accept(&relation(1, "t", columns)).unwrap();
-        fixture.foresee(200);
+        fixture.set_commit_lsn(200);
         fixture
     }
 
-    fn foresee(&mut self, end: u64) {
-        self.assembler.foresee_commit(Lsn(end), &mut self.batch);
+    fn set_commit_lsn(&mut self, end: u64) {
+        self.assembler.set_commit_lsn(Lsn(end), &mut self.batch);
     }
 
-    fn accept(&mut self, message: &Message<'_>) -> Result<Accepted, AssembleError> {
+    fn accept(&mut self, message: &Message<'_>) -> Result<Outcome, AssembleError> {
         self.assembler.accept(message, &self.types, &mut self.batch)
     }
 
@@ -115,28 +115,28 @@ fn names(names: &[Rc<str>]) -> Vec<&str> {
 }
 
 #[test]
-fn a_transaction_that_the_checkpoint_has_is_skipped_but_its_relations_are_kept() {
+fn a_transaction_before_the_checkpoint_is_skipped_but_its_relations_are_kept() {
     let mut fixture = Fixture::new(1000);
     for message in [
         begin_of(7, 99),
         relation(1, "t", &[("id", INT4)]),
         insert(1, &[text("1")]),
     ] {
-        assert_eq!(fixture.accept(&message), Ok(Accepted::Nothing));
+        assert_eq!(fixture.accept(&message), Ok(Outcome::Nothing));
     }
     assert_eq!(
         fixture.accept(&commit(100)),
-        Ok(Accepted::Committed(Lsn(100)))
+        Ok(Outcome::Committed(Lsn(100)))
     );
-    // A commit record may begin right where the one before ends.
-    assert_eq!(fixture.accept(&begin_of(8, 100)), Ok(Accepted::Nothing));
+    // A commit record may begin exactly where the previous one ends.
+    assert_eq!(fixture.accept(&begin_of(8, 100)), Ok(Outcome::Nothing));
     assert_eq!(
         fixture.accept(&insert(1, &[text("2")])),
-        Ok(Accepted::Changes(1))
+        Ok(Outcome::Changes(1))
     );
     assert_eq!(
         fixture.accept(&commit(200)),
-        Ok(Accepted::Committed(Lsn(200)))
+        Ok(Outcome::Committed(Lsn(200)))
     );
     let (data, old, change) = fixture.last();
     assert_eq!((data, old), (r#"{"id":2}"#, None));
@@ -148,26 +148,26 @@ fn a_transaction_that_the_checkpoint_has_is_skipped_but_its_relations_are_kept()
 }
 
 #[test]
-fn changes_of_excluded_tables_are_left_out_also_of_a_truncate() {
+fn changes_of_excluded_tables_are_left_out_even_of_a_truncate() {
     let mut fixture = Fixture::within_a_transaction(1000, &[("id", INT4)]);
-    // Its types do not matter, then.
+    // The types of an excluded table do not matter.
     let own = relation(2, "change_history", &[("id", MADE)]);
-    assert_eq!(fixture.accept(&own), Ok(Accepted::Nothing));
+    assert_eq!(fixture.accept(&own), Ok(Outcome::Nothing));
     assert_eq!(
         fixture.accept(&insert(2, &[text("1")])),
-        Ok(Accepted::Nothing)
+        Ok(Outcome::Nothing)
     );
     let truncate = Message::Truncate(Truncate {
         relations: vec![2, 1],
         cascade: false,
         restart_identity: false,
     });
-    assert_eq!(fixture.accept(&truncate), Ok(Accepted::Changes(1)));
+    assert_eq!(fixture.accept(&truncate), Ok(Outcome::Changes(1)));
     assert_eq!(fixture.last().0, "{}");
 }
 
 #[test]
-fn what_is_out_of_order_is_an_error() {
+fn messages_out_of_order_are_errors() {
     let mut fixture = Fixture::new(1000);
     let outside = AssembleError::OutsideTransaction("insert");
     assert_eq!(fixture.accept(&insert(1, &[])), Err(outside));
@@ -195,23 +195,23 @@ fn what_is_out_of_order_is_an_error() {
         fixture.accept(&insert(1, &binary)),
         Err(AssembleError::BinaryValue(_))
     ));
-    fixture.foresee(200);
-    let other = AssembleError::OtherCommit {
+    fixture.set_commit_lsn(200);
+    let other = AssembleError::CommitMismatch {
         xid: 7,
-        foreseen: Lsn(200),
+        expected: Lsn(200),
         found: Lsn(201),
     };
     assert_eq!(fixture.accept(&commit(201)), Err(other));
 }
 
 #[test]
-fn changes_are_held_back_until_it_is_known_where_their_transaction_ends() {
+fn changes_are_pending_until_the_end_of_their_transaction_is_known() {
     let mut fixture = Fixture::new(1000);
     fixture.accept(&begin(7)).unwrap();
     fixture.accept(&relation(1, "t", &[("id", INT4)])).unwrap();
     fixture.accept(&insert(1, &[text("1")])).unwrap();
     assert!(fixture.batch.is_empty());
-    assert_eq!(fixture.batch.held_back(), 1);
+    assert_eq!(fixture.batch.pending(), 1);
     fixture.accept(&commit(200)).unwrap();
     assert_eq!(fixture.last().0, r#"{"id":1}"#);
 
@@ -222,39 +222,38 @@ fn changes_are_held_back_until_it_is_known_where_their_transaction_ends() {
         new: tuple(&[text("3")]),
     });
     fixture.accept(&update).unwrap();
-    assert_eq!((fixture.batch.len(), fixture.batch.held_back()), (1, 1));
-    assert_eq!(
-        fixture.batch.held_back_bytes(),
-        fixture.batch.bytes() / 2 + 4
-    );
-    // What is complete goes; what is held back stays.
+    assert_eq!((fixture.batch.len(), fixture.batch.pending()), (1, 1));
+    assert_eq!(fixture.batch.pending_bytes(), fixture.batch.bytes() / 2 + 4);
+    // Clearing removes complete changes only.
     fixture.batch.clear();
-    assert_eq!((fixture.batch.len(), fixture.batch.held_back()), (0, 1));
+    assert_eq!((fixture.batch.len(), fixture.batch.pending()), (0, 1));
     fixture.accept(&insert(1, &[text("4")])).unwrap();
-    fixture.foresee(300);
+    fixture.set_commit_lsn(300);
     fixture.accept(&insert(1, &[text("5")])).unwrap();
     let ids = fixture.batch.changes().iter();
-    let ids: Vec<_> = ids.map(|it| (fixture.batch.data(it), it.lsn)).collect();
+    let ids: Vec<_> = ids
+        .map(|change| (fixture.batch.data(change), change.lsn))
+        .collect();
     let rows = [br#"{"id":3}"#, br#"{"id":4}"#, br#"{"id":5}"#];
     assert_eq!(ids, rows.map(|row| (row.as_slice(), Lsn(300))));
     let old = fixture
         .batch
         .changes()
         .first()
-        .map(|it| fixture.batch.old(it));
+        .map(|change| fixture.batch.old(change));
     assert_eq!(old, Some(Some(br#"{"id":2}"#.as_slice())));
 }
 
 #[test]
-fn unknown_types_are_asked_for_until_the_catalogue_has_learned() {
+fn unknown_types_are_requested_until_the_catalogue_knows_them() {
     let mut fixture = Fixture::within_a_transaction(1000, &[("id", INT4)]);
     let made = relation(2, "made", &[("a", MADE), ("b", MADE), ("c", MADE + 1)]);
     let needed = vec![MADE, MADE + 1];
     assert_eq!(
         fixture.accept(&made),
-        Ok(Accepted::NeedTypes(needed.clone()))
+        Ok(Outcome::MissingTypes(needed.clone()))
     );
-    // Rows that come nevertheless are not lost in silence.
+    // Rows that come anyway are not lost silently.
     assert!(fixture.accept(&insert(2, &[text("1"); 3])).is_err());
     let array = TypeRow {
         oid: MADE,
@@ -262,8 +261,8 @@ fn unknown_types_are_asked_for_until_the_catalogue_has_learned() {
         part: INT4,
         detail: ";".to_owned(),
     };
-    fixture.types.learn(&needed, [array]);
-    assert_eq!(fixture.accept(&made), Ok(Accepted::Nothing));
+    fixture.types.add(&needed, [array]);
+    assert_eq!(fixture.accept(&made), Ok(Outcome::Nothing));
     fixture
         .accept(&insert(2, &[text("{1;2}"), TupleData::Null, text("x")]))
         .unwrap();
@@ -304,7 +303,7 @@ fn the_largest_columns_of_a_row_over_its_budget_are_omitted() {
     assert_eq!(data, format!(r#"{{"_":1,"b":"{long}","c":"z"}}"#));
     assert_eq!(names(&change.omitted), ["a"]);
 
-    // Old and new row share the budget; a column is named once, wherever it was left out.
+    // Old and new row share the budget; a column omitted from either is named once.
     let update = Message::Update(Update {
         relation: 1,
         old: Some(OldTuple::Full(tuple(&[
@@ -328,7 +327,7 @@ fn the_largest_columns_of_a_row_over_its_budget_are_omitted() {
     );
     assert_eq!(names(&change.omitted), ["c", "a"]);
 
-    // A value that is far too long is not even written whole.
+    // A value that is far too long is not even written completely.
     let endless = "\u{1}".repeat(1000);
     fixture
         .accept(&insert(
@@ -342,7 +341,84 @@ fn the_largest_columns_of_a_row_over_its_budget_are_omitted() {
 }
 
 #[test]
-fn columns_come_in_the_order_that_jsonb_has() {
+fn a_row_counts_as_what_jsonb_prints_of_it() {
+    let columns = [("id", INT4), ("numbers", FLOAT8_ARRAY), ("document", JSON)];
+    // {"id": 1, "numbers": [1, 2, 3, 4]} is 34 bytes, {"id":1,"numbers":[1,2,3,4]} 28.
+    for (limit, omitted) in [(36, vec![]), (33, vec!["numbers"])] {
+        let mut fixture = Fixture::within_a_transaction(limit, &columns[..2]);
+        let row = [text("1"), text("{1,2,3,4}")];
+        fixture.accept(&insert(1, &row)).unwrap();
+        assert_eq!(names(&fixture.last().2.omitted), omitted);
+    }
+    // 70,000 numbers of 309 digits: writing stops at twice the budget.
+    let mut fixture = Fixture::within_a_transaction(1000, &columns);
+    let numbers = format!("{{{}1}}", "1e+308,".repeat(70_000));
+    let row = [text("1"), text(&numbers), text("[1e3]")];
+    fixture.accept(&insert(1, &row)).unwrap();
+    let (data, _, change) = fixture.last();
+    assert_eq!(data, r#"{"id":1,"document":[1e3]}"#);
+    assert_eq!(names(&change.omitted), ["numbers"]);
+    assert!(fixture.batch.json.capacity() < 10_000);
+}
+
+#[test]
+fn a_document_that_jsonb_would_inflate_is_stored_as_text_if_that_fits() {
+    let columns = [("id", INT4), ("note", TEXT), ("document", JSON)];
+    let mut fixture = Fixture::within_a_transaction(2000, &columns);
+    let inflated = format!("[{}1]", "1e1000,".repeat(150));
+    let row = [text("1"), text("kept"), text(&inflated)];
+    fixture.accept(&insert(1, &row)).unwrap();
+    let (data, _, change) = fixture.last();
+    let expected = format!(r#"{{"id":1,"note":"kept","document":"{inflated}"}}"#);
+    assert_eq!(data, expected);
+    assert_eq!(names(&change.as_text), ["document"]);
+    assert!(change.omitted.is_empty());
+
+    // The largest document becomes text first, here that of the new row, and the old row moves.
+    let note = "n".repeat(800);
+    let update = Message::Update(Update {
+        relation: 1,
+        old: Some(OldTuple::Full(tuple(&[
+            text("1"),
+            TupleData::Null,
+            text("[1e400]"),
+        ]))),
+        new: tuple(&[text("1"), text(&note), text("[1e900]")]),
+    });
+    fixture.accept(&update).unwrap();
+    let (data, old, change) = fixture.last();
+    assert_eq!(
+        (data, old),
+        (
+            format!(r#"{{"id":1,"note":"{note}","document":"[1e900]"}}"#).as_str(),
+            Some(r#"{"id":1,"note":null,"document":[1e400]}"#)
+        )
+    );
+    assert_eq!(names(&change.as_text), ["document"]);
+
+    // The text alone is too long.
+    let mut fixture = Fixture::within_a_transaction(1000, &columns);
+    fixture.accept(&insert(1, &row)).unwrap();
+    let (data, _, change) = fixture.last();
+    assert_eq!(data, r#"{"id":1,"note":"kept"}"#);
+    assert_eq!(names(&change.omitted), ["document"]);
+    assert!(change.as_text.is_empty());
+}
+
+#[test]
+fn the_key_is_the_last_to_be_omitted() {
+    let mut fixture = Fixture::within_a_transaction(70, &[("id", TEXT), ("note", TEXT)]);
+    let (id, note) = ("k".repeat(50), "n".repeat(20));
+    fixture
+        .accept(&insert(1, &[text(&id), text(&note)]))
+        .unwrap();
+    let (data, _, change) = fixture.last();
+    assert_eq!(data, format!(r#"{{"id":"{id}"}}"#));
+    assert_eq!(names(&change.omitted), ["note"]);
+}
+
+#[test]
+fn columns_are_in_the_order_of_jsonb() {
     let columns = [("long", INT4), ("b", INT4), ("é", INT4), ("B", INT4)];
     let mut fixture = Fixture::within_a_transaction(1000, &columns);
     let row = ["1", "2", "3", "4"].map(text);
@@ -372,7 +448,7 @@ fn a_column_that_is_omitted_is_not_also_named_as_text() {
 }
 
 #[test]
-fn a_batch_that_is_cleared_keeps_its_memory_and_nothing_else() {
+fn a_cleared_batch_keeps_only_its_memory() {
     let mut fixture = Fixture::within_a_transaction(1000, &[("id", INT4)]);
     fixture.accept(&insert(1, &[text("1")])).unwrap();
     assert!(fixture.batch.bytes() > 8);

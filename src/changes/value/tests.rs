@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::changes::json_buffer::json_key;
 
-/// The JSON, and whether it was marked as text.
+/// Returns the JSON, and whether it was marked as text.
 fn written(shape: &Shape, text: impl AsRef<[u8]>) -> (String, bool) {
     let mut bytes = Vec::new();
     let mut json = JsonBuffer::new(&mut bytes, usize::MAX);
@@ -29,14 +29,15 @@ fn composite<const N: usize>(attributes: [(&str, Shape); N]) -> Shape {
 }
 
 #[test]
-fn values_become_what_to_jsonb_makes_of_them() {
+fn values_become_what_to_jsonb_returns() {
     let pair = || composite([("a b", Shape::Text), ("n", Shape::Integer)]);
     for (shape, text, expected) in [
         (Shape::Bool, "t", "true"),
         (Shape::Bool, "f", "false"),
         (Shape::Integer, "-7", "-7"),
         (Shape::Float, "-0", "0"),
-        (Shape::Float, "1e+20", "1e+20"),
+        (Shape::Float, "1e+20", "100000000000000000000"),
+        (Shape::Float, "-1.5e-07", "-0.00000015"),
         (Shape::Float, "NaN", r#""NaN""#),
         (Shape::Float, "-Infinity", r#""-Infinity""#),
         (Shape::Numeric, "1.10", "1.10"),
@@ -112,11 +113,12 @@ fn values_become_what_to_jsonb_makes_of_them() {
 }
 
 #[test]
-fn text_that_no_output_function_writes_becomes_a_string_and_says_so() {
+fn text_that_no_output_function_writes_becomes_a_marked_string() {
     let pair = || composite([("a", Shape::Integer), ("b", Shape::Integer)]);
     for (shape, text) in [
         (Shape::Bool, "true"),
         (Shape::Integer, "1_000"),
+        (Shape::Float, "1e200000"),
         (Shape::Numeric, ".5"),
         (Shape::Json, r#"{"a":"\u0000"}"#),
         (Shape::Opaque, "anything"),
@@ -146,7 +148,7 @@ fn text_that_no_output_function_writes_becomes_a_string_and_says_so() {
 }
 
 #[test]
-fn a_document_that_jsonb_refuses_is_a_string_where_it_stands() {
+fn a_document_that_jsonb_refuses_is_a_string_inside_its_array() {
     let documents = array(Shape::Json);
     let (json, as_text) = written(&documents, r#"{"[1]","\"\\u0000\""}"#);
     assert_eq!((json.as_str(), as_text), (r#"[[1],"\"\\u0000\""]"#, true));
@@ -183,7 +185,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
     })
 }
 
-/// Bytes as output functions use them, in any order.
+/// Bytes that output functions write, in any order.
 fn texts() -> impl Strategy<Value = Vec<u8>> {
     let pieces = [
         "{", "}", "(", ")", ",", ";", "\"", "\"\"", "\\", "=>", "NULL", "t", "1", "-0.5", " ",
@@ -196,19 +198,19 @@ fn texts() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// As `array_out` quotes when it must.
+/// Quotes as `array_out` does.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// As `record_out` quotes when it must.
+/// Quotes as `record_out` does.
 fn doubled(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\"\""))
 }
 
 proptest! {
     #[test]
-    fn whatever_comes_json_goes(shape in shapes(), text in texts()) {
+    fn any_text_becomes_valid_json(shape in shapes(), text in texts()) {
         let (json, _) = written(&shape, &text);
         let read = serde_json::from_str::<&RawValue>(&json);
         prop_assert!(read.is_ok(), "{json}");

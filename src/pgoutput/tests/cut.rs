@@ -1,4 +1,4 @@
-//! `decode_prefix` against `decode`.
+//! `decode_prefix` compared with `decode`.
 
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ fn is_row(message: &Message<'_>) -> bool {
     )
 }
 
-/// Old and new values of a row message, in the order of the bytes.
+/// The old and new values of a row message, in the order of the bytes.
 fn values<'a>(message: &'a Message<'_>) -> Vec<&'a TupleData<'a>> {
     fn of_old<'a>(old: &'a OldTuple<'_>) -> &'a [TupleData<'a>] {
         &old.tuple().values
@@ -33,7 +33,7 @@ fn values<'a>(message: &'a Message<'_>) -> Vec<&'a TupleData<'a>> {
     old.iter().chain(&new.values).collect()
 }
 
-/// The message with its values from the `kept`th on omitted.
+/// The message with all values after the first `kept` omitted.
 fn with_values_omitted<'a>(message: &Message<'a>, kept: usize) -> Message<'a> {
     let mut message = message.clone();
     let omit = |tuple: &mut Tuple<'_>, kept: usize| {
@@ -80,7 +80,7 @@ fn check_every_cut_of_a_row(bytes: &[u8], whole: &Message<'_>) {
             .take_while(|value| ***value != TupleData::Omitted)
             .count();
         assert_eq!(cut, with_values_omitted(whole, kept), "cut at {len}");
-        assert!(kept >= kept_before, "more bytes gave fewer values at {len}");
+        assert!(kept >= kept_before, "more bytes have fewer values at {len}");
         kept_before = kept;
     }
     // The last byte belongs to the last value, or to the count of a row without columns.
@@ -103,7 +103,7 @@ fn a_cut_row_keeps_its_complete_values_and_omits_the_rest() {
 }
 
 #[test]
-fn a_cut_message_that_is_no_row_is_an_error() {
+fn a_cut_message_without_rows_is_an_error() {
     for example in EXAMPLES {
         let bytes = example.bytes();
         let message = decode(&bytes).unwrap();
@@ -155,7 +155,7 @@ fn a_prefix_longer_than_its_message_is_an_error() {
 }
 
 #[test]
-fn bytes_that_the_values_do_not_account_for_are_trailing_also_when_they_were_cut_off() {
+fn bytes_after_the_last_value_are_trailing_even_if_they_were_cut_off() {
     let insert = EXAMPLES
         .iter()
         .find(|example| example.name == "insert")

@@ -1,4 +1,5 @@
-//! Message -> bytes, written from the documentation apart from the decoder, and messages to write.
+//! An encoder of messages, written from the documentation independently of the decoder, and strategies
+//! for messages.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -71,7 +72,7 @@ pub(super) fn encode(message: &Message<'_>) -> Vec<u8> {
             out.extend([b'M', u8::from(logical.transactional)]);
             out.extend(logical.lsn.0.to_be_bytes());
             string(&mut out, logical.prefix);
-            counted(&mut out, logical.content);
+            length_prefixed(&mut out, logical.content);
         }
     }
     out
@@ -106,7 +107,7 @@ fn string(out: &mut Vec<u8>, text: &str) {
     out.push(0);
 }
 
-fn counted(out: &mut Vec<u8>, bytes: &[u8]) {
+fn length_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
     out.extend(bytes);
 }
@@ -127,18 +128,18 @@ fn tuple(out: &mut Vec<u8>, kind: u8, tuple: &Tuple<'_>) {
             TupleData::UnchangedToast => out.push(b'u'),
             TupleData::Text(text) => {
                 out.push(b't');
-                counted(out, text);
+                length_prefixed(out, text);
             }
             TupleData::Binary(bytes) => {
                 out.push(b'b');
-                counted(out, bytes);
+                length_prefixed(out, bytes);
             }
             TupleData::Omitted => panic!("Postgres omits no value"),
         }
     }
 }
 
-/// Any message that Postgres could send. Leaks what the message borrows: a test's few kilobytes.
+/// Any message that Postgres could send. Leaks what the message borrows, a few kilobytes per test.
 pub(super) fn any_message() -> impl Strategy<Value = Message<'static>> {
     prop_oneof![
         (any_lsn(), any::<i64>(), any::<u32>()).prop_map(|(final_lsn, committed_at, xid)| {

@@ -1,4 +1,4 @@
-//! Each message as literal bytes, each way to be wrong as literal bytes.
+//! Every message, and every kind of error, as literal bytes.
 
 use crate::lsn::Lsn;
 use crate::pgoutput::{
@@ -320,7 +320,7 @@ pub(super) const EXAMPLES: &[Example] = &[
 ];
 
 #[test]
-fn each_message_is_read_from_its_literal_bytes() {
+fn each_message_is_decoded_from_its_literal_bytes() {
     for example in EXAMPLES {
         assert_eq!(
             decode(&example.bytes()),
@@ -332,7 +332,7 @@ fn each_message_is_read_from_its_literal_bytes() {
 }
 
 #[test]
-fn each_message_cut_at_each_byte_is_an_error() {
+fn each_message_cut_at_any_byte_is_an_error() {
     for example in EXAMPLES {
         let bytes = example.bytes();
         for len in 0..bytes.len() {
@@ -380,7 +380,7 @@ fn problem_of(hex: &str) -> (usize, DecodeProblem) {
 }
 
 #[test]
-fn bytes_that_are_not_documented_are_named_with_their_offset() {
+fn undocumented_bytes_are_reported_with_their_offset() {
     let cases = [
         (
             "43 01 0000000000000000",
@@ -425,7 +425,7 @@ fn bytes_that_are_not_documented_are_named_with_their_offset() {
 }
 
 #[test]
-fn counts_and_lengths_that_cannot_be_are_errors_before_anything_is_allocated() {
+fn impossible_counts_and_lengths_are_errors_before_anything_is_allocated() {
     let cases = [
         // Negative.
         (
@@ -463,7 +463,7 @@ fn counts_and_lengths_that_cannot_be_are_errors_before_anything_is_allocated() {
             -1,
             0,
         ),
-        // More than the message holds.
+        // More than the message contains.
         (
             "49 00004000 4E 7FFF 6E",
             8,
@@ -511,7 +511,7 @@ fn counts_and_lengths_that_cannot_be_are_errors_before_anything_is_allocated() {
 }
 
 #[test]
-fn a_name_without_its_nul_is_an_error() {
+fn a_name_without_a_nul_is_an_error() {
     let expected = "Type's name";
     let problem = DecodeProblem::MissingTerminator { expected };
     assert_eq!(problem_of("59 00004002 73 00 6D6F"), (7, problem));
@@ -531,7 +531,7 @@ fn a_name_that_is_not_utf8_is_an_error() {
 }
 
 #[test]
-fn an_error_says_where_and_what() {
+fn an_error_names_the_problem_and_its_offset() {
     let error = decode(&unhex("49 00004000 4E 0001 78")).unwrap_err();
     assert_eq!(
         error.to_string(),

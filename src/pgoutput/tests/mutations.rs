@@ -1,5 +1,5 @@
-//! Recorded streams of real servers, damaged at random: a fuzzer that needs no toolchain of its
-//! own. The seed is fixed, so that a failure comes again. `fuzz/` has the guided one.
+//! Recorded streams of real servers, damaged at random: a fuzzer that needs no toolchain of its own.
+//! The seed is fixed, so that failures are reproducible. `fuzz/` has the guided fuzzer.
 
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
@@ -14,10 +14,10 @@ const STREAMS: [&str; 3] = [
     include_str!("../../../tests/fixtures/pgoutput_15_text.hex"),
 ];
 
-/// A second or two, so that every run of the tests can afford it.
+/// They take a second or two, which every test run can afford.
 const CASES: usize = 1_500_000;
 
-/// Counts and lengths at the edges of their types, and bytes that mean something.
+/// Counts and lengths at the limits of their types, and bytes with a meaning.
 const EDGES: [&[u8]; 12] = [
     b"\0",
     b"\xFF",
@@ -59,16 +59,16 @@ impl Mutator {
         self.messages[index].clone()
     }
 
-    /// A recorded message with one to four injuries.
+    /// A recorded message, damaged one to four times.
     fn next(&mut self) -> Vec<u8> {
         let mut bytes = self.pick();
         for _ in 0..=self.below(4) {
-            self.injure(&mut bytes);
+            self.damage(&mut bytes);
         }
         bytes
     }
 
-    fn injure(&mut self, bytes: &mut Vec<u8>) {
+    fn damage(&mut self, bytes: &mut Vec<u8>) {
         let at = self.below(bytes.len() + 1);
         let until = at + self.below((bytes.len() - at).min(16) + 1);
         match self.below(6) {
@@ -105,7 +105,7 @@ fn damaged_streams_are_refused_or_read_to_the_last_byte() {
     for _ in 0..CASES {
         let bytes = mutator.next();
         match decode(&bytes) {
-            // pg_catalog has two spellings on the wire; every other message has one.
+            // pg_catalog has two encodings; every other message has one.
             Ok(message) if !bytes.windows(10).any(|name| name == b"pg_catalog") => {
                 assert_eq!(encode(&message), bytes, "{message:?}");
                 read += 1;
@@ -120,7 +120,7 @@ fn damaged_streams_are_refused_or_read_to_the_last_byte() {
         let full_len = bytes.len() + mutator.below(3);
         let _ = decode_prefix(&bytes[..len], full_len);
     }
-    // Damage that is always, or never, noticed would prove nothing.
+    // The test proves nothing if damage is always or never detected.
     assert!(
         read > CASES / 20 && refused > CASES / 2,
         "{read} read, {refused} refused"

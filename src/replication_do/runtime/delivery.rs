@@ -73,7 +73,7 @@ impl Runtime {
         let started = clock::now_ms();
         loop {
             match self.delivery_work() {
-                Work::Now if self.has_time(started) => {}
+                Work::Now if !clock::has_elapsed(started, RUN_LIMIT) => {}
                 Work::Now => return self.wake_delivery_at(clock::now_ms().saturating_add(1)),
                 Work::At(at) => return self.wake_delivery_at(at),
                 Work::None => return,
@@ -85,10 +85,6 @@ impl Runtime {
                 Err(error) => self.note_delivery_failure(error),
             }
         }
-    }
-
-    fn has_time(&self, started: u64) -> bool {
-        !clock::has_elapsed(started, RUN_LIMIT)
     }
 
     /// What there is to do. While the database cannot be reached nothing is, before its next try.
@@ -125,33 +121,26 @@ impl Runtime {
     }
 
     async fn connect_for_delivery(&self) -> Result<Database> {
-        match database::connect(&self.env).await {
-            Ok(connection) => {
-                self.delivery.failures.set(0);
-                self.delivery.retry_at.set(0);
-                Ok(connection)
-            }
-            Err(error) => {
-                self.pause_delivery();
-                Err(error)
-            }
+        let connected = database::connect(&self.env).await;
+        if connected.is_ok() {
+            self.delivery.failures.set(0);
+            self.delivery.retry_at.set(0);
+        } else {
+            self.pause_delivery();
         }
+        connected
     }
 
     /// After an eviction, and while nobody polls, the database says where the history ends.
     async fn read_head(&self, connection: &mut Database) -> Result<()> {
         let slot = self.with(|memory| memory.config.as_ref().map(|config| config.slot.clone()));
         let slot = slot.ok_or_else(not_initialized)?;
-        match Checkpoint::read(connection, &slot).await? {
-            Some(checkpoint) => {
-                self.hub.refresh(&checkpoint);
-                Ok(())
-            }
-            None => {
-                self.pause_delivery();
-                Err(not_initialized())
-            }
-        }
+        let Some(checkpoint) = Checkpoint::read(connection, &slot).await? else {
+            self.pause_delivery();
+            return Err(not_initialized());
+        };
+        self.hub.refresh(&checkpoint);
+        Ok(())
     }
 
     fn pause_delivery(&self) {

@@ -9,5 +9,6 @@ mod privileges;
 mod publication;
 mod random;
 mod readers;
+mod sizes;
 mod standby_snapshot;
 mod values;

@@ -6,7 +6,7 @@ use pg_change_feed::lsn::Lsn;
 
 use crate::support::feed::{PATIENCE, TestFeed};
 use crate::support::history::read_sound_history;
-use crate::support::server::Version;
+use crate::support::server::{Version, copy_in};
 
 const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, note text)";
 
@@ -69,7 +69,7 @@ async fn rows_of_one_copy_share_an_lsn_and_all_arrive(version: Version) {
     reader.config.slice_bytes = 4 << 10;
     let rows: String = (0..10_000).map(|id| format!("{id}\tcopied\n")).collect();
     let mut writer = feed.reader().await.connection;
-    let copied = writer.copy_in("COPY items FROM STDIN", rows.as_bytes());
+    let copied = copy_in(&mut writer, "COPY items FROM STDIN", rows.as_bytes());
     assert_eq!(copied.await.unwrap(), 10_000);
 
     assert_eq!(reader.drain().await.unwrap(), 10_000);

@@ -1,4 +1,4 @@
-//! A stream of every kind of message, made on a real server, and the files it is kept in.
+//! Produces a stream with every kind of message on a real server, and reads and writes the fixtures.
 
 use std::env;
 use std::fmt::Write as _;
@@ -10,9 +10,9 @@ use tokio_postgres::{Client, NoTls};
 /// How pgoutput writes values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Output functions, as the feed asks for them.
+    /// By output functions, as the feed requests.
     Text,
-    /// The option `binary`: send functions.
+    /// By send functions, with the option `binary`.
     Binary,
 }
 
@@ -70,9 +70,9 @@ const TRANSACTIONS: &[&str] = &[
      INSERT INTO parent DEFAULT VALUES;",
 ];
 
-/// The messages of [`TRANSACTIONS`] as the server of that major version sends them.
+/// Returns the messages that the server of that major version sends for [`TRANSACTIONS`].
 ///
-/// Works in a database of its own, with a temporary slot; both are gone afterwards.
+/// Uses a database and a temporary slot, which are dropped afterwards.
 pub async fn record(version: u32, format: Format) -> Vec<Vec<u8>> {
     let variable = format!("TEST_POSTGRES_{version}");
     let url = env::var(&variable)
@@ -142,7 +142,7 @@ async fn connect(config: &tokio_postgres::Config) -> Client {
     client
 }
 
-/// Where the recording of that version and format is kept.
+/// The file with the recording of that version and format.
 pub fn fixture_path(version: u32, format: Format) -> PathBuf {
     let file = format!("pgoutput_{version}_{format:?}.hex").to_lowercase();
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -150,7 +150,7 @@ pub fn fixture_path(version: u32, format: Format) -> PathBuf {
         .join(file)
 }
 
-/// One message a line, in hexadecimal; `#` starts a comment.
+/// Reads one message per line, in hexadecimal; `#` starts a comment.
 pub fn read_fixture(path: &Path) -> Vec<Vec<u8>> {
     let text = fs::read_to_string(path).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -168,7 +168,7 @@ pub fn read_fixture(path: &Path) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Writes what [`read_fixture`] reads.
+/// Writes a file for [`read_fixture`].
 pub fn write_fixture(path: &Path, version: u32, format: Format, stream: &[Vec<u8>]) {
     let mut text = format!(
         "# What pgoutput of PostgreSQL {version} sent (values as {format:?}), one message a line.\n\

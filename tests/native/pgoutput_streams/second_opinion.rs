@@ -1,4 +1,4 @@
-//! The same message as `pg_walstream` reads it.
+//! Compares a message with what `pg_walstream` decodes.
 
 use pg_change_feed::pgoutput::{Message, OldTuple, Relation, ReplicaIdentity, Tuple, TupleData};
 use pg_walstream::{
@@ -6,7 +6,7 @@ use pg_walstream::{
     TupleData as TheirTuple,
 };
 
-/// Panics unless `pg_walstream` reads from `bytes` what `message` says.
+/// Panics unless `pg_walstream` decodes `bytes` to the same message.
 pub fn assert_agreement(bytes: &[u8], message: &Message<'_>) {
     let mut parser = LogicalReplicationParser::with_protocol_version(1);
     let theirs = parser.parse_wal_message(bytes).unwrap().message;
@@ -64,7 +64,7 @@ fn as_theirs(message: &Message<'_>) -> Theirs {
     }
 }
 
-/// They give the empty name that stands for `pg_catalog` on the wire as it is.
+/// `pg_walstream` keeps the empty name that stands for `pg_catalog` on the wire.
 fn their_schema(schema: &str) -> &str {
     if schema == "pg_catalog" { "" } else { schema }
 }

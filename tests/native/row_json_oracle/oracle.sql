@@ -1,8 +1,8 @@
--- What the crate documents of a row's JSON, said again in SQL and by Postgres itself.
+-- The JSON of a row as the crate documents it, computed in SQL by Postgres itself.
 
--- The number that JavaScript prints for a double: the one with the fewest digits that reads as it.
--- Postgres prints that too, but never one halfway to the next double, though that may read as this
--- one and be shorter by a digit.
+-- The number that JavaScript prints for a double: the one with the fewest digits that reads as the
+-- double. Postgres prints that too, except if it is halfway to the next double: then it prints one
+-- digit more.
 CREATE FUNCTION printed_by_javascript(double float8) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -23,7 +23,7 @@ EXCEPTION WHEN numeric_value_out_of_range THEN
     RETURN printed;
 END $$;
 
--- Whether JavaScript gives the number back.
+-- Whether the number round-trips through JavaScript.
 CREATE FUNCTION gives_back(number numeric) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF length(number::text) <= 15 THEN
@@ -34,7 +34,7 @@ EXCEPTION WHEN numeric_value_out_of_range THEN
     RETURN false;
 END $$;
 
--- The type below any domains.
+-- The base type of a domain; any other type itself.
 CREATE FUNCTION base_type(type oid) RETURNS oid LANGUAGE plpgsql STABLE AS $$
 DECLARE
     below oid := type;
@@ -50,8 +50,8 @@ CREATE FUNCTION element_type(type oid) RETURNS oid LANGUAGE sql STABLE AS $$
     WHERE oid = type AND typelem <> 0 AND typsubscript = 'array_subscript_handler'::regproc
 $$;
 
--- The JSON of a value, with bigint and numeric as strings where a double would not give them back.
--- What is inside json and jsonb stays as it is.
+-- The JSON of a value, with bigint and numeric as strings if they do not round-trip as doubles. The
+-- contents of json and jsonb stay as they are.
 CREATE FUNCTION with_exact_numbers(value jsonb, type oid) RETURNS jsonb
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -83,7 +83,7 @@ BEGIN
     RETURN value;
 END $$;
 
--- The document as jsonb, or null when jsonb refuses it.
+-- The document as jsonb, or null if jsonb refuses it.
 CREATE FUNCTION held_by_jsonb(document json) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN to_jsonb(document);

@@ -36,7 +36,7 @@ impl Random {
         from[usize::try_from(index).unwrap()]
     }
 
-    /// Small and large numbers alike: as many bits as chance wants.
+    /// A number with a random number of bits, so that small ones are as likely as large ones.
     pub fn integer(&mut self, bits: u32) -> i64 {
         let sign = if self.one_in(2) { -1 } else { 1 };
         let shift = 65 - bits + u32::try_from(self.below(u64::from(bits) - 1)).unwrap();

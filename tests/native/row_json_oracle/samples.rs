@@ -1,9 +1,9 @@
-//! Values of every type, as the text that the type reads.
+//! Values of every type, as text that the type's input function reads.
 
 use super::random::Random;
 use super::values::*;
 
-/// A type, by the name that SQL has for it, and where its values come from.
+/// A type, by its name in SQL, and the function that makes its values.
 pub struct Sample {
     pub type_name: &'static str,
     pub make: fn(&mut Random) -> String,
@@ -215,7 +215,7 @@ pub const BUILT_IN: [Sample; 77] = [
     }),
 ];
 
-/// Types that the setup of the test makes, or that extensions bring.
+/// Types that the setup of the test or extensions create.
 pub const MADE: [Sample; 8] = [
     sample("mood", |random| {
         random

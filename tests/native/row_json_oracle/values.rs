@@ -89,7 +89,7 @@ pub fn numeric(random: &mut Random) -> String {
     number
 }
 
-/// Every control character, everything that some syntax quotes, and code points of all planes.
+/// Has control characters, characters that some syntax quotes, and code points of all planes.
 pub fn text(random: &mut Random) -> String {
     let words = [
         "", "NULL", "null", "\\N", "\\u0000", " ", "{}", "(,)", "=>", "-0", "\u{2028}", "\u{feff}",
@@ -128,7 +128,7 @@ pub fn xml_text(random: &mut Random) -> String {
         .collect()
 }
 
-/// As the inside of a quoted `tsvector` lexeme.
+/// Escapes text for a quoted `tsvector` lexeme.
 pub fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "''")
 }
@@ -158,7 +158,7 @@ pub fn new_year(random: &mut Random) -> i64 {
     days(random) / 365 * 365
 }
 
-/// A date that is one in any calendar.
+/// A date that is valid in every calendar.
 pub fn day(number: i64) -> String {
     let (year, month, day) = (number / 365, number / 28 % 12, number % 28);
     let (month, day) = (month.abs() + 1, day.abs() + 1);
@@ -192,7 +192,7 @@ pub fn timestamp(random: &mut Random, offset: &str) -> String {
     format!("{day} {}{offset} {era}", time(random))
 }
 
-/// In each of the styles that Postgres reads.
+/// In any of the styles that Postgres reads.
 pub fn interval(random: &mut Random) -> String {
     let (months, days) = (random.integer(12), random.integer(16));
     let time = time(random);
@@ -285,7 +285,7 @@ pub fn vector(random: &mut Random, make: fn(&mut Random) -> String) -> String {
     items.join(" ")
 }
 
-/// A document that `jsonb` holds: with duplicate keys, escapes, long numbers, odd spaces.
+/// A document that `jsonb` accepts, with repeated keys, escapes, long numbers and unusual spaces.
 pub fn json(random: &mut Random, depth: u32) -> String {
     let space = random.pick(&["", "", " ", "\n\t"]);
     let scalars = [
@@ -319,7 +319,7 @@ pub fn json(random: &mut Random, depth: u32) -> String {
     }
 }
 
-/// A document that `json` takes, and that `jsonb` may refuse.
+/// A document that `json` accepts and `jsonb` may refuse.
 pub fn doubtful_json(random: &mut Random) -> String {
     let units = [
         "\\u0000",
@@ -373,12 +373,12 @@ pub fn json_string(random: &mut Random) -> String {
     ];
     let text = serde_json::to_string(&text(random)).unwrap();
     let text = text.trim_matches('"');
-    // What trimming may have left of an escaped quote at the end.
+    // Trimming may have left the backslash of an escaped quote at the end.
     let text = text.trim_end_matches('\\');
     format!("\"{text}{}\"", random.pick(&escapes))
 }
 
-/// An array of the elements, with nulls, in up to three dimensions, with other lower bounds.
+/// An array with nulls, in up to three dimensions, with various lower bounds.
 pub fn array(random: &mut Random, delimiter: char, make: fn(&mut Random) -> String) -> String {
     let bounds = random.pick(&["", "", "[3]", "[2][2]", "[1][2][2]", "[0:1]", "[-1:0][5:6]"]);
     let lengths: &[usize] = match bounds {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use pg_change_feed::postgres::{Connection, DatabaseUrl, Limits, Param, escape_identifier};
+use pg_change_feed::postgres::{Connection, DatabaseUrl, Error, Limits, Param, escape_identifier};
 use tokio::net::TcpStream;
 
 /// A PostgreSQL version that tests run on: the oldest and the newest always, the others on demand.
@@ -137,6 +137,19 @@ pub async fn connect(url: &DatabaseUrl) -> Connection<TcpStream> {
     Connection::connect(socket, &url.login, Limits::default())
         .await
         .unwrap()
+}
+
+/// Runs `COPY ... FROM STDIN` with all its data. Returns the number of rows copied.
+pub async fn copy_in(
+    connection: &mut Connection<TcpStream>,
+    sql: &str,
+    data: &[u8],
+) -> Result<u64, Error> {
+    connection.queue_copy(sql)?;
+    connection.queue_copy_data(data)?;
+    connection.queue_copy_end()?;
+    connection.send().await?;
+    connection.finish().await
 }
 
 /// Defines one test for each version from an `async fn(Version)`. Those for the versions between

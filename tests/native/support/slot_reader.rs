@@ -2,7 +2,7 @@
 //! cycle does, without storing.
 
 use pg_change_feed::changes::{
-    Accepted, Assembler, ChangeBatch, Limits, SESSION_SETTINGS, TypeCatalog, TypeRow,
+    Assembler, ChangeBatch, Limits, Outcome, SESSION_SETTINGS, TypeCatalog, TypeRow,
 };
 use pg_change_feed::lsn::Lsn;
 use pg_change_feed::pgoutput::{decode, decode_prefix};
@@ -145,9 +145,9 @@ impl SlotReader {
             };
             loop {
                 match assembler.accept(&message, &self.types, &mut batch).unwrap() {
-                    Accepted::NeedTypes(oids) => self.learn(&oids).await,
-                    Accepted::Committed(lsn) => break end = lsn,
-                    Accepted::Nothing | Accepted::Changes(_) => break,
+                    Outcome::MissingTypes(oids) => self.learn(&oids).await,
+                    Outcome::Committed(lsn) => break end = lsn,
+                    Outcome::Nothing | Outcome::Changes(_) => break,
                 }
             }
         }
@@ -195,6 +195,6 @@ impl SlotReader {
             part: row.get(2).unwrap(),
             detail: row.get(3).unwrap(),
         });
-        self.types.learn(oids, rows);
+        self.types.add(oids, rows);
     }
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::feed::TestFeed;
 use super::replay::Identity;
-use super::server::connect;
+use super::server::{connect, copy_in};
 
 /// The tables that are written, and how their rows are identified.
 pub const TABLES: [(&str, Identity); 4] = [
@@ -258,9 +258,7 @@ impl Writer {
             let id = (self.name + 1) * 1_000_000_000 + self.copied;
             writeln!(rows, "{id}\tcopied by {}", self.name).unwrap();
         }
-        let copied = self
-            .copier
-            .copy_in("COPY keyed FROM STDIN", rows.as_bytes());
+        let copied = copy_in(&mut self.copier, "COPY keyed FROM STDIN", rows.as_bytes());
         match copied.await {
             Ok(_) => self.written.transactions += 1,
             Err(error) => {

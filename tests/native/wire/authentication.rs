@@ -1,4 +1,4 @@
-//! Logging in to clusters whose `pg_hba.conf` asks for each method.
+//! Logs in to clusters whose `pg_hba.conf` requires each method.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use pg_change_feed::postgres::{
 };
 use tokio::net::TcpStream;
 
-/// One user for each method, each with a password that needs care on its way.
+/// A user for each method, with a password that is easily mangled.
 const USERS: [(&str, &str, &str); 3] = [
     ("cleartext_user", "password", "pa ss'\"\\@/\u{e4}\u{1f600}"),
     ("md5_user", "md5", "%41:#?"),
@@ -52,7 +52,7 @@ async fn log_in(cluster: &Cluster, login: &Login) -> Result<Connection<TcpStream
     Connection::connect(open_socket(&url).await, login, Limits::default()).await
 }
 
-async fn each_method_lets_the_right_password_in_and_no_other(version: Version) {
+async fn each_method_accepts_only_the_right_password(version: Version) {
     let cluster = cluster_with_users(version).await;
     for (user, _, password) in USERS {
         let login = Login::new(user, password, "postgres");
@@ -80,7 +80,7 @@ async fn each_method_lets_the_right_password_in_and_no_other(version: Version) {
             "{cause:?}"
         );
     }
-    // No rule of pg_hba.conf for this user; then no such database.
+    // pg_hba.conf has no rule for this user; then the database does not exist.
     let error = log_in(&cluster, &Login::new("nobody_known", "x", "postgres"))
         .await
         .err()
@@ -95,4 +95,4 @@ async fn each_method_lets_the_right_password_in_and_no_other(version: Version) {
     assert_eq!(FeedError::from(error).category(), Category::Configuration);
 }
 
-on_each_version!(each_method_lets_the_right_password_in_and_no_other);
+on_each_version!(each_method_accepts_only_the_right_password);

@@ -1,4 +1,4 @@
-//! Much data in either direction, on real servers.
+//! Large amounts of data in both directions, with real servers.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use pg_change_feed::lsn::Lsn;
 use pg_change_feed::postgres::{Connection, Error, Limits, Param};
 
 use crate::support::faulty_stream::{Cut, Faults, FaultyStream};
-use crate::support::server::{Database, Version, connect, open_socket, superuser};
+use crate::support::server::{Database, Version, connect, copy_in, open_socket, superuser};
 
 const MIB: usize = 1 << 20;
 
-async fn large_rows_come_whole_up_to_the_limit(version: Version) {
+async fn large_rows_arrive_whole_up_to_the_limit(version: Version) {
     let url = superuser(version);
     let mut connection = connect(&url).await;
     let sql = "SELECT repeat('x', $1)::bytea FROM generate_series(1, 3)";
@@ -23,7 +23,7 @@ async fn large_rows_come_whole_up_to_the_limit(version: Version) {
         assert!(value.len() == 8 * MIB && value.iter().all(|&byte| byte == b'x'));
     }
     assert_eq!(rows.len(), 3);
-    // Four of them are more than the limit of a result, and one of 17 MiB than that of a message.
+    // Four of them exceed the limit of a result, and one of 17 MiB that of a message.
     let sql = "SELECT repeat('x', $1)::bytea FROM generate_series(1, 4)";
     let error = connection
         .query(sql, &[Param::Int4(size)])
@@ -69,9 +69,9 @@ async fn rows_can_be_streamed_beyond_every_limit(version: Version) {
 
 async fn a_large_write_passes_a_large_result(version: Version) {
     let url = superuser(version);
-    // No buffer of either kernel holds a tenth of either side's data: unless each side reads
-    // while it writes, both wait for ever.
-    let data = vec![7; 40 * MIB];
+    // No kernel buffer holds a tenth of either side's data: unless each side reads while it writes,
+    // both wait forever.
+    let data = "x".repeat(40 * MIB);
     let limits = Limits {
         max_result_bytes: 64 * MIB,
         ..Limits::default()
@@ -84,7 +84,7 @@ async fn a_large_write_passes_a_large_result(version: Version) {
     let exchange = async {
         connection.queue(fetch, &[]).unwrap();
         connection
-            .queue("SELECT length($1)", &[Param::Bytes(&data)])
+            .queue("SELECT length($1)", &[Param::Text(&data)])
             .unwrap();
         connection.queue(fetch, &[]).unwrap();
         connection.send().await.unwrap();
@@ -108,12 +108,14 @@ async fn copies_arrive_whole_and_in_order(version: Version) {
         .unwrap();
     let copy = "COPY item FROM STDIN";
     assert_eq!(
-        connection.copy_in(copy, b"1\tone\n2\t\\N\n").await.unwrap(),
+        copy_in(&mut connection, copy, b"1\tone\n2\t\\N\n")
+            .await
+            .unwrap(),
         2
     );
-    assert_eq!(connection.copy_in(copy, b"").await.unwrap(), 0);
+    assert_eq!(copy_in(&mut connection, copy, b"").await.unwrap(), 0);
 
-    // In a transaction, pipelined with what comes before and after, in pieces that cut rows.
+    // In a transaction, pipelined with other statements, in pieces that cut rows.
     connection.queue("BEGIN", &[]).unwrap();
     connection.queue_copy(copy).unwrap();
     let mut data = String::new();
@@ -141,7 +143,7 @@ async fn copies_arrive_whole_and_in_order(version: Version) {
     connection.close().await;
 }
 
-async fn copies_that_fail_say_why(version: Version) {
+async fn copies_that_fail_return_the_cause(version: Version) {
     let database = Database::create(version).await;
     let mut admin = database.connect().await;
     admin
@@ -155,13 +157,15 @@ async fn copies_that_fail_say_why(version: Version) {
         ("COPY item FROM STDIN", &garbage, "22P02"),
     ] {
         let mut connection = database.connect().await;
-        let error = connection.copy_in(sql, data).await.unwrap_err();
+        let error = copy_in(&mut connection, sql, data).await.unwrap_err();
         assert_eq!(error.sqlstate().unwrap().as_str(), state, "{sql}");
         connection.close().await;
     }
-    // Statements that are no copy, copies that are not ended.
+    // Statements that are not a copy, and copies that are not ended.
     let mut connection = database.connect().await;
-    let error = connection.copy_in("SELECT 1", b"x").await.unwrap_err();
+    let error = copy_in(&mut connection, "SELECT 1", b"x")
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Protocol(_)), "{error:?}");
     for out_of_turn in 0..3 {
         let mut connection = database.connect().await;
@@ -193,10 +197,10 @@ async fn copies_that_fail_say_why(version: Version) {
     admin.close().await;
 }
 
-async fn a_slot_is_peeked_at_through_a_cursor(version: Version) {
+async fn a_slot_is_peeked_through_a_cursor(version: Version) {
     let database = Database::create(version).await;
     let mut connection = database.connect().await;
-    // Slots are the server's: as unique as the database's name.
+    // Slot names are unique in the cluster, as the name of the database is.
     let slot_name = database.url().login.database;
     let slot = Param::Text(&slot_name);
     for sql in [
@@ -303,11 +307,11 @@ async fn a_transaction_cut_anywhere_leaves_all_or_nothing(version: Version) {
 }
 
 on_each_version!(
-    large_rows_come_whole_up_to_the_limit,
+    large_rows_arrive_whole_up_to_the_limit,
     rows_can_be_streamed_beyond_every_limit,
     a_large_write_passes_a_large_result,
     copies_arrive_whole_and_in_order,
-    copies_that_fail_say_why,
-    a_slot_is_peeked_at_through_a_cursor,
+    copies_that_fail_return_the_cause,
+    a_slot_is_peeked_through_a_cursor,
     a_transaction_cut_anywhere_leaves_all_or_nothing,
 );

@@ -1,4 +1,4 @@
-//! Logging in to a server whose every byte is scripted.
+//! Logs in to a server whose every byte is scripted.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use super::scripted::*;
 use pg_change_feed::postgres::{AuthenticationError, Connection, Error, ProtocolError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-/// A server that takes part in SCRAM: reads the client's first message and answers it with what
-/// `continuation` makes of the client's nonce, then reads the second and answers `last`.
+/// Returns the error of a login to a server that takes part in SCRAM: it answers the client's first
+/// message with what `continuation` returns for the client's nonce, and the second one with `last`.
 async fn scram_error(continuation: impl FnOnce(&str) -> String, last: &[u8]) -> Error {
     let (client, mut server) = duplex(1 << 16);
     let login = login();
@@ -27,7 +27,7 @@ async fn scram_error(continuation: impl FnOnce(&str) -> String, last: &[u8]) -> 
         if server.read_exact(&mut second).await.is_ok() {
             server.write_all(last).await.unwrap();
         }
-        // Only the client's end decides when this is over.
+        // It ends when the client closes the connection.
         let _ = server.read_to_end(&mut Vec::new()).await;
     };
     let connect = async { Connection::connect(client, &login, LIMITS).await.err() };
@@ -40,7 +40,7 @@ fn sound_continuation(nonce: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_know_the_password_is_found_out() {
+async fn a_server_that_does_not_know_the_password_is_detected() {
     for verifier in [
         "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
         "v=",
@@ -54,14 +54,14 @@ async fn a_server_that_does_not_know_the_password_is_found_out() {
         let failed = matches!(error, Error::Authentication(AuthenticationError::Scram(_)));
         assert!(failed, "{verifier}: {error:?}");
     }
-    // It leaves its proof out.
+    // It omits its proof.
     let error = scram_error(sound_continuation, AUTHENTICATION_OK).await;
     let failed = matches!(
         error,
         Error::Authentication(AuthenticationError::ServerNotProven)
     );
     assert!(failed, "{error:?}");
-    // It changes its mind and wants the password itself.
+    // It requests the cleartext password instead.
     let error = scram_error(sound_continuation, &message(b'R', b"\0\0\0\x03")).await;
     let refused = matches!(
         error,
@@ -71,9 +71,9 @@ async fn a_server_that_does_not_know_the_password_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_scram_server_that_strays_is_refused() {
+async fn a_scram_server_that_violates_the_exchange_is_refused() {
     let strays: [fn(&str) -> String; 6] = [
-        // Another's nonce, no nonce, an endless computation, no salt, nothing, and nonsense.
+        // An unknown nonce, no nonce, an endless computation, no salt, nothing, garbage.
         |_| "r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096".to_owned(),
         |_| "r=,s=QSXCR+Q6sek8bf92,i=4096".to_owned(),
         |nonce| format!("r={nonce}x,s=QSXCR+Q6sek8bf92,i=4000000000"),
@@ -89,7 +89,7 @@ async fn a_scram_server_that_strays_is_refused() {
 }
 
 #[tokio::test]
-async fn authentication_that_is_not_supported_or_not_in_turn_is_refused() {
+async fn authentication_that_is_unsupported_or_out_of_order_is_refused() {
     for method in [2, 6, 7, 9] {
         let error = error_at_login(&message(b'R', &[0, 0, 0, method])).await;
         let cause = matches!(
@@ -110,7 +110,7 @@ async fn authentication_that_is_not_supported_or_not_in_turn_is_refused() {
         );
         assert!(cause, "{error:?}");
     }
-    // Garbage: an unknown request, none, half a salt, mechanisms without an end.
+    // Garbage: an unknown request, no request, half a salt, an unterminated list of mechanisms.
     for body in [
         &b"\0\0\0\x63"[..],
         b"",
@@ -125,7 +125,7 @@ async fn authentication_that_is_not_supported_or_not_in_turn_is_refused() {
         );
         assert!(garbage, "{}: {error:?}", body.escape_ascii());
     }
-    // Out of turn: ready, keys and rows before we are let in; a second request; a SASL step.
+    // Out of order: ready, a key and rows before the login is accepted, a second request, a SASL step.
     let cleartext = message(b'R', b"\0\0\0\x03");
     for script in [
         READY.to_vec(),
@@ -145,7 +145,7 @@ async fn authentication_that_is_not_supported_or_not_in_turn_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_drips_is_ended_by_its_own_limit() {
+async fn a_login_that_arrives_byte_by_byte_is_ended_by_its_own_limit() {
     let (client, mut server) = duplex(64);
     let drip = tokio::spawn(async move {
         let notice = NOTICE.repeat(100);

@@ -1,5 +1,5 @@
-//! The wire client against a server whose every byte is scripted: what the documentation says, and
-//! what it does not.
+//! The wire client with a server whose every byte is scripted, with documented messages and with
+//! others.
 
 use super::scripted::*;
 use crate::support::faulty_stream::{Faults, FaultyStream};
@@ -7,8 +7,8 @@ use pg_change_feed::postgres::{Connection, Error, Param, ProtocolError};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Logs in to a server that says `script` after a sound login, asks for 7, and gives the error.
-/// Afterwards the connection must refuse to be used.
+/// Logs in to a server that sends `script` after a correct login, selects 7, and returns the error.
+/// Afterwards the connection must be unusable.
 async fn error_after_login(script: &[u8]) -> Error {
     let (client, _server) = scripted(&[&LOGIN.concat(), script].concat()).await;
     let mut connection = Connection::connect(client, &login(), LIMITS).await.unwrap();
@@ -19,7 +19,7 @@ async fn error_after_login(script: &[u8]) -> Error {
 }
 
 #[tokio::test]
-async fn the_client_says_what_the_protocol_documents() {
+async fn the_client_sends_what_the_protocol_documents() {
     let script = [LOGIN.concat(), STATEMENT.concat()].concat();
     let (client, mut server) = scripted(&script).await;
     let mut connection = Connection::connect(client, &login(), LIMITS).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_length_beyond_the_limit_is_refused_before_it_is_read() {
         ),
         "{error:?}"
     );
-    // An HTTP server: its tag is one of ours, its length is not.
+    // An HTTP server: its first byte is a valid tag, its length is too large.
     let error = error_at_login(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     assert!(matches!(error, Error::MessageTooLarge { .. }), "{error:?}");
 }
@@ -96,7 +96,7 @@ async fn impossible_lengths_and_unknown_types_are_refused() {
         );
     }
     for tag in [b'x', b'v', b'W', 0, 0xff] {
-        // Refused by its first byte: the rest never comes.
+        // Refused at the first byte; the rest never arrives.
         let error = error_after_login(&[tag]).await;
         let unknown =
             matches!(error, Error::Protocol(ProtocolError::UnknownMessage(t)) if t == tag);
@@ -109,11 +109,11 @@ async fn malformed_messages_are_refused() {
     let described = [PARSED, BOUND, ONE_INT4].concat();
     let rows = [&described, SEVEN].concat();
     for (before, malformed) in [
-        // Something behind the end.
+        // Bytes after the end.
         (vec![], message(b'1', b"x")),
         (vec![], message(b'S', b"name\0value\0x")),
         ([&rows[..], SELECTED].concat(), message(b'Z', b"II")),
-        // Something missing.
+        // Missing bytes.
         (vec![], message(b'S', b"name\0value")),
         (vec![], message(b'A', b"\0\0\0\x01channel")),
         (vec![], message(b'N', b"VNOTICE\0C00000\0M")),
@@ -153,7 +153,7 @@ async fn malformed_messages_are_refused() {
 }
 
 #[tokio::test]
-async fn messages_out_of_turn_are_refused() {
+async fn messages_out_of_order_are_refused() {
     let described = [PARSED, BOUND, ONE_INT4].concat();
     let no_data = [PARSED, BOUND, b"n\0\0\0\x04"].concat();
     let done = [&described, SEVEN, SELECTED].concat();
@@ -168,7 +168,7 @@ async fn messages_out_of_turn_are_refused() {
         (PARSED.to_vec(), SEVEN),
         ([PARSED, BOUND].concat(), SEVEN),
         ([PARSED, BOUND].concat(), SELECTED),
-        // Rows of a statement that has none, and what only COPY has.
+        // Rows of a statement without rows, and messages of COPY.
         (no_data.clone(), SEVEN),
         (no_data.clone(), b"G\0\0\0\x07\0\0\0"),
         (no_data.clone(), b"H\0\0\0\x07\0\0\0"),
@@ -197,7 +197,7 @@ async fn messages_out_of_turn_are_refused() {
 }
 
 #[tokio::test]
-async fn rows_and_states_that_do_not_fit_are_refused() {
+async fn rows_and_states_that_do_not_match_are_refused() {
     let described = [PARSED, BOUND, ONE_INT4].concat();
     let two_values = message(b'D', b"\0\x02\xff\xff\xff\xff\xff\xff\xff\xff");
     let error = error_after_login(&[&described[..], &two_values].concat()).await;
@@ -248,7 +248,7 @@ async fn rows_and_states_that_do_not_fit_are_refused() {
 }
 
 #[tokio::test]
-async fn an_answer_to_nothing_is_refused_at_the_next_statement() {
+async fn an_unrequested_answer_is_refused_at_the_next_statement() {
     let script = [LOGIN.concat(), STATEMENT.concat(), SEVEN.to_vec()].concat();
     let (client, _server) = scripted(&script).await;
     let mut connection = Connection::connect(client, &login(), LIMITS).await.unwrap();
@@ -262,7 +262,7 @@ async fn an_answer_to_nothing_is_refused_at_the_next_statement() {
 }
 
 #[tokio::test]
-async fn reading_what_was_not_sent_is_refused() {
+async fn reading_results_of_unsent_statements_is_refused() {
     let script = [LOGIN.concat(), STATEMENT.concat()].concat();
     for queue in [false, true] {
         let (client, _server) = scripted(&script).await;
@@ -273,7 +273,7 @@ async fn reading_what_was_not_sent_is_refused() {
         let error = connection.next_row().await.unwrap_err();
         assert!(matches!(error, Error::OutOfTurn(_)), "{error:?}");
     }
-    // The answer to a statement before must not be taken for its own.
+    // The result of an earlier statement must not pass for that of the next.
     let (client, _server) = scripted(&script).await;
     let mut connection = Connection::connect(client, &login(), LIMITS).await.unwrap();
     connection.queue("SELECT $1", &[Param::Int4(7)]).unwrap();
@@ -283,7 +283,7 @@ async fn reading_what_was_not_sent_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_is_refused_unsent() {
+async fn statements_that_cannot_be_encoded_are_refused_unsent() {
     let too_many = vec![Param::Null; 65_536];
     for (sql, params) in [("SELECT '\0'", &[][..]), ("SELECT 1", &too_many)] {
         let (client, mut server) = scripted(&LOGIN.concat()).await;
@@ -308,7 +308,7 @@ async fn results_larger_than_the_limit_are_refused() {
     );
 }
 
-/// One session with a server that says `script` in pieces of `chunk` bytes and then closes.
+/// Runs a session with a server that sends `script` in pieces of `chunk` bytes and closes.
 fn session_with(script: &[u8], chunk: usize) -> Result<usize, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -350,13 +350,13 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_to_a_sound_session_makes_the_client_panic_or_hang(
+    fn no_damage_to_a_correct_session_makes_the_client_panic_or_hang(
         position: prop::sample::Index, byte: u8, chunk in 1_usize..20,
     ) {
         let mut script = [LOGIN.concat(), STATEMENT.concat()].concat();
         let position = position.index(script.len());
         script[position] = byte;
-        // Some damage cannot be seen: another name, another number.
+        // Some damage is not detectable: another name, another number.
         if let Ok(rows) = session_with(&script, chunk) {
             prop_assert_eq!(rows, 1);
         }

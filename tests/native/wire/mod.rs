@@ -1,4 +1,4 @@
-//! The wire client: against real servers, and against scripted ones that no real server is like.
+//! The wire client with real servers, and with scripted ones that behave as no real server does.
 
 mod authentication;
 mod broken_socket;

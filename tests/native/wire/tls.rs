@@ -1,5 +1,5 @@
-//! TLS on real servers. The client under test asks for it and speaks through it; the handshake in
-//! between is OpenSSL's own, as in Workers it is the platform's.
+//! TLS with real servers. The client under test requests it and uses it. OpenSSL does the handshake
+//! in between, as the platform does in Workers.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use crate::support::server::{Version, connect, open_socket};
 
 const OPENSSL_MISSING: &str = "this test needs the program openssl";
 
-/// Gives the cluster a self-signed certificate for `localhost`, and turns TLS on.
+/// Installs a self-signed certificate for `localhost` in the cluster and turns on TLS.
 async fn turn_tls_on(cluster: &Cluster) {
     let (key, certificate) = (
         cluster.data().join("made.key"),
@@ -42,7 +42,7 @@ async fn turn_tls_on(cluster: &Cluster) {
         .await
         .expect(OPENSSL_MISSING);
     assert!(made.success());
-    // Written by the cluster, they are its own.
+    // Written by the cluster, so that its user owns them.
     for (made, name) in [(&key, "server.key"), (&certificate, "server.crt")] {
         cluster.write_file(name, &std::fs::read_to_string(made).unwrap());
     }
@@ -55,14 +55,14 @@ async fn turn_tls_on(cluster: &Cluster) {
     cluster.reload();
 }
 
-/// A TLS client for the socket `raw`, on which the server waits for the handshake. What is written
-/// to its standard input goes out encrypted; the certificate is checked against `authority`.
+/// Starts a TLS client on the socket `raw`, on which the server expects the handshake. It encrypts its
+/// standard input, and verifies the certificate with `authority`.
 async fn start_tls(mut raw: TcpStream, authority: &Path) -> Child {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
         let (mut tls_side, _) = listener.accept().await.unwrap();
-        // Ends with either side.
+        // It ends when either side does.
         let _ = tokio::io::copy_bidirectional(&mut tls_side, &mut raw).await;
     });
     Command::new("openssl")
@@ -83,12 +83,12 @@ async fn start_tls(mut raw: TcpStream, authority: &Path) -> Child {
         .expect(OPENSSL_MISSING)
 }
 
-async fn a_session_goes_through_tls_where_the_server_has_it(version: Version) {
+async fn a_session_uses_tls_if_the_server_has_it(version: Version) {
     let cluster = Cluster::start(version);
     let url: DatabaseUrl = cluster.url().parse().unwrap();
     let limit = Limits::default().read_timeout;
 
-    // Without TLS at the server, only `prefer` goes on, over the same socket.
+    // If the server has no TLS, only `prefer` continues, on the same socket.
     let socket = open_socket(&url).await;
     let refused = negotiate_tls(socket, SslMode::Require, limit).await;
     assert!(matches!(refused, Err(Error::TlsRefused)), "{refused:?}");
@@ -101,7 +101,7 @@ async fn a_session_goes_through_tls_where_the_server_has_it(version: Version) {
     connection.unwrap().close().await;
 
     turn_tls_on(&cluster).await;
-    // The server takes a moment to read its configuration again.
+    // The server takes a moment to reload its configuration.
     let deadline = std::time::Instant::now() + limit;
     let socket = loop {
         let socket = open_socket(&url).await;
@@ -124,4 +124,4 @@ async fn a_session_goes_through_tls_where_the_server_has_it(version: Version) {
     connection.close().await;
 }
 
-on_each_version!(a_session_goes_through_tls_where_the_server_has_it);
+on_each_version!(a_session_uses_tls_if_the_server_has_it);
