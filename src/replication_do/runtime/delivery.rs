@@ -32,6 +32,8 @@ const LONGEST_TIMER_MS: u64 = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
     is_running: Cell<bool>,
+    /// Steps that have failed in a row.
+    step_failures: Cell<u32>,
     /// When the next timer wakes it, in milliseconds since 1970.
     wakes_at: Cell<Option<u64>>,
     /// Connecting has failed this often in a row, and is tried again at this time.
@@ -52,6 +54,11 @@ impl Runtime {
             Work::At(at) => self.wake_delivery_at(at),
             Work::None => {}
         }
+    }
+
+    /// How often in a row delivery has failed.
+    pub(in crate::replication_do) fn delivery_failures(&self) -> u32 {
+        self.delivery.step_failures.get()
     }
 
     /// The head is read again before the next page.
@@ -79,7 +86,7 @@ impl Runtime {
                 Work::None => return,
             }
             match self.deliver_step().await {
-                Ok(true) => {}
+                Ok(true) => self.delivery.step_failures.set(0),
                 // Nothing could be done after all: whatever it waits for wakes delivery.
                 Ok(false) => return self.wake_delivery_at(clock::now_ms().saturating_add(1_000)),
                 Err(error) => self.note_delivery_failure(error),
@@ -156,6 +163,8 @@ impl Runtime {
     /// A fault of delivery is counted and logged as one. It fails no cycle.
     fn note_delivery_failure(&self, error: Error) {
         log::error("delivery_failed", &error);
+        let failures = self.delivery.step_failures.get().saturating_add(1);
+        self.delivery.step_failures.set(failures);
         let error = Rc::new(error);
         if self.delivery.retry_at.get() > clock::now_ms() {
             self.hub.fail_pages(&error);
