@@ -64,7 +64,7 @@ async fn a_lookup_that_fails_costs_nobody_else_anything(version: Version) {
     let feed = TestFeed::create(version, TABLES, "FOR TABLE plain, parted").await;
     feed.run("INSERT INTO plain VALUES (1), (2), (3)").await;
     feed.drain().await;
-    // A migration holds the partitions, which a lookup has to look at. It takes as long as it likes.
+    // A migration holds the partitions, which a lookup has to lock, and takes its time.
     let migration = feed.client().await;
     migration
         .batch_execute("BEGIN; LOCK TABLE parted IN ACCESS EXCLUSIVE MODE")
