@@ -10,7 +10,9 @@ pub const MAX_TICKET_CONNECTIONS: usize = 32;
 /// Requests for `GET /changes` that wait for their page with one ticket, at most.
 pub const MAX_TICKET_READERS: usize = 4;
 /// The same with the token, at most.
-pub const MAX_OPERATOR_READERS: usize = 64;
+pub const MAX_OPERATOR_READERS: usize = 16;
+/// The same of all callers together, at most.
+pub const MAX_READERS: usize = 32;
 /// Filter conditions of all connections with one ticket, at most.
 pub const MAX_TICKET_CONDITIONS: usize = 2_048;
 /// `subscribe` messages that a connection may send at once.

@@ -34,7 +34,7 @@ pub use client_message::{
 };
 pub use columns::{Columns, MAX_COLUMNS_AT_ONCE};
 pub use credential::{
-    CredentialId, MAX_OPERATOR_READERS, MAX_TICKET_CONDITIONS, MAX_TICKET_CONNECTIONS,
+    CredentialId, MAX_OPERATOR_READERS, MAX_READERS, MAX_TICKET_CONDITIONS, MAX_TICKET_CONNECTIONS,
     MAX_TICKET_READERS, SUBSCRIBE_BURST, SUBSCRIBE_INTERVAL_MS, SubscribeRate,
 };
 pub use filter::{

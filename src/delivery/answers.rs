@@ -48,8 +48,11 @@ pub struct Answers {
     pub retry_at: u64,
     /// How the last frame failed.
     pub last_error: Option<String>,
-    /// 409s since the last frame that was accepted.
+    /// 409s since the last frame that went beyond all that were accepted before.
     pub conflicts: u32,
+    /// The newest position that was ever accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted_to: Option<Position>,
     #[serde(skip)]
     pub(super) outstanding: Option<Outstanding>,
     /// When it was sent.
@@ -67,10 +70,14 @@ impl Answers {
         self.outstanding.is_some() && now < self.sent_at.saturating_add(LOST_AFTER_MS)
     }
 
-    /// A frame was accepted.
-    pub(super) fn accepted(&mut self, now: u64) {
+    /// A frame was accepted; the consumer now stands at `to`. Accepting once more what it has sent
+    /// back is no progress.
+    pub(super) fn accepted(&mut self, to: Option<Position>, now: u64) {
         self.failures = 0;
-        self.conflicts = 0;
+        if to > self.accepted_to {
+            self.conflicts = 0;
+            self.accepted_to = to;
+        }
         self.retry_at = 0;
         self.last_error = None;
         self.last_seen_at = Some(now);
@@ -118,8 +125,13 @@ mod tests {
         assert!(!may_send(&answers, 1_499) && may_send(&answers, 1_500));
         answers.conflicted(1_500, 1.0);
         assert!(!may_send(&answers, 2_499) && may_send(&answers, 2_500));
-        answers.accepted(2_500);
+        let at = |id| Some(Position { epoch: 1, id });
+        answers.accepted(at(7), 2_500);
         answers.conflicted(2_500, 1.0);
         assert!(may_send(&answers, 2_500));
+        // Back and forth brings nothing.
+        answers.accepted(at(7), 2_500);
+        answers.conflicted(2_500, 1.0);
+        assert!(!may_send(&answers, 2_500));
     }
 }

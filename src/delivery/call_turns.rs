@@ -17,22 +17,31 @@ pub(super) struct CallTurns {
 
 impl CallTurns {
     pub(super) fn of<S: Sink>(consumers: &[Rc<Consumer<S>>], head: &Head, now: u64) -> Self {
-        let mut capacity = usize::MAX;
+        let (mut capacity, mut reserved) = (usize::MAX, 0);
         let mut waiting: Vec<&Rc<Consumer<S>>> = Vec::new();
         for consumer in consumers.iter().filter(|known| known.sink().answers()) {
             capacity = capacity.min(consumer.sink().capacity());
+            reserved = consumer.sink().reserved().max(reserved);
             // A consumer that waits for a time takes nobody's turn.
             if matches!(need(consumer, head, now), Need::Memory | Need::Page) {
                 waiting.push(consumer);
             }
         }
-        if waiting.len() > capacity {
-            waiting.sort_by_key(|consumer| consumer.turn());
+        if waiting.len() > capacity.saturating_sub(reserved) {
+            waiting.sort_by_key(|consumer| (consumer.is_failing(), consumer.turn()));
         }
-        let excluded = waiting.iter().skip(capacity);
-        Self {
-            excluded: excluded.map(|consumer| consumer.number()).collect(),
+        // Sinks that hang or fail leave some calls to those that work.
+        let mut left = capacity;
+        let mut excluded = BTreeSet::new();
+        for consumer in waiting {
+            let kept_back = if consumer.is_failing() { reserved } else { 0 };
+            if left > kept_back {
+                left -= 1;
+            } else {
+                excluded.insert(consumer.number());
+            }
         }
+        Self { excluded }
     }
 
     /// Whether a consumer may be served.

@@ -78,6 +78,15 @@ impl<S: Sink> Consumers<S> {
         }
     }
 
+    /// Requests that wait for a page.
+    pub fn readers(&self) -> usize {
+        let consumers = self.all();
+        let waiting = consumers
+            .iter()
+            .filter(|consumer| !consumer.is_gone() && consumer.sink().max_changes().is_some());
+        waiting.count()
+    }
+
     /// What one credential takes, or what the operators do.
     pub fn usage(&self, credential: Option<&CredentialId>) -> Usage {
         let mut usage = Usage::default();

@@ -19,7 +19,7 @@ use super::consumer_state::ConsumerState;
 use super::consumers::Consumers;
 use super::cursor::Extent;
 use super::frames::{EncodedFrame, FrameCache, FrameRequest};
-use super::groups::{group, merge};
+use super::groups::{self, Group, merge};
 use super::head::Head;
 use super::need::{Need, need};
 use super::sink::Sink;
@@ -236,20 +236,20 @@ impl<S: Sink> Engine<S> {
                 && turns.admits(consumer)
         };
         let served = consumers.iter().filter(is_served).cloned();
-        let mut groups = group(served, extent, now);
+        let mut groups = groups::group(served, extent, now);
         if groups.is_empty() {
             return;
         }
         let range = head.range();
         let mut cache = range.as_ref().map(FrameCache::of);
-        while let Some((key, members)) = groups.pop_last() {
+        while let Some((key, group)) = groups.pop_last() {
             let at = Position {
                 epoch: extent.epoch,
                 id: key.after,
             };
             if let (Some(cache), true) = (&mut cache, head.recent_after(at).is_some()) {
-                self.send_to(&members, key, extent, cache, now);
-                merge(&mut groups, group(members, extent, now));
+                self.send_to(&group, key, extent, cache, now);
+                merge(&mut groups, groups::group(group.members, extent, now));
             }
         }
     }
@@ -257,17 +257,15 @@ impl<S: Sink> Engine<S> {
     /// Sends the frames of a range that reaches back to `key` to the members of its group.
     fn send_to(
         &self,
-        members: &[Rc<Consumer<S>>],
+        group: &Group<S>,
         key: GroupKey,
         extent: Extent,
         cache: &mut FrameCache<'_, S>,
         now: u64,
     ) {
-        let Some(first) = members.first() else { return };
-        let view = Rc::clone(&first.state().view);
         let through = cache.through();
         let request = FrameRequest {
-            view: &view,
+            view: &group.view,
             after: key.after,
             last_sent: Position {
                 epoch: extent.epoch,
@@ -276,7 +274,7 @@ impl<S: Sink> Engine<S> {
             catch_up: key.catch_up,
         };
         let frames = cache.frames(request, &self.schemas.borrow());
-        for member in members {
+        for member in &group.members {
             // A message of the client may have come while the page was read.
             if member.due(extent, now) == Some(key) {
                 self.send_frames(member, frames, through, now);

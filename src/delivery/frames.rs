@@ -26,12 +26,17 @@ pub struct Frame {
     /// Its JSON, as a WebSocket client gets it.
     pub text: String,
     /// Where in the text the changes are, without their brackets.
-    pub changes: Range<usize>,
+    changes: Range<usize>,
     /// Where its consumer stands afterwards.
     pub to: Position,
 }
 
 impl Frame {
+    /// The JSON of the changes, joined by commas.
+    pub fn changes(&self) -> &str {
+        self.text.get(self.changes.clone()).unwrap_or_default()
+    }
+
     fn finish(open: ChangesFrame, to: Position, catch_up: bool) -> Self {
         let changes = open.changes();
         Self {

@@ -6,11 +6,27 @@ use std::rc::Rc;
 use super::consumer::{Consumer, GroupKey};
 use super::cursor::Extent;
 use super::sink::Sink;
+use crate::clients::View;
 
 /// The consumers that are due changes, by what they can share.
-pub(super) type Groups<S> = BTreeMap<GroupKey, Vec<Rc<Consumer<S>>>>;
+pub(super) type Groups<S> = BTreeMap<GroupKey, Group<S>>;
 
-/// The consumers that are due changes, by what they can share. Sends what is due to each alone.
+/// Consumers that get the same frames.
+pub(super) struct Group<S> {
+    /// The view that all of them had when they were grouped. One that subscribes to something else
+    /// while a page is read has another one then, and is not sent what was read for this one.
+    pub(super) view: Rc<View>,
+    pub(super) members: Vec<Rc<Consumer<S>>>,
+}
+
+impl<S: Sink> Group<S> {
+    /// When the member that has waited longest was served.
+    fn turn(&self) -> Option<u64> {
+        self.members.iter().map(|member| member.turn()).min()
+    }
+}
+
+/// Groups the consumers that are due changes. Sends what is due to each alone.
 pub(super) fn group<S: Sink>(
     consumers: impl IntoIterator<Item = Rc<Consumer<S>>>,
     extent: Extent,
@@ -18,22 +34,34 @@ pub(super) fn group<S: Sink>(
 ) -> Groups<S> {
     let mut groups = Groups::new();
     for consumer in consumers {
-        if let Some(key) = consumer.due(extent, now) {
-            groups.entry(key).or_default().push(consumer);
-        }
+        let Some(key) = consumer.due(extent, now) else {
+            continue;
+        };
+        let view = Rc::clone(&consumer.state().view);
+        let group = groups.entry(key).or_insert_with(|| Group {
+            view,
+            members: Vec::new(),
+        });
+        group.members.push(consumer);
     }
     groups
 }
 
+/// Adds groups to others.
 pub(super) fn merge<S: Sink>(groups: &mut Groups<S>, more: Groups<S>) {
-    for (key, mut members) in more {
-        groups.entry(key).or_default().append(&mut members);
+    for (key, mut group) in more {
+        match groups.get_mut(&key) {
+            Some(known) => known.members.append(&mut group.members),
+            None => {
+                groups.insert(key, group);
+            }
+        }
     }
 }
 
-/// The group that has waited longest.
-pub(super) fn next_group<S: Sink>(groups: &Groups<S>) -> Option<GroupKey> {
-    let turn = |members: &[Rc<Consumer<S>>]| members.iter().map(|member| member.turn()).min();
-    let waiting = groups.iter().min_by_key(|(_, members)| turn(members));
-    waiting.map(|(key, _)| *key)
+/// Takes out the group that has waited longest.
+pub(super) fn take_next<S: Sink>(groups: &mut Groups<S>) -> Option<(GroupKey, Group<S>)> {
+    let waiting = groups.iter().min_by_key(|(_, group)| group.turn());
+    let key = waiting.map(|(key, _)| *key)?;
+    groups.remove_entry(&key)
 }

@@ -16,8 +16,9 @@ use crate::error::Error;
 pub enum PageAnswer {
     /// A page.
     Page {
-        /// The changes' JSON, joined by commas.
-        changes: String,
+        /// The frame that has the changes, which all requests for the same page share; `None` when
+        /// there are none.
+        frame: Option<Rc<Frame>>,
         /// Where the next page begins.
         next: Position,
         /// The newest change.
@@ -62,9 +63,8 @@ impl PageSink {
     }
 
     /// Answers with the changes of a frame. Always false: one page is all.
-    pub fn send(&self, frame: &Frame) -> bool {
-        let changes = frame.text.get(frame.changes.clone()).unwrap_or_default();
-        self.page(changes, frame.to);
+    pub fn send(&self, frame: &Rc<Frame>) -> bool {
+        self.page(Some(Rc::clone(frame)), frame.to);
         false
     }
 
@@ -77,7 +77,7 @@ impl PageSink {
             }
             // Nothing matches up to here. What follows is the next page's.
             ServerMessage::CaughtUp { position } | ServerMessage::Progress { position } => {
-                self.page("", *position);
+                self.page(None, *position);
                 false
             }
             ServerMessage::Reset { reason, oldest, .. } => {
@@ -112,9 +112,9 @@ impl PageSink {
         self.answer.borrow_mut().take();
     }
 
-    fn page(&self, changes: &str, next: Position) {
+    fn page(&self, frame: Option<Rc<Frame>>, next: Position) {
         self.answer(PageAnswer::Page {
-            changes: changes.to_owned(),
+            frame,
             next,
             head: self.head.get().unwrap_or(next),
         });

@@ -80,6 +80,7 @@ impl RegisteredClient {
             retry_at: self.retry_at,
             last_error: self.last_error,
             conflicts: self.conflicts,
+            accepted_to: None,
             outstanding: None,
             sent_at: 0,
         };

@@ -35,6 +35,11 @@ pub trait Sink {
         usize::MAX
     }
 
+    /// How many of these are kept for sinks that have not failed last.
+    fn reserved(&self) -> usize {
+        0
+    }
+
     /// Whether a frame can be sent by this sink, as far as calls are concerned.
     fn is_free(&self) -> bool {
         true

@@ -1,6 +1,7 @@
 //! Reading history back, a bounded page at a time.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::recent::StoredChange;
 use crate::changes::TableChange;
@@ -23,6 +24,8 @@ pub struct PageRequest<'a> {
     pub max_changes: u32,
     /// The most bytes of JSON to return; one change is always returned.
     pub max_bytes: usize,
+    /// What Postgres may spend on it.
+    pub timeout: Duration,
 }
 
 /// A range of the history.
@@ -68,8 +71,8 @@ pub enum Trim {
 pub const MAX_PAGE_CHANGES: u32 = 5_000;
 /// Bytes of one row's JSON, the old row included, that are read at most. Larger rows are trimmed.
 pub const MAX_READ_ROW_BYTES: i64 = 16 << 20;
-/// Milliseconds that Postgres may spend on one page.
-const STATEMENT_TIMEOUT_MS: u32 = 15_000;
+/// What Postgres may spend on a single row, or on the id of the oldest change.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Cut twice. First by the stored size, which is free to ask for but compressed: so that a row far
 /// beyond the page is not even decompressed. Then by the size as read, which is what is sent and
@@ -140,7 +143,10 @@ pub async fn read_page<S: Stream>(
         Param::Int8(MAX_READ_ROW_BYTES),
     ];
     let mut rows = PageRows::new(request.max_bytes);
-    let oldest = in_transaction(connection, PAGE, &params, |row| rows.push(row)).await?;
+    let oldest = in_transaction(connection, request.timeout, PAGE, &params, |row| {
+        rows.push(row)
+    })
+    .await?;
     if let (Some(id), true) = (rows.too_large, rows.changes.is_empty()) {
         return read_row(connection, id, Trim::LargeColumns).await;
     }
@@ -176,7 +182,7 @@ pub async fn read_row<S: Stream>(
         Trim::AllColumns => (BARE, params.split_at(1).0),
     };
     let mut changes = Vec::new();
-    let oldest = in_transaction(connection, sql, params, |row| {
+    let oldest = in_transaction(connection, TIMEOUT, sql, params, |row| {
         changes.push(stored_change(row)?);
         Ok(())
     })
@@ -194,6 +200,7 @@ pub async fn read_row<S: Stream>(
 /// time. Returns the id of the oldest change.
 async fn in_transaction<S: Stream>(
     connection: &mut Connection<S>,
+    timeout: Duration,
     sql: &str,
     params: &[Param<'_>],
     mut each: impl FnMut(&Row) -> Result<()>,
@@ -202,8 +209,9 @@ async fn in_transaction<S: Stream>(
     // pruning begins with the oldest.
     connection.queue("BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY", &[])?;
     let limits = format!(
-        "SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true), \
-         set_config('work_mem', '16MB', true)"
+        "SELECT set_config('statement_timeout', '{}', true), \
+         set_config('work_mem', '16MB', true)",
+        timeout.as_millis()
     );
     connection.queue(&limits, &[])?;
     connection.queue(sql, params)?;
@@ -312,7 +320,5 @@ fn stored_change(row: &Row) -> Result<StoredChange> {
 
 /// The id of the oldest change that is kept; `i64::MAX` when there is none.
 pub async fn oldest<S: Stream>(connection: &mut Connection<S>) -> Result<i64> {
-    let row = connection.query_one(OLDEST, &[]).await?;
-    let oldest: Option<i64> = row.get(0)?;
-    Ok(oldest.unwrap_or(i64::MAX))
+    in_transaction(connection, TIMEOUT, "SELECT", &[], |_| Ok(())).await
 }

@@ -99,10 +99,13 @@ pub(super) async fn changes(
         .hub
         .request_page(&request, view, ticket)
         .map_err(|error| busy(&error))?;
+    let _waiting = Waiting {
+        runtime: Rc::clone(runtime),
+        number,
+    };
     runtime.refresh_head();
     runtime.wake_delivery();
     let answer = clock::timeout(PAGE_TIMEOUT, answer).await;
-    runtime.hub.forget(number);
     if let Ok(Ok(answer)) = answer {
         return page(answer);
     }
@@ -111,13 +114,22 @@ pub(super) async fn changes(
     Err(error.retry_after(1).into())
 }
 
+/// A request that waits for its page. It leaves also when it is cancelled.
+struct Waiting {
+    runtime: Rc<Runtime>,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.runtime.hub.forget(self.number);
+    }
+}
+
 fn page(answer: PageAnswer) -> Result<Response> {
     match answer {
-        PageAnswer::Page {
-            changes,
-            next,
-            head,
-        } => {
+        PageAnswer::Page { frame, next, head } => {
+            let changes = frame.as_ref().map_or("", |frame| frame.changes());
             let body =
                 format!("{{\"changes\":[{changes}],\"next\":\"{next}\",\"head\":\"{head}\"}}");
             let response = Response::ok(body)?;

@@ -117,7 +117,7 @@ test("a certificate from an untrusted authority, or for another host, is refused
       const error = await refusal(worker);
       t.diagnostic(`${mode}: ${error.message}`);
       assert.equal(error.code, "tls_failed", mode);
-      assert.match(error.remedy ?? "", /certificate of a public authority/);
+      assert.match(error.remedy ?? "", /certificate from a public authority/);
       await worker.kill();
     }
   }

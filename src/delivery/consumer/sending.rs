@@ -24,6 +24,13 @@ impl<S: Sink> Consumer<S> {
         }
     }
 
+    /// Whether the last frame that was sent has failed.
+    pub(in crate::delivery) fn is_failing(&self) -> bool {
+        let state = self.state.borrow();
+        let answers = state.answers.as_ref();
+        answers.is_some_and(|answers| answers.failures > 0)
+    }
+
     fn is_ready(&self, now: u64) -> bool {
         self.sendable_at(now).is_some_and(|at| at <= now) && self.sink.capacity() > 0
     }
@@ -284,5 +291,5 @@ fn accept(cursor: &mut Cursor, answers: &mut Answers, outstanding: Outstanding, 
         Outstanding::Progress { .. } => {}
         Outstanding::Reset => answers.owed_reset = None,
     }
-    answers.accepted(now);
+    answers.accepted(cursor.position(), now);
 }

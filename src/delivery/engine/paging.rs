@@ -12,13 +12,19 @@ use crate::delivery::call_turns::CallTurns;
 use crate::delivery::consumer::{Consumer, GroupKey};
 use crate::delivery::cursor::Extent;
 use crate::delivery::frames::FrameCache;
-use crate::delivery::groups::{group, next_group};
+use crate::delivery::groups::{Group, group, take_next};
 use crate::delivery::need::{Need, need};
 use crate::delivery::reading::Depth;
 use crate::delivery::sink::Sink;
 use crate::error::{Category, Error, Result};
 use crate::history::{self, Page, PageRequest, Trim};
 use crate::postgres::{Connection, Stream};
+
+/// What Postgres may spend on a page. Other groups and newcomers wait for no longer than this, and a
+/// page that fails is made smaller.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
+/// What it may spend on a page of one row.
+const ROW_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl<S: Sink> Engine<S> {
     /// Does one piece of work: binds views, asks for the oldest change, or reads a page and sends it.
@@ -49,16 +55,15 @@ impl<S: Sink> Engine<S> {
             head: head.id,
         };
         let mut groups = group(lagging, extent, clock::now_ms());
-        let Some(key) = next_group(&groups) else {
+        let Some((key, group)) = take_next(&mut groups) else {
             // Messages were all that was due.
             self.consumers.remove_gone();
             return Ok(self.lagging().is_empty());
         };
-        let members = groups.remove(&key).unwrap_or_default();
-        for member in &members {
+        for member in &group.members {
             self.pass_turn(member);
         }
-        self.read_for(connection, key, &members, extent).await?;
+        self.read_for(connection, key, &group, extent).await?;
         Ok(true)
     }
 
@@ -108,11 +113,12 @@ impl<S: Sink> Engine<S> {
         &self,
         connection: &mut Connection<St>,
         key: GroupKey,
-        members: &[Rc<Consumer<S>>],
+        group: &Group<S>,
         extent: Extent,
     ) -> Result<()> {
+        let members = &group.members;
         let started = clock::now_ms();
-        let page = match self.read_page(connection, key, members, extent).await {
+        let page = match self.read_page(connection, key, group, extent).await {
             Ok(page) => page,
             Err(error) => {
                 self.note_failure(members.iter(), &error);
@@ -141,7 +147,7 @@ impl<S: Sink> Engine<S> {
         if extent.oldest <= key.after.saturating_add(1) {
             let range = ChangeRange::of_page(key.after, &page);
             let mut cache = FrameCache::of(&range);
-            self.send_to(members, key, extent, &mut cache, now);
+            self.send_to(group, key, extent, &mut cache, now);
         }
         self.consumers.remove_gone();
         Ok(())
@@ -151,23 +157,28 @@ impl<S: Sink> Engine<S> {
         &self,
         connection: &mut Connection<St>,
         key: GroupKey,
-        members: &[Rc<Consumer<S>>],
+        group: &Group<S>,
         extent: Extent,
     ) -> Result<Page> {
-        let Some(first) = members.first() else {
+        let Some(first) = group.members.first() else {
             return Ok(Page::empty(key.after));
         };
-        let (reading, view) = (first.reading(), Rc::clone(&first.state().view));
+        let reading = first.reading();
         let next = key.after.saturating_add(1);
         match reading.depth() {
             Depth::Whole => {
                 let request = PageRequest {
                     after: key.after,
                     through: extent.head.min(key.after.saturating_add(reading.ids)),
-                    tables: &view.table_names(),
+                    tables: &group.view.table_names(),
                     max_changes: (first.sink().max_changes())
                         .map_or(reading.changes, |most| most.min(reading.changes)),
                     max_bytes: MAX_CHANGES_BYTES,
+                    timeout: if reading.ids > 1 {
+                        PAGE_TIMEOUT
+                    } else {
+                        ROW_TIMEOUT
+                    },
                 };
                 history::read_page(connection, request).await
             }

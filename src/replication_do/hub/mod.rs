@@ -23,8 +23,8 @@ pub(super) use self::sync_do_sink::Answered;
 use self::sync_do_sink::{Calls, KEY_PREFIX, SyncDoSink};
 use crate::clients::{
     ChangesRequest, ClientId, ConnectRequest, FrameError, MAX_MESSAGE_BYTES, MAX_OPERATOR_READERS,
-    MAX_SYNC_CLIENTS, MAX_TICKET_CONDITIONS, MAX_TICKET_CONNECTIONS, MAX_TICKET_READERS, Position,
-    Registration, SchemaChanges, SchemaHistory, Ticket, View,
+    MAX_READERS, MAX_SYNC_CLIENTS, MAX_TICKET_CONDITIONS, MAX_TICKET_CONNECTIONS,
+    MAX_TICKET_READERS, Position, Registration, SchemaChanges, SchemaHistory, Ticket, View,
 };
 use crate::clock;
 use crate::delivery::{
@@ -283,7 +283,8 @@ impl Hub {
             Some(_) => MAX_TICKET_READERS,
             None => MAX_OPERATOR_READERS,
         };
-        if self.engine.consumers().usage(credential).readers >= limit {
+        let consumers = self.engine.consumers();
+        if consumers.readers() >= MAX_READERS || consumers.usage(credential).readers >= limit {
             return Err(Busy::Readers);
         }
         let (sink, answer) = PageSink::new(request.limit);

@@ -35,11 +35,12 @@ impl SchemaStore for StoredSchemas {
 
     fn save(&self, history: &TableHistory) -> Result<()> {
         let key = format!("{PREFIX}{}", history.name());
+        let is_new = self.load(&history.name())?.is_none();
         // Newest last: see `delete_oldest`.
         self.storage.delete(&key)?;
         self.storage.put(&key, history)?;
         let count = match self.count.get() {
-            Some(count) => count + 1,
+            Some(count) => count + u64::from(is_new),
             None => self.storage.count(PREFIX)?,
         };
         self.count.set(Some(count));

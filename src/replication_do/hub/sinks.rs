@@ -1,6 +1,7 @@
 //! The sinks of the platform: WebSockets, Sync Durable Objects, and requests for a page.
 
 use std::cell::OnceCell;
+use std::rc::Rc;
 
 use js_sys::JsString;
 
@@ -25,7 +26,7 @@ pub(super) enum ClientSink {
 /// A frame, and its JavaScript string once a WebSocket or a call needs it.
 #[derive(Debug)]
 pub(super) struct SharedFrame {
-    frame: Frame,
+    frame: Rc<Frame>,
     text: OnceCell<JsString>,
 }
 
@@ -40,7 +41,7 @@ impl Sink for ClientSink {
 
     fn encode(frame: Frame) -> SharedFrame {
         SharedFrame {
-            frame,
+            frame: Rc::new(frame),
             text: OnceCell::new(),
         }
     }
@@ -53,6 +54,13 @@ impl Sink for ClientSink {
         match self {
             Self::SyncDo(sink) => sink.capacity(),
             Self::WebSocket(_) | Self::Page(_) => usize::MAX,
+        }
+    }
+
+    fn reserved(&self) -> usize {
+        match self {
+            Self::SyncDo(_) => SyncDoSink::reserved(),
+            Self::WebSocket(_) | Self::Page(_) => 0,
         }
     }
 

@@ -21,6 +21,9 @@ use crate::workers::storage::Storage;
 /// Calls at once: the platform lets six requests of one event wait for an answer (Workers
 /// documentation, "Limits", "Simultaneous open connections").
 const MAX_AT_ONCE: usize = 6;
+/// Calls that are kept for objects that have not failed last: one that hangs takes its call for a
+/// quarter of a minute.
+const RESERVED: usize = 3;
 /// A call that takes longer is lost.
 const LOST_AFTER: Duration = Duration::from_mins(1);
 /// Keys of the registrations.
@@ -122,6 +125,11 @@ impl SyncDoSink {
 
     pub(super) fn capacity(&self) -> usize {
         MAX_AT_ONCE.saturating_sub(self.calls.count())
+    }
+
+    /// How many of these only objects that have not failed last may use.
+    pub(super) fn reserved() -> usize {
+        RESERVED
     }
 
     pub(super) fn is_free(&self) -> bool {
