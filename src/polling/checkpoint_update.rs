@@ -148,7 +148,7 @@ pub(super) fn refresh(known: &mut Checkpoint, row: &Row, first: usize, slot: &st
     Ok(true)
 }
 
-fn missing(slot: &str) -> Error {
+pub(super) fn missing(slot: &str) -> Error {
     Error::not_initialized(format!("the checkpoint of the slot {slot} is missing"))
 }
 

@@ -3,7 +3,7 @@
 use crate::changes::TypeCatalog;
 use crate::clock;
 use crate::lsn::Lsn;
-use crate::state::Checkpoint;
+use crate::state::{Checkpoint, Fingerprint};
 
 /// The state that the cycles of one feed share. It is lost with the object, and is then read from
 /// the database again.
@@ -19,6 +19,8 @@ pub struct CycleState {
     pub documents_as_text_from: Option<i64>,
     /// The role may log snapshots of the running transactions, which keep decoding short.
     pub may_log_snapshots: bool,
+    /// The publication as the feed last found it; `None`: the next cycle takes it as it is.
+    pub publication: Option<Fingerprint>,
     /// The flush LSN when this feed last logged a snapshot.
     pub(super) snapshot_logged_at: Lsn,
     /// The flush LSN before the last complete peek: until it moves, there is nothing new.
@@ -40,6 +42,7 @@ impl CycleState {
             own_schema,
             documents_as_text_from: None,
             may_log_snapshots: false,
+            publication: None,
             snapshot_logged_at: Lsn::INVALID,
             peeked_through: None,
             unconsumed: false,

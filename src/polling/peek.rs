@@ -313,10 +313,7 @@ impl Missing {
             return cause.into();
         };
         let error = match state {
-            SqlState::UNDEFINED_OBJECT if self.slot => {
-                let message = format!("the replication slot {slot} does not exist");
-                Error::new(Category::SlotMissing, "slot_missing", message)
-            }
+            SqlState::UNDEFINED_OBJECT if self.slot => Self::slot_missing(slot),
             SqlState::UNDEFINED_OBJECT => self.publication_gap(request),
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => {
                 let message = format!("the replication slot {slot} can no longer be read");
@@ -325,6 +322,11 @@ impl Missing {
             _ => return cause.into(),
         };
         error.with_sqlstate(state.as_str()).with_source(cause)
+    }
+
+    pub(super) fn slot_missing(slot: &str) -> Error {
+        let message = format!("the replication slot {slot} does not exist");
+        Error::new(Category::SlotMissing, "slot_missing", message)
     }
 
     /// Also if the publication exists again: decoding sees the catalogue as it was when a change

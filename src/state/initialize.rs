@@ -2,7 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::server::Server;
-use super::{access, migrations, publication, slot};
+use super::{BEGIN, access, definition, migrations, publication, slot};
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Stream};
@@ -35,7 +35,7 @@ pub async fn initialize_after_epoch<S: Stream>(
     let server = Server::read(connection).await?;
     server.check_requirements()?;
 
-    connection.execute("BEGIN", &[]).await?;
+    connection.execute(BEGIN, &[]).await?;
     connection.query_one(LOCK, &[]).await?;
     access::check_grants(connection).await?;
     migrations::apply(connection).await?;
@@ -43,9 +43,9 @@ pub async fn initialize_after_epoch<S: Stream>(
     publication::ensure(connection, &config.publication, &config.tables).await?;
     connection.execute("COMMIT", &[]).await?;
 
-    connection.execute("BEGIN", &[]).await?;
+    connection.execute(BEGIN, &[]).await?;
     connection.query_one(LOCK, &[]).await?;
-    ensure_slot(connection, &config.slot, &server, known_epoch).await?;
+    ensure_slot(connection, config, &server, known_epoch).await?;
     connection.execute("COMMIT", &[]).await?;
     Ok(())
 }
@@ -57,13 +57,14 @@ pub async fn initialize_after_epoch<S: Stream>(
 /// `resume` must assess and report.
 async fn ensure_slot<S: Stream>(
     connection: &mut Connection<S>,
-    name: &str,
+    config: &ReplicationConfig,
     server: &Server,
     known_epoch: i32,
 ) -> Result<()> {
+    let name = &config.slot;
     let existing = slot::read(connection, name).await?;
     if let Some(slot) = &existing {
-        slot.check_usable(name)?;
+        slot.kind.check_usable(name)?;
     }
     if Checkpoint::read(connection, name).await?.is_some() {
         return Ok(());
@@ -74,7 +75,11 @@ async fn ensure_slot<S: Stream>(
         server.check_free_slot()?;
         slot::create(connection, name).await?
     };
-    Checkpoint::insert(connection, name, start, server, known_epoch).await
+    Checkpoint::insert(connection, name, start, server, known_epoch).await?;
+    if let Some(published) = definition::read(connection, name, &config.publication).await? {
+        published.remember(connection, name).await?;
+    }
+    Ok(())
 }
 
 async fn refuse_second_feed<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<()> {

@@ -13,7 +13,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         name: "0001_change_history",
         table: "change_history",
@@ -23,6 +23,11 @@ const MIGRATIONS: [Migration; 2] = [
         name: "0002_replication_checkpoint",
         table: "replication_checkpoint",
         sql: include_str!("../../migrations/0002_replication_checkpoint.sql"),
+    },
+    Migration {
+        name: "0003_checkpoint_publication",
+        table: "replication_checkpoint",
+        sql: include_str!("../../migrations/0003_checkpoint_publication.sql"),
     },
 ];
 

@@ -3,6 +3,7 @@
 
 mod crashes;
 mod cuts;
+mod gaps;
 mod idle;
 mod order;
 mod privileges;

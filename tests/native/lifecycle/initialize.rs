@@ -243,7 +243,7 @@ async fn concurrent_initialisations_create_everything_once(version: Version) {
         initialized.unwrap();
     }
     let migrations = "SELECT count(*) FROM replication_migration";
-    assert_eq!(value(&url, migrations).await, "2");
+    assert_eq!(value(&url, migrations).await, "3");
     let checkpoints = "SELECT count(*) FROM replication_checkpoint";
     assert_eq!(value(&url, checkpoints).await, "1");
 }

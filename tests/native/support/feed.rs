@@ -243,9 +243,11 @@ impl<S: Socket> Reader<S> {
             publication_was_missing: false,
             on_slot_lost: OnSlotLost::Halt,
         };
-        let (database, _) = state::resume(&mut connection, resumption).await?;
+        let resumed = state::resume(&mut connection, resumption).await?;
+        let database = resumed.database;
         let mut cycle = CycleState::new(database.checkpoint, database.server.schema);
         cycle.may_log_snapshots = database.server.may_log_snapshots;
+        cycle.publication = Some(resumed.publication);
         Ok(Self {
             connection,
             connector,
