@@ -14,13 +14,13 @@ use crate::state::{self, BEGIN, Fingerprint, SlotKind};
 
 /// What is stored must be on disk before the slot is advanced. Otherwise a crash of the server
 /// could lose it from both.
-pub(super) const COMMIT_TO_DISK: &str = "CASE current_setting('synchronous_commit') \
-     WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
+pub(super) const COMMIT_TO_DISK: &str = "CASE pg_catalog.current_setting('synchronous_commit') \
+     WHEN 'off' THEN pg_catalog.set_config('synchronous_commit', 'on', true) END";
 
 /// Postgres materialises a whole peek, and the rows of an insertion, before it returns or stores
 /// the first of them; what exceeds `work_mem` goes through a file. A peek of the default size fits
 /// this.
-pub(super) const WORK_IN_MEMORY: &str = "set_config('work_mem', '32MB', true)";
+pub(super) const WORK_IN_MEMORY: &str = "pg_catalog.set_config('work_mem', '32MB', true)";
 
 /// A cycle whose first slice has arrived.
 pub(super) struct BegunCycle {
@@ -43,7 +43,7 @@ fn preflight_sql() -> String {
     let settings: Vec<String> = SESSION_SETTINGS
         .iter()
         .chain(&[("client_min_messages", "warning")])
-        .map(|(name, value)| format!("set_config('{name}', '{value}', true)"))
+        .map(|(name, value)| format!("pg_catalog.set_config('{name}', '{value}', true)"))
         .collect();
     format!(
         "SELECT pg_catalog.pg_current_wal_flush_lsn(), slot_name IS NOT NULL, restart_lsn, \
@@ -68,7 +68,7 @@ fn checkpoint_sql() -> String {
     format!(
         "SELECT {}, {} FROM replication_checkpoint WHERE slot = $1::pg_catalog.text",
         checkpoint_update::COLUMNS,
-        state::fingerprint_sql()
+        state::FINGERPRINT
     )
 }
 

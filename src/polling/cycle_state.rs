@@ -1,6 +1,6 @@
 //! What the cycles of one feed pass on from one to the next.
 
-use crate::changes::TypeCatalog;
+use crate::changes::{FeedTables, TypeCatalog};
 use crate::clock;
 use crate::lsn::Lsn;
 use crate::state::{Checkpoint, Fingerprint};
@@ -11,8 +11,8 @@ use crate::state::{Checkpoint, Fingerprint};
 pub struct CycleState {
     /// How far changes are stored, as last seen. Another reader of the slot may have stored more.
     pub checkpoint: Checkpoint,
-    /// The schema of the system's own tables, which are never captured.
-    pub own_schema: String,
+    /// The tables of feeds, which are never captured.
+    pub feed_tables: FeedTables,
     /// From this id on, `json` and `jsonb` documents are stored as strings of their text, since
     /// Postgres has refused one of them as `jsonb`. Cleared once they are stored. A caller that
     /// resumes after an error must pass it on; otherwise the next cycle fails in the same way.
@@ -34,12 +34,11 @@ pub struct CycleState {
 }
 
 impl CycleState {
-    /// Starts from a checkpoint that `state::resume` has found intact. `own_schema` is the schema
-    /// of the system's own tables.
-    pub fn new(checkpoint: Checkpoint, own_schema: String) -> Self {
+    /// Starts from a checkpoint that `state::resume` has found intact.
+    pub fn new(checkpoint: Checkpoint) -> Self {
         Self {
             checkpoint,
-            own_schema,
+            feed_tables: FeedTables::default(),
             documents_as_text_from: None,
             may_log_snapshots: false,
             publication: None,

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::changes::FeedTables;
 use crate::error::Result;
 use crate::postgres::{Connection, Param, Row, Stream};
 
@@ -27,17 +28,22 @@ pg_catalog.jsonb_build_array(n.oid::pg_catalog.text, n.xmin = p.xmin)) \
 FROM pg_catalog.pg_publication_namespace n WHERE pnpubid = p.oid)) \
 FROM pg_catalog.pg_publication p WHERE pubname = $2::pg_catalog.text)";
 
-/// The SQL of the publication's [`Fingerprint`], as one column. `$2` is its name.
-pub(crate) fn fingerprint_sql() -> String {
-    format!("pg_catalog.hashtextextended({DEFINITION}::pg_catalog.text, 0)")
-}
+/// The SQL of the publication's [`Fingerprint`], as one column. `$2` is its name. It is part of every
+/// cycle, so it has less in it than [`DEFINITION`].
+pub(crate) const FINGERPRINT: &str = "\
+(SELECT pg_catalog.hashtextextended(pg_catalog.concat_ws('/', p::pg_catalog.text, \
+(SELECT pg_catalog.string_agg(r.oid::pg_catalog.text, ',' ORDER BY r.oid) \
+FROM pg_catalog.pg_publication_rel r WHERE prpubid = p.oid), 'schemas', \
+(SELECT pg_catalog.string_agg(n.oid::pg_catalog.text, ',' ORDER BY n.oid) \
+FROM pg_catalog.pg_publication_namespace n WHERE pnpubid = p.oid)), 0) \
+FROM pg_catalog.pg_publication p WHERE pubname = $2::pg_catalog.text)";
 
 /// Stands for a definition: a look at it is enough for most cycles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(i64);
 
 impl Fingerprint {
-    /// Reads the column of [`fingerprint_sql`]; `None` if the publication does not exist.
+    /// Reads the column of [`FINGERPRINT`]; `None` if the publication does not exist.
     pub(crate) fn from_column(row: &Row, column: usize) -> Result<Option<Self>> {
         Ok(row.get::<Option<i64>>(column)?.map(Self))
     }
@@ -54,6 +60,8 @@ pub(super) struct Published {
     remembered: Option<Value>,
     /// Something that was published no longer is, or was not for a while.
     pub(super) has_gap: bool,
+    /// The tables of feeds, which are never captured.
+    pub(super) feed_tables: FeedTables,
 }
 
 /// Reads the publication; `None` if it does not exist.
@@ -72,10 +80,11 @@ pub(super) async fn read<S: Stream>(
          (SELECT pg_catalog.string_agg(key, ',') FROM pg_catalog.jsonb_object_keys(CASE \
          pg_catalog.jsonb_typeof(checkpoint OPERATOR(pg_catalog.#>) '{{publication,schemas}}') \
          WHEN 'object' THEN checkpoint OPERATOR(pg_catalog.#>) '{{publication,schemas}}' END) key \
-         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.oid = key::pg_catalog.oid)) \
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.oid = key::pg_catalog.oid)), {} \
          FROM (SELECT pg_catalog.to_jsonb(c) AS checkpoint FROM replication_checkpoint c \
          WHERE c.slot = $1::pg_catalog.text) AS stored",
-        fingerprint_sql()
+        FINGERPRINT,
+        FeedTables::OIDS_SQL
     );
     let names = [Param::Text(slot), Param::Text(publication)];
     let Some(row) = connection.query_optional(&sql, &names).await? else {
@@ -98,11 +107,13 @@ pub(super) async fn read<S: Stream>(
         &gone_schemas.unwrap_or_default(),
     );
     let has_column: Option<bool> = row.get(2)?;
+    let feed_tables: Option<String> = row.get(6)?;
     Ok(Some(Published {
         fingerprint,
         now,
         remembered: has_column.unwrap_or(false).then_some(remembered),
         has_gap,
+        feed_tables: FeedTables::parse(&feed_tables.unwrap_or_default()),
     }))
 }
 
@@ -137,15 +148,13 @@ fn parse(text: &str) -> Value {
 /// is published no longer. `gone_tables` and `gone_schemas` have been dropped, and with them what
 /// they published.
 fn compare(before: &Value, now: &mut Value, gone_tables: &str, gone_schemas: &str) -> bool {
-    if before.is_null() {
-        return false;
-    }
     // While there is no publication of the name, decoding itself reports what it cannot publish. So
     // only what a new one lacked at its creation can be skipped.
     let is_recreated = before.get("oid") != now.get("oid");
     let tables = compare_entries(before, now, "tables", gone_tables, is_recreated);
     let schemas = compare_entries(before, now, "schemas", gone_schemas, is_recreated);
-    tables || schemas || before.get("options") != now.get("options")
+    let options = !before.is_null() && before.get("options") != now.get("options");
+    tables || schemas || options
 }
 
 fn compare_entries(

@@ -10,7 +10,7 @@ use crate::postgres::{Connection, Stream};
 /// Keeps concurrent initialisations apart. The lock is held to the end of the transaction, so that
 /// it also works through a pooler in transaction mode. The number is arbitrary and used by this
 /// system only.
-pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8316547412953021)";
+pub(super) const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(8316547412953021)";
 
 /// Checks the server, applies migrations, and checks or creates the publication, the slot and the
 /// checkpoint.

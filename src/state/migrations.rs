@@ -49,7 +49,7 @@ pub(super) async fn apply<S: Stream>(connection: &mut Connection<S>) -> Result<(
             .await
             .map_err(explain_create)?;
     }
-    let newest = "SELECT COALESCE(max(version), 0) FROM replication_migration";
+    let newest = "SELECT COALESCE(pg_catalog.max(version), 0) FROM replication_migration";
     let applied: i32 = connection.query_one(newest, &[]).await?.get(0)?;
     if usize::try_from(applied).is_ok_and(|applied| applied > MIGRATIONS.len()) {
         return Err(too_new(applied));
@@ -75,7 +75,7 @@ async fn apply_one<S: Stream>(
 ) -> Result<()> {
     const RECORD: &str = "\
 INSERT INTO replication_migration (version, name) VALUES ($1, $2) \
-ON CONFLICT (version) DO UPDATE SET applied_at = now()";
+ON CONFLICT (version) DO UPDATE SET applied_at = pg_catalog.now()";
     for statement in statements(migration.sql) {
         connection
             .execute(statement, &[])
@@ -88,7 +88,7 @@ ON CONFLICT (version) DO UPDATE SET applied_at = now()";
 }
 
 async fn exists<S: Stream>(connection: &mut Connection<S>, table: &str) -> Result<bool> {
-    const EXISTS: &str = "SELECT to_regclass($1::text) IS NOT NULL";
+    const EXISTS: &str = "SELECT pg_catalog.to_regclass($1::text) IS NOT NULL";
     let row = connection.query_one(EXISTS, &[Param::Text(table)]).await?;
     Ok(row.get(0)?)
 }

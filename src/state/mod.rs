@@ -20,8 +20,8 @@ mod server;
 mod slot;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use definition::FINGERPRINT;
 pub use definition::Fingerprint;
-pub(crate) use definition::fingerprint_sql;
 pub use initialize::{initialize, initialize_after_epoch};
 pub use recovery::{
     Continuity, DatabaseState, Discontinuity, LastKnown, Resumed, Resumption, assess,
@@ -37,8 +37,8 @@ pub use slot::{Slot, queue_advance as queue_slot_advance, read as read_slot};
 /// committed meanwhile.
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE";
 
-/// The tables that this system itself writes. They are never captured.
-pub const OWN_TABLES: [&str; 3] = [
+/// The tables that this system itself writes.
+pub(crate) const OWN_TABLES: [&str; 3] = [
     "change_history",
     "replication_checkpoint",
     "replication_migration",

@@ -8,6 +8,7 @@ use super::initialize::LOCK;
 use super::publication;
 use super::server::Server;
 use super::slot::{self, Slot};
+use crate::changes::FeedTables;
 use crate::config::OnSlotLost;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, SqlState, Stream};
@@ -168,6 +169,8 @@ pub struct Resumed {
     pub database: DatabaseState,
     /// The publication as it was then.
     pub publication: Fingerprint,
+    /// The tables of feeds, which are never captured.
+    pub feed_tables: FeedTables,
     /// Why a new epoch has begun, if one has.
     pub discontinuity: Option<Discontinuity>,
 }
@@ -215,6 +218,7 @@ pub async fn resume<S: Stream>(
     Ok(Resumed {
         database: read_database_state(connection, resumption.slot).await?,
         publication: published.fingerprint,
+        feed_tables: published.feed_tables,
         discontinuity: Some(cause),
     })
 }
@@ -265,6 +269,7 @@ impl Found {
         Ok(Resumed {
             database: self.database,
             publication: self.published.fingerprint,
+            feed_tables: self.published.feed_tables,
             discontinuity: None,
         })
     }

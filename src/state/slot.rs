@@ -39,10 +39,10 @@ pub(crate) struct SlotKind {
 }
 
 const READ: &str = "\
-SELECT plugin::text, COALESCE(database = current_database(), false), two_phase, temporary, active, \
+SELECT plugin::text, COALESCE(database = pg_catalog.current_database(), false), two_phase, temporary, active, \
        confirmed_flush_lsn, restart_lsn, \
-       pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)::int8, wal_status, safe_wal_size \
-FROM pg_replication_slots WHERE slot_name = $1::text";
+       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), restart_lsn)::int8, wal_status, safe_wal_size \
+FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text";
 
 /// Reads the slot; `None` if there is none of that name.
 pub async fn read<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Slot>> {
@@ -119,7 +119,8 @@ impl SlotKind {
 ///
 /// Postgres waits for all running transactions, so a session that idles in a transaction delays it.
 pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Lsn> {
-    const CREATE: &str = "SELECT lsn FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
+    const CREATE: &str =
+        "SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1::text, 'pgoutput')";
     let row = connection
         .query_one(CREATE, &[Param::Text(slot)])
         .await
@@ -142,7 +143,7 @@ pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str
 pub(super) async fn drop<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<()> {
     connection
         .query_one(
-            "SELECT pg_drop_replication_slot($1::text)",
+            "SELECT pg_catalog.pg_drop_replication_slot($1::text)",
             &[Param::Text(slot)],
         )
         .await?;
@@ -170,7 +171,7 @@ pub fn queue_advance<S: Stream>(
     slot: &str,
     to: Lsn,
 ) -> Result<Queued> {
-    const ADVANCE: &str = "SELECT pg_replication_slot_advance(slot::name, lsn) \
+    const ADVANCE: &str = "SELECT pg_catalog.pg_replication_slot_advance(slot::name, lsn) \
                            FROM replication_checkpoint WHERE slot = $1::text AND lsn >= $2::pg_lsn";
     let params = [Param::Text(slot), Param::Lsn(to)];
     Ok(Queued::statement(connection, ADVANCE, &params)?)

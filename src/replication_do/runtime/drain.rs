@@ -238,6 +238,7 @@ impl Runtime {
         let Resumed {
             database: standing,
             publication,
+            feed_tables,
             discontinuity: broken,
         } = state::resume(connection, resumption).await?;
         {
@@ -259,15 +260,16 @@ impl Runtime {
         if let Some(mut cycle) = before
             && broken.is_none()
             && cycle.checkpoint == standing.checkpoint
-            && cycle.own_schema == standing.server.schema
         {
             cycle.may_log_snapshots = may_log_snapshots;
             cycle.publication = Some(publication);
+            cycle.feed_tables = feed_tables;
             return Ok(cycle);
         }
-        let mut cycle = CycleState::new(standing.checkpoint, standing.server.schema);
+        let mut cycle = CycleState::new(standing.checkpoint);
         cycle.may_log_snapshots = may_log_snapshots;
         cycle.publication = Some(publication);
+        cycle.feed_tables = feed_tables;
         cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
         Ok(cycle)
     }

@@ -3,6 +3,7 @@
 
 mod crashes;
 mod cuts;
+mod feed_tables;
 mod gaps;
 mod idle;
 mod order;
