@@ -37,6 +37,7 @@ pub async fn initialize_after_epoch<S: Stream>(
 
     connection.execute(BEGIN, &[]).await?;
     connection.query_one(LOCK, &[]).await?;
+    migrations::check_names(connection, &server).await?;
     access::check_grants(connection).await?;
     migrations::apply(connection).await?;
     refuse_second_feed(connection, &config.slot).await?;
