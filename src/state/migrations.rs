@@ -82,10 +82,10 @@ pub(super) async fn check_names<S: Stream>(
 ) -> Result<()> {
     let sql = format!(
         "SELECT pg_catalog.string_agg(pg_catalog.format('%I.%I', n.nspname, c.relname), ', '), \
-         pg_catalog.string_agg(pg_catalog.format('ALTER %s %I.%I RENAME TO %I;', \
+         pg_catalog.string_agg(pg_catalog.format('ALTER %s %I.%I RENAME TO %I', \
          CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' \
          WHEN 'S' THEN 'SEQUENCE' WHEN 'i' THEN 'INDEX' ELSE 'TABLE' END, \
-         n.nspname, c.relname, c.relname || '_of_the_application'), ' '), \
+         n.nspname, c.relname, c.relname || '_of_the_application'), '; '), \
          pg_catalog.quote_ident(current_user), \
          pg_catalog.quote_ident(pg_catalog.current_database()) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -106,7 +106,7 @@ pub(super) async fn check_names<S: Stream>(
     let message =
         format!("what the feed needs to create has a name that is already taken: {taken}");
     Err(Error::new(Category::Configuration, "name_taken", message).with_remedy(format!(
-        "either rename what has the name: {rename} or give the feed a schema of its own: CREATE \
+        "either rename what has the name: {rename}; or give the feed a schema of its own: CREATE \
          SCHEMA change_feed AUTHORIZATION {role}; ALTER ROLE {role} IN DATABASE {database} SET \
          search_path = change_feed; and call POST /init again"
     )))

@@ -301,8 +301,8 @@ async fn a_slot_with_two_phase_or_of_a_session_is_refused_with_the_sql_that_remo
         assert_reported(&error, Category::Configuration, "slot_unusable", &slot);
         assert!(error.to_string().contains(what), "{error}");
         let remedy = error.remedy().unwrap();
-        let begin = remedy.find("SELECT").unwrap();
-        let sql = &remedy[begin..remedy.find("; and call").unwrap()];
+        let (_, sql) = remedy.split_once("run ").unwrap();
+        let (sql, _) = sql.split_once("; and call").unwrap();
         run(&url, sql).await;
         let left = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'");
         while value(&url, &left).await != "0" {
@@ -332,9 +332,11 @@ async fn a_name_that_is_taken_is_reported_with_both_ways_out(version: Version) {
         );
         // The SQL is run exactly as the remedy says.
         let remedy = error.remedy().unwrap();
-        let sql = &remedy[remedy.find(way_out).unwrap()..];
-        let end = [" or give", " and call"].map(|end| sql.find(end));
-        run(&url, &sql[..end.into_iter().flatten().min().unwrap()]).await;
+        let (_, sql) = remedy.split_once(way_out).unwrap();
+        let (sql, _) = sql
+            .split_once("; or give")
+            .unwrap_or_else(|| sql.split_once("; and call").unwrap());
+        run(&url, &format!("{way_out}{sql}")).await;
         initialize(&url, &slot).await.unwrap();
         initialize(&url, &slot).await.unwrap();
     }
