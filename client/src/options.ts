@@ -28,7 +28,7 @@ export interface FeedOptions<T extends object = Tables> {
   clientId?: string | undefined;
   /**
    * Whether to tell the server what has been committed, so that it sends no more than a window beyond that and waits. Default: after
-   * each 64 Ki characters, and two seconds after a commit at the latest; but not with `commit: "manual"`, since the server could then
+   * each 64 Ki characters, and five seconds after a commit at the latest; but not with `commit: "manual"`, since the server could then
    * wait for a commit that waits for more changes. `true`: after each commit. `false`: not at all; the server then closes the
    * connection after each 16 MiB, and the feed connects again.
    */

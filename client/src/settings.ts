@@ -9,7 +9,7 @@ import type { FilterWarning, Subscription } from "./protocol.ts";
 const defaults = {
   // Twice what the server leaves unacknowledged, so that it is the server that waits as long as the feed acknowledges.
   maxBuffered: 16 << 20,
-  ack: { everyChars: 64 << 10, everyMs: 2_000 },
+  ack: { everyChars: 64 << 10, everyMs: 5_000 },
   retry: { firstMs: 1_000, maxMs: 30_000, spreadMs: 5_000, healthyMs: 5_000 },
   watch: { credentialMs: 15_000, openMs: 15_000, heartbeatMs: 15_000 },
 };

@@ -46,7 +46,7 @@ pub struct Limits {
 pub enum Outcome {
     /// Nothing to store.
     Nothing,
-    /// So many changes were added to the batch. They may be pending.
+    /// The number of changes that were added to the batch. They may be pending.
     Changes(usize),
     /// The relation has types that the catalogue does not know. Run [`TypeCatalog::LOOKUP_SQL`]
     /// with these OIDs, add the result to the catalogue, and pass the same message again.

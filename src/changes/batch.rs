@@ -125,7 +125,7 @@ impl ChangeBatch {
         self.complete
     }
 
-    /// Whether there is no complete change.
+    /// Whether no change is complete.
     pub fn is_empty(&self) -> bool {
         self.complete == 0
     }

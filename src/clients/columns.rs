@@ -49,9 +49,14 @@ SELECT w.nspname::text, w.relname::text, b.attname::text, \
 FROM wanted w JOIN base b ON b.root = w.oid AND b.attname = w.column_name JOIN pg_type t ON t.oid = b.type \
 WHERE t.typtype <> 'd'";
 
+/// A lookup waits for the locks of whoever alters a partitioned table. Others wait for the connection,
+/// so it gives up soon, and is tried again later.
+const TIME_LIMITS: &str = "\
+SELECT set_config('lock_timeout', '500ms', true), set_config('statement_timeout', '5s', true)";
+
 impl Columns {
     /// Reads the facts about `columns`, [`MAX_COLUMNS_AT_ONCE`] at most. A column that does not
-    /// exist has none.
+    /// exist has none. After an error the connection must be dropped.
     pub async fn read<S: Stream>(
         connection: &mut Connection<S>,
         columns: &BTreeSet<(TableName, String)>,
@@ -69,8 +74,15 @@ impl Columns {
             Param::Array(&tables),
             Param::Array(&names),
         ];
+        connection.queue("BEGIN READ ONLY", &[])?;
+        connection.queue(TIME_LIMITS, &[])?;
+        connection.queue(COLUMNS, &params)?;
+        connection.queue("COMMIT", &[])?;
+        connection.send().await?;
+        connection.finish().await?;
+        connection.finish().await?;
         let mut found = Self::default();
-        for row in connection.query(COLUMNS, &params).await? {
+        while let Some(row) = connection.next_row().await? {
             let table = TableName {
                 schema: row.get(0)?,
                 table: row.get(1)?,
@@ -81,6 +93,7 @@ impl Columns {
             };
             found.0.insert((table, row.get(2)?), facts);
         }
+        connection.finish().await?;
         Ok(found)
     }
 

@@ -52,12 +52,19 @@ pub struct Answers {
     pub conflicts: u32,
     #[serde(skip)]
     pub(super) outstanding: Option<Outstanding>,
+    /// When it was sent.
+    #[serde(skip)]
+    pub(super) sent_at: u64,
 }
 
+/// An answer that has not come by then never will: the platform has ended the event that waited for
+/// it. In milliseconds.
+const LOST_AFTER_MS: u64 = 60_000;
+
 impl Answers {
-    /// Whether a frame may be sent.
-    pub(super) fn may_send(&self, now: u64) -> bool {
-        self.outstanding.is_none() && self.retry_at <= now
+    /// Whether an answer is still to come.
+    pub(super) fn is_awaiting(&self, now: u64) -> bool {
+        self.outstanding.is_some() && now < self.sent_at.saturating_add(LOST_AFTER_MS)
     }
 
     /// A frame was accepted.
@@ -98,17 +105,21 @@ impl Answers {
 mod tests {
     use super::*;
 
+    fn may_send(answers: &Answers, now: u64) -> bool {
+        !answers.is_awaiting(now) && answers.retry_at <= now
+    }
+
     #[test]
     fn one_conflict_is_served_at_once_and_repeated_ones_back_off() {
         let mut answers = Answers::default();
         answers.conflicted(1_000, 1.0);
-        assert!(answers.may_send(1_000));
+        assert!(may_send(&answers, 1_000));
         answers.conflicted(1_000, 1.0);
-        assert!(!answers.may_send(1_499) && answers.may_send(1_500));
+        assert!(!may_send(&answers, 1_499) && may_send(&answers, 1_500));
         answers.conflicted(1_500, 1.0);
-        assert!(!answers.may_send(2_499) && answers.may_send(2_500));
+        assert!(!may_send(&answers, 2_499) && may_send(&answers, 2_500));
         answers.accepted(2_500);
         answers.conflicted(2_500, 1.0);
-        assert!(answers.may_send(2_500));
+        assert!(may_send(&answers, 2_500));
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::consumer::Consumer;
-use super::engine::needs_no_page;
 use super::head::Head;
+use super::need::{Need, need};
 use super::sink::Sink;
 
 /// Who may be served now.
@@ -21,7 +21,8 @@ impl CallTurns {
         let mut waiting: Vec<&Rc<Consumer<S>>> = Vec::new();
         for consumer in consumers.iter().filter(|known| known.sink().answers()) {
             capacity = capacity.min(consumer.sink().capacity());
-            if waits_for_call(consumer, head, now) {
+            // A consumer that waits for a time takes nobody's turn.
+            if matches!(need(consumer, head, now), Need::Memory | Need::Page) {
                 waiting.push(consumer);
             }
         }
@@ -43,20 +44,4 @@ impl CallTurns {
     pub(super) fn has_excluded(&self) -> bool {
         !self.excluded.is_empty()
     }
-}
-
-/// Whether nothing but a call is missing. A consumer that waits for a time takes nobody's turn.
-fn waits_for_call<S: Sink>(consumer: &Consumer<S>, head: &Head, now: u64) -> bool {
-    if !consumer.may_be_sent(now)
-        || consumer.is_settled(head.position)
-        || consumer.unbound().is_some()
-    {
-        return false;
-    }
-    if !needs_no_page(consumer, head) {
-        return consumer.reading().may_read(now);
-    }
-    let cursor = &consumer.state().cursor;
-    let has_changes = cursor.position() != Some(head.position);
-    has_changes || cursor.progress_at().is_some_and(|at| at <= now)
 }

@@ -151,6 +151,13 @@ impl Cursor {
         self.at
     }
 
+    /// The position after which the consumer still needs changes; `None` when it needs none before it
+    /// subscribes again.
+    pub(super) fn needed(&self) -> Option<Position> {
+        self.at
+            .filter(|_| !matches!(self.state, State::Refused(_) | State::Stopped))
+    }
+
     /// The newest id that the consumer was sent: the `from` of the next frame.
     pub fn last_sent(&self) -> i64 {
         self.last_sent.0

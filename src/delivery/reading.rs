@@ -10,10 +10,14 @@ use crate::polling::backoff;
 const FIRST_IDS: i64 = 20_000;
 /// Ids that a page looks at, at most. A page without a match then takes some 100 ms.
 const MAX_IDS: i64 = 200_000;
+/// A page that only takes long looks at no fewer ids. It may be the network that is slow.
+const MIN_SLOW_IDS: i64 = 1_000;
 /// A page that was answered sooner than this may look further the next time.
 const QUICK: Duration = Duration::from_millis(25);
 /// One that took longer looks at less the next time.
 const SLOW: Duration = Duration::from_millis(250);
+/// So many connections may be lost in a row before the page is taken for the cause.
+const MAX_INTERRUPTIONS: u32 = 3;
 
 /// The reading of one consumer. It shares its pages with others, and so their fate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,7 @@ pub(super) struct Reading {
     /// Ids to look at.
     pub(super) ids: i64,
     failures: u32,
+    interruptions: u32,
     retry_at: u64,
 }
 
@@ -43,6 +48,7 @@ impl Default for Reading {
             changes: MAX_PAGE_CHANGES,
             ids: FIRST_IDS,
             failures: 0,
+            interruptions: 0,
             retry_at: 0,
         }
     }
@@ -79,16 +85,26 @@ impl Reading {
     /// it ended with its range of ids, not with its changes or bytes.
     pub(super) fn succeeded(&mut self, next_changes: u32, is_range_read: bool, took: Duration) {
         let was_failing = std::mem::take(&mut self.failures) > 0;
+        self.interruptions = 0;
         self.retry_at = 0;
         self.changes = if was_failing {
             next_changes.min(self.changes.saturating_mul(2))
         } else {
             next_changes
         };
-        if took > SLOW {
-            self.ids = (self.ids / 2).max(1);
-        } else if is_range_read && took < QUICK {
+        if self.ids < FIRST_IDS || (is_range_read && took < QUICK) {
             self.ids = self.ids.saturating_mul(2).min(MAX_IDS);
+        } else if is_range_read && took > SLOW {
+            self.ids = (self.ids / 2).max(MIN_SLOW_IDS);
+        }
+    }
+
+    /// The connection was lost while a page was read, which says nothing of the page, unless it
+    /// happens again and again.
+    pub(super) fn interrupted(&mut self, now: u64, jitter: f64) {
+        self.interruptions = self.interruptions.saturating_add(1);
+        if self.interruptions > MAX_INTERRUPTIONS {
+            self.failed(now, jitter);
         }
     }
 
@@ -125,6 +141,31 @@ mod tests {
         assert_eq!(reading.ids, MAX_IDS);
         reading.succeeded(MAX_PAGE_CHANGES, true, Duration::from_secs(1));
         assert_eq!(reading.ids, MAX_IDS / 2);
+    }
+
+    #[test]
+    fn a_slow_network_keeps_pages_large_also_after_a_failure() {
+        for took in [30, 300].map(Duration::from_millis) {
+            let mut reading = Reading::default();
+            reading.failed(0, 1.0);
+            assert!(reading.ids < MIN_SLOW_IDS);
+            for _ in 0..20 {
+                reading.succeeded(MAX_PAGE_CHANGES, true, took);
+                reading.succeeded(100, false, took);
+            }
+            assert!(reading.ids >= FIRST_IDS / 2, "{}", reading.ids);
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_makes_no_page_smaller_unless_it_is_lost_again_and_again() {
+        let mut reading = Reading::default();
+        for _ in 0..MAX_INTERRUPTIONS {
+            reading.interrupted(0, 1.0);
+        }
+        assert_eq!((reading.ids, reading.failures()), (FIRST_IDS, 0));
+        reading.interrupted(0, 1.0);
+        assert!(reading.ids < FIRST_IDS);
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl RegisteredClient {
             last_error: self.last_error,
             conflicts: self.conflicts,
             outstanding: None,
+            sent_at: 0,
         };
         let target = Target {
             binding: self.binding,

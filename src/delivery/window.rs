@@ -112,13 +112,17 @@ impl Window {
     /// The consumer has everything up to `id` of the current subscription, hence everything that it
     /// was sent before that subscription.
     pub(super) fn acknowledge(&mut self, id: i64, now: u64) {
+        let before = self.bytes();
         if let Some((_, bytes)) = &mut self.earlier {
             *bytes = 0;
         }
         while self.in_flight.front().is_some_and(|(sent, _)| *sent <= id) {
             self.in_flight.pop_front();
         }
-        self.since = now;
+        // The same acknowledgement again shows nothing new.
+        if self.bytes() < before {
+            self.since = now;
+        }
     }
 
     /// Whether an earlier subscription was sent `position`. An acknowledgement may cross a
@@ -175,5 +179,7 @@ mod tests {
         assert_eq!(window.idle_ms(50), 40);
         window.acknowledge(1, 30);
         assert_eq!(window.idle_ms(50), 20);
+        window.acknowledge(1, 45);
+        assert_eq!(window.idle_ms(50), 20, "nothing new was acknowledged");
     }
 }

@@ -310,9 +310,9 @@ fn stored_change(row: &Row) -> Result<StoredChange> {
     })
 }
 
-/// The id of the oldest change that is kept; `head + 1` when none is.
-pub async fn oldest<S: Stream>(connection: &mut Connection<S>, head: i64) -> Result<i64> {
+/// The id of the oldest change that is kept; `i64::MAX` when there is none.
+pub async fn oldest<S: Stream>(connection: &mut Connection<S>) -> Result<i64> {
     let row = connection.query_one(OLDEST, &[]).await?;
     let oldest: Option<i64> = row.get(0)?;
-    Ok(oldest.unwrap_or(head.saturating_add(1)))
+    Ok(oldest.unwrap_or(i64::MAX))
 }

@@ -41,7 +41,7 @@ impl Row {
         self.types.len()
     }
 
-    /// Whether there is no column.
+    /// Whether the row has no columns.
     pub fn is_empty(&self) -> bool {
         self.types.is_empty()
     }

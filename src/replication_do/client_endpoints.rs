@@ -32,6 +32,7 @@ pub(super) async fn register(runtime: &Rc<Runtime>, request: &mut Request) -> Re
     let registration = Registration::parse(&body)?;
     let client = runtime.hub.register(registration)??;
     runtime.start_polling();
+    runtime.wake_delivery();
     Ok(ResponseBuilder::new().from_json(&json!({
         "id": client.id.as_str(),
         "cursor": client.cursor,

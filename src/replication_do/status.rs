@@ -41,6 +41,7 @@ pub(super) fn status(runtime: &Runtime) -> Value {
                     "advance": memory.last_phases.advance,
                 },
             },
+            "delivery": {"consecutiveFailures": runtime.delivery_failures()},
             "halted": memory.health.halted,
             "clients": {"webSockets": web_sockets, "syncDos": sync_dos},
             "errors": memory.health.errors,

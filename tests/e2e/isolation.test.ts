@@ -77,7 +77,7 @@ test("wide tables with many filters, large old rows and rows that cannot be read
   const columns = Array.from({ length: 1_300 }, (_, index) => `c${index}_${"x".repeat(54)} int`).join(", ");
   for (const table of tables) await database.query(`CREATE TABLE ${table} (id int PRIMARY KEY, ${columns})`);
   await scenario.initialise({ pollInterval: 60_000 });
-  await store(database, "large_old", 200, "'{\"id\": 1}'", "to_jsonb(repeat('a', 4000000))");
+  await store(database, "large_old", 200, "'{\"id\": 1}'", "jsonb_build_object('body', repeat('a', 4000000))");
   await store(
     database,
     "unreadable",

@@ -193,3 +193,46 @@ test("without its token nobody reaches the callback or the rows through the appl
   const allowed = { headers: { authorization: "Bearer application-token" } };
   assert.equal((await worker.fetch("/items/replication/changes", { ...allowed, method: "POST", body: "{}" })).status, 404);
 });
+
+test("twelve objects under steady load all advance, and no renewal starts a second call beside the first", async (t) => {
+  const example = await start(t);
+  const { scenario } = example;
+  const { worker } = scenario;
+  await agrees(example);
+  const names = upTo(12).map((number) => `counter-${number}`);
+  const objects = await Promise.all(names.map((name) => example.object(name)));
+  await Promise.all(objects.map((object) => object.fail("only counts")));
+  const register = () =>
+    Promise.all(names.map((name) => worker.request("POST", "/clients", { id: name, binding: "SYNC", name, tables: ["items"] })));
+  for (const { status } of await register()) assert.equal(status, 200);
+  for (const id of upTo(40)) {
+    await scenario.insert(id);
+    await Promise.all([worker.request("POST", "/poll"), register()]);
+  }
+  const { body } = await worker.request<{ position: string }>("POST", "/poll");
+  await waitFor("all have caught up", async () => {
+    const cursors = (await registered(example)).filter(({ id }) => names.includes(id)).map(({ cursor }) => cursor);
+    return cursors.length === 12 && cursors.every((cursor) => cursor === body.position);
+  });
+  const atOnce = await Promise.all(objects.map((object) => object.atOnce()));
+  assert.deepEqual(new Set(atOnce), new Set([1]));
+});
+
+test("an object that answers 410 is called no more, also after an eviction of the feed", async (t) => {
+  const example = await start(t);
+  const { scenario } = example;
+  const { worker } = scenario;
+  await agrees(example);
+  const object = await example.object("leaver");
+  await object.fail("is gone");
+  await worker.request("POST", "/clients", { id: "leaver", binding: "SYNC", name: "leaver" });
+  await scenario.insert(1);
+  await worker.request("POST", "/poll");
+  const ids = async () => (await registered(example)).map(({ id }) => id);
+  await waitFor("its registration has ended", async () => !(await ids()).includes("leaver"));
+  await worker.restart();
+  await scenario.insert(2);
+  await worker.request("POST", "/poll");
+  await agrees(example);
+  assert.ok(!(await ids()).includes("leaver"));
+});

@@ -10,36 +10,45 @@ use std::time::Duration;
 
 use worker::State;
 
-use super::Hub;
+use super::sinks::ClientSink;
 use crate::clock;
+use crate::delivery::Engine;
 
 /// What is sent within this time is persisted once,
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// plus this time for each client, so that persisting takes about a hundredth of the time.
 const AFTER_FOR_EACH: Duration = Duration::from_micros(500);
+/// A timer that is later than this is lost: the platform has ended its event.
+const LOST_AFTER: Duration = Duration::from_mins(1);
 /// Persisting this many takes a millisecond or two.
 const FLUSHED_AT_ONCE: usize = 256;
 
 /// The timer.
 #[derive(Debug, Default)]
 pub(super) struct AttachmentFlusher {
-    is_set: Rc<Cell<bool>>,
+    /// Until then nothing else is to be done, in milliseconds since 1970.
+    runs_until: Rc<Cell<u64>>,
 }
 
 impl AttachmentFlusher {
     /// Persists every client's state soon.
-    pub(super) fn flush_soon(&self, state: &State, hub: &Hub) {
-        let consumers = hub.engine.consumers().all();
-        if self.is_set.get() || consumers.iter().all(|consumer| consumer.is_persisted()) {
+    pub(super) fn flush_soon(&self, state: &State, engine: &Rc<Engine<ClientSink>>) {
+        let now = clock::now_ms();
+        if self.runs_until.get() > now {
+            return;
+        }
+        let consumers = engine.consumers().all();
+        if consumers.iter().all(|consumer| consumer.is_persisted()) {
             return;
         }
         let count = u32::try_from(consumers.len()).unwrap_or(u32::MAX);
         let after = FLUSH_AFTER.saturating_add(AFTER_FOR_EACH.saturating_mul(count));
-        self.is_set.set(true);
-        let (is_set, engine) = (Rc::clone(&self.is_set), Rc::clone(&hub.engine));
+        self.runs_until
+            .set(now.saturating_add(millis(LOST_AFTER.saturating_add(after))));
+        let (runs_until, engine) = (Rc::clone(&self.runs_until), Rc::clone(engine));
         state.wait_until(async move {
             clock::sleep(after).await;
-            is_set.set(false);
+            runs_until.set(0);
             let consumers = engine.consumers().all();
             let changed = consumers.iter().filter(|consumer| !consumer.is_persisted());
             let changed: Vec<_> = changed.collect();
@@ -51,4 +60,8 @@ impl AttachmentFlusher {
             }
         });
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -155,7 +155,7 @@ impl Hub {
             Answer::Accepted | Answer::StandsAt(_) => None,
         };
         self.engine.answer(number, answer, clock::now_ms());
-        self.flusher.flush_soon(&self.state, self);
+        self.flusher.flush_soon(&self.state, &self.engine);
         failure
     }
 
@@ -173,12 +173,11 @@ impl Hub {
             recent: recent.filter(|recent| recent.epoch == checkpoint.epoch),
         };
         self.engine.publish(head, clock::now_ms());
-        self.flusher.flush_soon(&self.state, self);
+        self.flusher.flush_soon(&self.state, &self.engine);
     }
 
     /// Makes a head known that was read from the database, unless a newer one is known.
     pub(super) fn refresh(&self, checkpoint: &Checkpoint) {
-        self.head_is_stale.set(false);
         let read = position(checkpoint);
         if self.engine.head().is_none_or(|known| known < read) {
             self.publish(checkpoint, None);
@@ -198,16 +197,16 @@ impl Hub {
         is_needed && !self.engine.consumers().is_empty()
     }
 
-    /// The head may have moved without anything being stored here: the feed is not polled now, or
-    /// another deployment has stored.
-    pub(super) fn doubt_head(&self) {
-        self.head_is_stale.set(true);
+    /// Whether the head may have moved without anything being stored here: while the feed is not
+    /// polled, or when another deployment has stored.
+    pub(super) fn mark_head_stale(&self, is_stale: bool) {
+        self.head_is_stale.set(is_stale);
     }
 
     /// Does one piece of work; see [`Engine::step`].
     pub(super) async fn step(&self, connection: &mut Database) -> Result<bool> {
         let stepped = self.engine.step(connection).await;
-        self.flusher.flush_soon(&self.state, self);
+        self.flusher.flush_soon(&self.state, &self.engine);
         stepped
     }
 
@@ -408,8 +407,11 @@ impl Hub {
             }
         };
         let check = |view: &View| self.check_conditions(&client, view);
-        self.engine
-            .on_message(&client, &text, clock::now_ms(), check)
+        let has_work = self
+            .engine
+            .on_message(&client, &text, clock::now_ms(), check);
+        self.flusher.flush_soon(&self.state, &self.engine);
+        has_work
     }
 
     fn check_conditions(

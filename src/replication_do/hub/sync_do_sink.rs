@@ -2,8 +2,9 @@
 //! to whoever waits for it.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use js_sys::JsString;
 use serde_json::json;
@@ -11,6 +12,7 @@ use worker::Env;
 
 use super::callback;
 use crate::clients::{ClientId, ServerMessage};
+use crate::clock;
 use crate::delivery::{Answer, ConsumerState, Disconnect, RegisteredClient, Target};
 use crate::error::Result;
 use crate::workers::log;
@@ -19,6 +21,8 @@ use crate::workers::storage::Storage;
 /// Calls at once: the platform lets six requests of one event wait for an answer (Workers
 /// documentation, "Limits", "Simultaneous open connections").
 const MAX_AT_ONCE: usize = 6;
+/// A call that takes longer is lost.
+const LOST_AFTER: Duration = Duration::from_mins(1);
 /// Keys of the registrations.
 pub(super) const KEY_PREFIX: &str = "syncDo:";
 
@@ -35,9 +39,9 @@ type Report = Rc<dyn Fn(Answered)>;
 /// The calls of one object.
 #[derive(Default)]
 pub(super) struct Calls {
-    /// Whom they are made to. A client is never called twice at a time, also when it registers
-    /// meanwhile.
-    under_way: RefCell<BTreeSet<ClientId>>,
+    /// The clients with a call in flight, and when it began. A client never has two, even if it
+    /// registers again meanwhile.
+    in_flight: RefCell<BTreeMap<ClientId, u64>>,
     report: RefCell<Option<Report>>,
 }
 
@@ -66,8 +70,21 @@ impl Calls {
         self.report.replace(Some(report));
     }
 
+    /// Calls in flight. One that has not ended by its time-out never will: the platform has ended the
+    /// event that waited for it.
+    fn count(&self) -> usize {
+        let mut in_flight = self.in_flight.borrow_mut();
+        in_flight.retain(|_, began| !clock::has_elapsed(*began, LOST_AFTER));
+        in_flight.len()
+    }
+
+    fn begin(&self, client: &ClientId) {
+        let mut in_flight = self.in_flight.borrow_mut();
+        in_flight.insert(client.clone(), clock::now_ms());
+    }
+
     fn end(&self, answered: Answered) {
-        self.under_way.borrow_mut().remove(&answered.client);
+        self.in_flight.borrow_mut().remove(&answered.client);
         let report = self.report.borrow().clone();
         if let Some(report) = report {
             report(answered);
@@ -104,19 +121,16 @@ impl SyncDoSink {
     }
 
     pub(super) fn capacity(&self) -> usize {
-        MAX_AT_ONCE.saturating_sub(self.calls.under_way.borrow().len())
+        MAX_AT_ONCE.saturating_sub(self.calls.count())
     }
 
     pub(super) fn is_free(&self) -> bool {
-        !self.calls.under_way.borrow().contains(&self.client)
+        !self.calls.in_flight.borrow().contains_key(&self.client)
     }
 
     /// Calls the object beside everything else.
     pub(super) fn call(&self, body: &JsString) -> bool {
-        self.calls
-            .under_way
-            .borrow_mut()
-            .insert(self.client.clone());
+        self.calls.begin(&self.client);
         let calls = Rc::clone(&self.calls);
         let stub = callback::stub(&self.env, &self.target);
         let (client, number, body) = (self.client.clone(), self.number, body.clone());

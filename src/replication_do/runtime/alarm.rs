@@ -83,8 +83,9 @@ impl Runtime {
             hibernation_delay,
             jitter,
         );
+        let due_in = self.delivery_due_in().unwrap_or(Duration::MAX);
         let (hibernating, delay) = match next {
-            Next::Poll(delay) => (false, delay),
+            Next::Poll(delay) => (false, delay.min(due_in)),
             Next::Hibernate(delay) => (true, delay),
         };
         if memory.hibernating != hibernating {

@@ -25,26 +25,40 @@ use crate::workers::log;
 const LINGER: Duration = Duration::from_secs(5);
 /// A run ends after this time and starts again in another event.
 const RUN_LIMIT: Duration = Duration::from_mins(1);
+/// A run that takes longer has been ended by the platform.
+const LOST_AFTER: Duration = Duration::from_mins(16);
 /// The longest timer.
 const LONGEST_TIMER_MS: u64 = 10_000;
 
 /// The task.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
-    is_running: Cell<bool>,
+    /// Since when it runs, in milliseconds since 1970; 0 when it does not.
+    runs_since: Cell<u64>,
     /// When the next timer wakes it, in milliseconds since 1970.
     wakes_at: Cell<Option<u64>>,
-    /// Connecting has failed this often in a row, and is tried again at this time.
+    /// When something is due that no timer waits for.
+    due_at: Cell<Option<u64>>,
+    /// Steps that have failed in a row, of which those that concern everybody are tried again at
+    /// `retry_at`.
     failures: Cell<u32>,
     retry_at: Cell<u64>,
     connection: RefCell<Option<Database>>,
     used_at: Cell<u64>,
 }
 
+impl Delivery {
+    /// The platform ends every event after 15 minutes.
+    fn is_running(&self) -> bool {
+        let since = self.runs_since.get();
+        since > 0 && !clock::has_elapsed(since, LOST_AFTER)
+    }
+}
+
 impl Runtime {
     /// Starts delivery where there is something to do, and a timer where there will be.
     pub(in crate::replication_do) fn wake_delivery(self: &Rc<Self>) {
-        if self.delivery.is_running.get() || self.with(|memory| memory.config.is_none()) {
+        if self.delivery.is_running() || self.with(|memory| memory.config.is_none()) {
             return;
         }
         match self.delivery_work() {
@@ -54,17 +68,29 @@ impl Runtime {
         }
     }
 
+    /// How long it is until something is due that no timer waits for.
+    pub(super) fn delivery_due_in(&self) -> Option<Duration> {
+        let due_at = self.delivery.due_at.take()?;
+        let delay = due_at.saturating_sub(clock::now_ms());
+        Some(Duration::from_millis(delay))
+    }
+
+    /// How often in a row delivery has failed.
+    pub(in crate::replication_do) fn delivery_failures(&self) -> u32 {
+        self.delivery.failures.get()
+    }
+
     /// The head is read again before the next page.
     pub(in crate::replication_do) fn refresh_head(&self) {
-        self.hub.doubt_head();
+        self.hub.mark_head_stale(true);
     }
 
     fn start_delivery(self: &Rc<Self>) {
-        self.delivery.is_running.set(true);
+        self.delivery.runs_since.set(clock::now_ms());
         let runtime = Rc::clone(self);
         self.state.wait_until(async move {
             runtime.deliver().await;
-            runtime.delivery.is_running.set(false);
+            runtime.delivery.runs_since.set(0);
             runtime.close_delivery_soon().await;
         });
     }
@@ -79,7 +105,7 @@ impl Runtime {
                 Work::None => return,
             }
             match self.deliver_step().await {
-                Ok(true) => {}
+                Ok(true) => self.delivery.failures.set(0),
                 // Nothing could be done after all: whatever it waits for wakes delivery.
                 Ok(false) => return self.wake_delivery_at(clock::now_ms().saturating_add(1_000)),
                 Err(error) => self.note_delivery_failure(error),
@@ -109,7 +135,8 @@ impl Runtime {
             None => self.connect_for_delivery().await?,
         };
         let has_worked = if self.hub.needs_head() {
-            self.read_head(&mut connection).await?;
+            let read = self.read_head(&mut connection).await;
+            read.inspect_err(|_| self.pause_delivery())?;
             true
         } else {
             self.hub.step(&mut connection).await?
@@ -122,30 +149,24 @@ impl Runtime {
 
     async fn connect_for_delivery(&self) -> Result<Database> {
         let connected = database::connect(&self.env).await;
-        if connected.is_ok() {
-            self.delivery.failures.set(0);
-            self.delivery.retry_at.set(0);
-        } else {
-            self.pause_delivery();
-        }
-        connected
+        connected.inspect_err(|_| self.pause_delivery())
     }
 
     /// After an eviction, and while nobody polls, the database says where the history ends.
     async fn read_head(&self, connection: &mut Database) -> Result<()> {
         let slot = self.with(|memory| memory.config.as_ref().map(|config| config.slot.clone()));
         let slot = slot.ok_or_else(not_initialized)?;
-        let Some(checkpoint) = Checkpoint::read(connection, &slot).await? else {
-            self.pause_delivery();
-            return Err(not_initialized());
-        };
+        self.hub.mark_head_stale(false);
+        let read = Checkpoint::read(connection, &slot).await;
+        let checkpoint = read.and_then(|checkpoint| checkpoint.ok_or_else(not_initialized));
+        let checkpoint = checkpoint.inspect_err(|_| self.hub.mark_head_stale(true))?;
         self.hub.refresh(&checkpoint);
         Ok(())
     }
 
+    /// What has failed concerns everybody.
     fn pause_delivery(&self) {
         let failures = self.delivery.failures.get().saturating_add(1);
-        self.delivery.failures.set(failures);
         let pause = backoff(failures, js_sys::Math::random()).as_millis();
         let pause = u64::try_from(pause).unwrap_or(u64::MAX);
         self.delivery
@@ -156,6 +177,8 @@ impl Runtime {
     /// A fault of delivery is counted and logged as one. It fails no cycle.
     fn note_delivery_failure(&self, error: Error) {
         log::error("delivery_failed", &error);
+        let failures = self.delivery.failures.get().saturating_add(1);
+        self.delivery.failures.set(failures);
         let error = Rc::new(error);
         if self.delivery.retry_at.get() > clock::now_ms() {
             self.hub.fail_pages(&error);
@@ -167,11 +190,15 @@ impl Runtime {
     }
 
     fn wake_delivery_at(self: &Rc<Self>, at: u64) {
-        // A timer keeps the object in memory. What is due later is due at some poll.
-        if at > clock::now_ms().saturating_add(LONGEST_TIMER_MS) {
+        let now = clock::now_ms();
+        // A timer keeps the object in memory. What is due later is due at an alarm.
+        if at > now.saturating_add(LONGEST_TIMER_MS) {
+            self.delivery.due_at.set(Some(at));
             return;
         }
-        if self.delivery.wakes_at.get().is_some_and(|set| set <= at) {
+        // One that is overdue was lost with its event.
+        let is_set = |set: u64| set <= at && set.saturating_add(LONGEST_TIMER_MS) > now;
+        if self.delivery.wakes_at.get().is_some_and(is_set) {
             return;
         }
         self.delivery.wakes_at.set(Some(at));
@@ -189,7 +216,7 @@ impl Runtime {
     async fn close_delivery_soon(&self) {
         clock::sleep(LINGER).await;
         let is_unused = clock::has_elapsed(self.delivery.used_at.get(), LINGER);
-        if self.delivery.is_running.get() || !is_unused {
+        if self.delivery.is_running() || !is_unused {
             return;
         }
         let connection = self.delivery.connection.take();

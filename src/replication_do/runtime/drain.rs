@@ -69,6 +69,8 @@ impl Runtime {
             _ => self.close_connection().await,
         }
         self.set_alarm(delay).await;
+        // Also after a failure: what is stored can be read.
+        self.wake_delivery();
         result
     }
 

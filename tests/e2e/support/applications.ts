@@ -21,12 +21,13 @@ export async function startFeedReader(t: TestContext): Promise<URL> {
 }
 
 /** How a Sync Durable Object of the test fails. */
-export type Failure = "refuses" | "throws" | "forgets to answer" | "stores, then fails";
+export type Failure = "refuses" | "throws" | "forgets to answer" | "stores, then fails" | "is gone" | "only counts";
 
 /** The methods of the Sync Durable Object that only tests call. */
 interface Stub {
   fail(failure: Failure | undefined): Promise<void>;
   calls(): Promise<number>;
+  atOnce(): Promise<number>;
 }
 
 interface ExampleEnv {
@@ -78,10 +79,10 @@ export class Example {
     return feed;
   }
 
-  /** The Sync Durable Object. */
-  async object(): Promise<Stub> {
+  /** The Sync Durable Object, or another one of its class. */
+  async object(name = "items"): Promise<Stub> {
     const env = await this.scenario.worker.other(exampleName).getEnv();
-    return (env as unknown as ExampleEnv).SYNC.getByName("items");
+    return (env as unknown as ExampleEnv).SYNC.getByName(name);
   }
 
   /** Evicts the Sync Durable Object. The WebSockets of its clients hibernate, or close. */

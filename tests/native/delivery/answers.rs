@@ -196,7 +196,7 @@ fn objects_that_wait_for_a_fresh_position_hold_up_nobody() {
     let join = |wanted| join_answering(&engine, view(wanted), at(0), &calls);
     let quiet: Vec<_> = (0..6).map(|_| join(r#"[{"table":"quiet"}]"#)).collect();
     let busy = join(r#"[{"table":"busy"}]"#);
-    // All are told of a position now, and most of them pass over what is stored next.
+    // All hear of a position now, and most of them pass over what is stored next.
     engine.publish(head_in_memory(&["other"]), START);
     for client in quiet.iter().chain([&busy]) {
         answer(&engine, client, Answer::Accepted, START);

@@ -103,7 +103,7 @@ async fn an_object_that_stands_in_another_history_is_told_to_reset(version: Vers
     let ahead = Answer::StandsAt(at(ROWS + 1));
     answer(&engine, &client, ahead, clock::now_ms());
     work(&engine, &mut connection).await;
-    // It is told until it accepts.
+    // The reset is sent until the object accepts it.
     let failed = Error::new(Category::Connection, "unreachable", "the object failed");
     let failed = Answer::Failed(Rc::new(failed));
     answer(&engine, &client, failed, clock::now_ms() - 3_600_000);

@@ -8,6 +8,7 @@ mod crowd;
 mod fake_sink;
 mod filters;
 mod harness;
+mod laggards;
 mod large;
 mod lookups;
 mod pages;

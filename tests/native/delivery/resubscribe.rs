@@ -145,7 +145,7 @@ async fn what_was_passed_over_before_comes_to_a_subscription_that_wants_it(versi
     };
     engine.publish(head, clock::now_ms());
     assert_eq!(inbox(&client).ids(), [1]);
-    // Only then, so that the client is told of no position after b's change.
+    // In a second cycle, so that the client is sent no position after this change.
     feed.run("INSERT INTO b VALUES (2)").await;
     let report = reader.poll().await.unwrap();
     let head = Head {

@@ -156,7 +156,7 @@ async fn a_client_that_holds_the_budget_is_disconnected_when_another_one_waits(v
     publish(&engine, at(ROWS));
     work(&engine, &mut connection).await;
     assert!(unacknowledged(&holder) > 3 << 20);
-    // As long as nobody else needs it, it may.
+    // While no other client needs the room, it may keep it.
     let later = clock::now_ms() + 10 * RECLAIM_AFTER_MS;
     engine.work(later);
     assert!(!holder.is_gone());

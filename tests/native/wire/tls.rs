@@ -15,7 +15,7 @@ use crate::support::server::{Version, connect, open_socket};
 
 const OPENSSL_MISSING: &str = "this test needs the program openssl";
 
-/// Gives the cluster a self-signed certificate for `localhost`, and turns TLS on.
+/// Installs a self-signed certificate for `localhost` in the cluster and turns on TLS.
 async fn turn_tls_on(cluster: &Cluster) {
     let (key, certificate) = (
         cluster.data().join("made.key"),

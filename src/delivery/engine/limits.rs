@@ -1,0 +1,77 @@
+//! What there is to do, and what no consumer may do to the others.
+
+use super::{Engine, Work};
+use crate::delivery::budget::RECLAIM_AFTER_MS;
+use crate::delivery::call_turns::CallTurns;
+use crate::delivery::need::{Need, need};
+use crate::delivery::sink::{Disconnect, Sink};
+
+impl<S: Sink> Engine<S> {
+    /// What there is to do beyond what memory serves. Ends what has expired, and takes back from the
+    /// shared budget what others need.
+    pub fn work(&self, now: u64) -> Work {
+        self.expire(now);
+        self.reclaim(now);
+        self.serve_from_memory(now);
+        let Some(head) = self.head.borrow().clone() else {
+            return Work::None;
+        };
+        let consumers = self.consumers.all();
+        let turns = CallTurns::of(&consumers, &head, now);
+        let mut next: Option<u64> = None;
+        let mut wait_until = |at: u64| next = Some(next.map_or(at, |next| next.min(at)));
+        for consumer in consumers.iter().filter(|consumer| turns.admits(consumer)) {
+            match need(consumer, &head, now) {
+                Need::Bind | Need::Page => return Work::Now,
+                Need::At(at) => wait_until(at),
+                // What memory has was sent. Whoever still waits for it waits for a call.
+                Need::Memory | Need::Nothing => {}
+            }
+            if let Some(expires_at) = consumer.state().expires_at {
+                wait_until(expires_at);
+            }
+        }
+        // By the next time it may have been pruned.
+        self.oldest.set(None);
+        next.map_or(Work::None, Work::At)
+    }
+
+    fn expire(&self, now: u64) {
+        for consumer in self.consumers.all().iter() {
+            if consumer.has_expired(now) {
+                consumer.disconnect(Disconnect::Expired);
+            }
+        }
+    }
+
+    /// Ends the connections that hold the shared budget without acknowledging anything, until a
+    /// consumer that waits for it has room. They connect again with their positions.
+    fn reclaim(&self, now: u64) {
+        if !self.budget.has_waiting() {
+            return;
+        }
+        let consumers = self.consumers.all();
+        let waiting: Vec<_> = consumers
+            .iter()
+            .filter(|consumer| consumer.waits_for_bytes().is_some())
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let mut holders: Vec<_> = consumers
+            .iter()
+            .map(|consumer| (consumer.share(now), consumer))
+            .filter(|((share, idle), _)| *share > 0 && *idle >= RECLAIM_AFTER_MS)
+            .collect();
+        holders.sort_by_key(|((share, _), _)| *share);
+        while waiting
+            .iter()
+            .all(|consumer| consumer.waits_for_bytes().is_some())
+        {
+            let Some((_, holder)) = holders.pop() else {
+                break;
+            };
+            holder.disconnect(Disconnect::Unacknowledged);
+        }
+    }
+}
