@@ -16,7 +16,7 @@
 //! A transaction may span many batches, so the assembler outlives them. An assembler serves one
 //! peek only: pgoutput describes each relation again in every peek.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::error::{Category, Error};
@@ -28,6 +28,7 @@ use crate::pgoutput::{
 
 use super::batch::{Change, ChangeBatch, Operation, RelationName};
 use super::catalog::TypeCatalog;
+use super::feed_tables::FeedTables;
 use super::json_buffer::json_key;
 use super::row::{BinaryValue, CapturedColumn, ColumnSet, MemberList, RowWriter};
 use super::shape::Shape;
@@ -134,7 +135,7 @@ struct CapturedRelation {
 #[derive(Debug)]
 pub struct Assembler {
     checkpoint: Lsn,
-    excluded: HashSet<(String, String)>,
+    excluded: FeedTables,
     limits: Limits,
     transaction: Option<Transaction>,
     relations: RelationCache,
@@ -147,16 +148,12 @@ pub struct Assembler {
 
 impl Assembler {
     /// Skips transactions whose commit record begins before `checkpoint`, as Postgres itself does
-    /// for a slot at that position (`SnapBuildXactNeedsSkip`), and the changes of the tables
-    /// (schema, name) in `excluded`. `checkpoint` must be the boundary of a WAL record.
-    pub fn new(
-        checkpoint: Lsn,
-        excluded: impl IntoIterator<Item = (String, String)>,
-        limits: Limits,
-    ) -> Self {
+    /// for a slot at that position (`SnapBuildXactNeedsSkip`), and the changes of `excluded`.
+    /// `checkpoint` must be the boundary of a WAL record.
+    pub fn new(checkpoint: Lsn, excluded: FeedTables, limits: Limits) -> Self {
         Self {
             checkpoint,
-            excluded: excluded.into_iter().collect(),
+            excluded,
             limits,
             transaction: None,
             relations: RelationCache::new(),
@@ -277,8 +274,7 @@ impl Assembler {
 
     /// Needed in skipped transactions too: pgoutput describes a relation only once in a peek.
     fn describe(&mut self, relation: &Relation<'_>, types: &TypeCatalog) -> Outcome {
-        let name = (relation.schema.to_owned(), relation.name.to_owned());
-        if self.excluded.contains(&name) {
+        if self.excluded.contains(relation) {
             self.relations.insert(relation);
             self.captured.remove(&relation.oid);
             return Outcome::Nothing;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::config::HistoryRetention;
 use crate::error::{Category, Error, Result};
-use crate::postgres::{Connection, Param, Stream};
+use crate::pipeline::Queued;
+use crate::postgres::{self, Connection, Param, Row, Stream};
+use crate::state::BEGIN;
 
 /// The oldest and the newest change of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +93,9 @@ SELECT count(*), max(id) FROM gone";
         Param::Int8(surplus),
         max_age.map_or(Param::Null, Param::Int8),
     ];
-    let row = connection
-        .query_one(PRUNE, &params)
+    let row = in_transaction(connection, PRUNE, &params)
         .await
-        .map_err(|cause| explain(Error::from(cause)))?;
+        .map_err(explain)?;
     let rows: i64 = row.get(0)?;
     let newest: Option<i64> = row.get(1)?;
     Ok(newest.map_or(nothing, |newest| Pruned {
@@ -102,6 +103,22 @@ SELECT count(*), max(id) FROM gone";
         oldest: newest + 1,
         more: newest + 1 == bounds.oldest + BATCH,
     }))
+}
+
+/// Runs a statement in a transaction that writes, in one round trip. Returns its row.
+async fn in_transaction<S: Stream>(
+    connection: &mut Connection<S>,
+    sql: &str,
+    params: &[Param<'_>],
+) -> Result<Row> {
+    let begin = Queued::statement(connection, BEGIN, &[])?;
+    let statement = Queued::statement(connection, sql, params)?;
+    let end = Queued::statement(connection, "COMMIT", &[])?;
+    connection.send().await?;
+    begin.finish(connection).await?;
+    let row = statement.first_row(connection).await?;
+    end.finish(connection).await?;
+    Ok(row.ok_or(postgres::Error::NoRow)?)
 }
 
 fn explain(error: Error) -> Error {

@@ -10,7 +10,7 @@
 use futures_util::future::join;
 
 use super::batch_writer::BatchWriter;
-use super::begin::{BEGIN, COMMIT_TO_DISK, WORK_IN_MEMORY};
+use super::begin::{COMMIT_TO_DISK, WORK_IN_MEMORY};
 use super::checkpoint_update::QueuedLock;
 use super::cycle_config::CycleConfig;
 use super::cycle_state::CycleState;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pipeline::Queued;
 use crate::postgres::{Connection, Stream};
-use crate::state;
+use crate::state::{self, BEGIN};
 
 /// Opens further connections to the database that a cycle reads.
 pub trait Connector {

@@ -18,7 +18,7 @@ use crate::history::{self, QueuedInsert, Recent, WriteError};
 use crate::lsn::Lsn;
 use crate::pgoutput;
 use crate::postgres::{self, ArrayParam, Connection, Element, Param, Stream};
-use crate::state::{Checkpoint, OWN_TABLES};
+use crate::state::Checkpoint;
 
 /// The changes of one peek, a slice at a time.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl BatchWriter {
         Self {
             assembler: Assembler::new(
                 checkpoint.lsn,
-                OWN_TABLES.map(|table| (cycle.own_schema.clone(), table.to_owned())),
+                cycle.feed_tables.clone(),
                 Limits {
                     max_row_bytes: config.max_row_bytes as usize,
                 },

@@ -81,10 +81,10 @@ impl<'a> CheckpointUpdate<'a> {
             std::array::from_fn(|nth| first + nth);
         format!(
             "UPDATE replication_checkpoint SET lsn = ${lsn}::pg_lsn, last_id = ${last_id}::int8, \
-             updated_at = now() WHERE slot = ${slot}::text AND epoch = ${epoch}::int4 \
+             updated_at = pg_catalog.now() WHERE slot = ${slot}::text AND epoch = ${epoch}::int4 \
              AND last_id = ${known_id}::int8 AND lsn = ${known_lsn}::pg_lsn \
              RETURNING CASE WHEN ${last_id}::int8 > ${known_id}::int8 \
-             THEN setval(pg_get_serial_sequence('change_history', 'id'), ${last_id}::int8) END"
+             THEN pg_catalog.setval(pg_catalog.pg_get_serial_sequence('change_history', 'id'), ${last_id}::int8) END"
         )
     }
 
@@ -148,7 +148,7 @@ pub(super) fn refresh(known: &mut Checkpoint, row: &Row, first: usize, slot: &st
     Ok(true)
 }
 
-fn missing(slot: &str) -> Error {
+pub(super) fn missing(slot: &str) -> Error {
     Error::not_initialized(format!("the checkpoint of the slot {slot} is missing"))
 }
 

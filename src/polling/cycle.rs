@@ -74,7 +74,7 @@ async fn has_new_wal<S: Stream>(
 ) -> Result<bool> {
     let started = clock::now_ms();
     let flush = connection
-        .query_one("SELECT pg_current_wal_flush_lsn()", &[])
+        .query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()", &[])
         .await?;
     let flush: Lsn = flush.get(0)?;
     report.phases.probe = clock::elapsed_ms(started);

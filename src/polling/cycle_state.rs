@@ -1,9 +1,9 @@
 //! What the cycles of one feed pass on from one to the next.
 
-use crate::changes::TypeCatalog;
+use crate::changes::{FeedTables, TypeCatalog};
 use crate::clock;
 use crate::lsn::Lsn;
-use crate::state::Checkpoint;
+use crate::state::{Checkpoint, Fingerprint};
 
 /// The state that the cycles of one feed share. It is lost with the object, and is then read from
 /// the database again.
@@ -11,14 +11,16 @@ use crate::state::Checkpoint;
 pub struct CycleState {
     /// How far changes are stored, as last seen. Another reader of the slot may have stored more.
     pub checkpoint: Checkpoint,
-    /// The schema of the system's own tables, which are never captured.
-    pub own_schema: String,
+    /// The tables of feeds, which are never captured.
+    pub feed_tables: FeedTables,
     /// From this id on, `json` and `jsonb` documents are stored as strings of their text, since
     /// Postgres has refused one of them as `jsonb`. Cleared once they are stored. A caller that
     /// resumes after an error must pass it on; otherwise the next cycle fails in the same way.
     pub documents_as_text_from: Option<i64>,
     /// The role may log snapshots of the running transactions, which keep decoding short.
     pub may_log_snapshots: bool,
+    /// The publication as the feed last found it; `None`: the next cycle takes it as it is.
+    pub publication: Option<Fingerprint>,
     /// The flush LSN when this feed last logged a snapshot.
     pub(super) snapshot_logged_at: Lsn,
     /// The flush LSN before the last complete peek: until it moves, there is nothing new.
@@ -32,14 +34,14 @@ pub struct CycleState {
 }
 
 impl CycleState {
-    /// Starts from a checkpoint that `state::resume` has found intact. `own_schema` is the schema
-    /// of the system's own tables.
-    pub fn new(checkpoint: Checkpoint, own_schema: String) -> Self {
+    /// Starts from a checkpoint that `state::resume` has found intact.
+    pub fn new(checkpoint: Checkpoint) -> Self {
         Self {
             checkpoint,
-            own_schema,
+            feed_tables: FeedTables::default(),
             documents_as_text_from: None,
             may_log_snapshots: false,
+            publication: None,
             snapshot_logged_at: Lsn::INVALID,
             peeked_through: None,
             unconsumed: false,

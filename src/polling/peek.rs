@@ -92,7 +92,7 @@ const RELATION: u8 = b'R';
 /// kept: pgoutput sends each once in a peek, for all the transactions that follow. The function
 /// must run only once: hence a materialised CTE that is scanned twice.
 fn declare(filtered: bool) -> String {
-    let peek = "pg_logical_slot_peek_binary_changes($1::name, NULL, $2::int4, \
+    let peek = "pg_catalog.pg_logical_slot_peek_binary_changes($1::name, NULL, $2::int4, \
                 'proto_version', '1', 'publication_names', $3::text)";
     let (with, from) = if filtered {
         let with = format!(
@@ -100,9 +100,9 @@ fn declare(filtered: bool) -> String {
              WITH ORDINALITY AS message(lsn, xid, data, number)) "
         );
         let from = format!(
-            "peek WHERE number > (SELECT COALESCE(max(number), 0) FROM peek \
-             WHERE get_byte(data, 0) = {COMMIT} AND lsn <= $5::pg_lsn) \
-             OR get_byte(data, 0) = {RELATION}"
+            "peek WHERE number > (SELECT COALESCE(pg_catalog.max(number), 0) FROM peek \
+             WHERE pg_catalog.get_byte(data, 0) = {COMMIT} AND lsn <= $5::pg_lsn) \
+             OR pg_catalog.get_byte(data, 0) = {RELATION}"
         );
         (with, from)
     } else {
@@ -110,9 +110,9 @@ fn declare(filtered: bool) -> String {
     };
     format!(
         "DECLARE peek_cursor SCROLL CURSOR FOR {with}\
-         SELECT xid, CASE WHEN length(data) <= $4::int4 THEN data \
-         ELSE substr(data, 1, $4::int4) END, \
-         CASE WHEN length(data) > $4::int4 THEN length(data) END FROM {from}"
+         SELECT xid, CASE WHEN pg_catalog.length(data) <= $4::int4 THEN data \
+         ELSE pg_catalog.substr(data, 1, $4::int4) END, \
+         CASE WHEN pg_catalog.length(data) > $4::int4 THEN pg_catalog.length(data) END FROM {from}"
     )
 }
 
@@ -313,10 +313,7 @@ impl Missing {
             return cause.into();
         };
         let error = match state {
-            SqlState::UNDEFINED_OBJECT if self.slot => {
-                let message = format!("the replication slot {slot} does not exist");
-                Error::new(Category::SlotMissing, "slot_missing", message)
-            }
+            SqlState::UNDEFINED_OBJECT if self.slot => Self::slot_missing(slot),
             SqlState::UNDEFINED_OBJECT => self.publication_gap(request),
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => {
                 let message = format!("the replication slot {slot} can no longer be read");
@@ -325,6 +322,11 @@ impl Missing {
             _ => return cause.into(),
         };
         error.with_sqlstate(state.as_str()).with_source(cause)
+    }
+
+    pub(super) fn slot_missing(slot: &str) -> Error {
+        let message = format!("the replication slot {slot} does not exist");
+        Error::new(Category::SlotMissing, "slot_missing", message)
     }
 
     /// Also if the publication exists again: decoding sees the catalogue as it was when a change

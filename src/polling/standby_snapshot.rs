@@ -26,7 +26,7 @@ pub(super) fn snapshot_is_due(flush: Lsn, restart: Lsn, logged: Lsn) -> bool {
 /// Queues the logging of a snapshot, which the next cycle benefits from (PostgreSQL documentation,
 /// "Backup Control Functions"; PostgreSQL 16 and later).
 pub(super) fn queue_snapshot<S: Stream>(connection: &mut Connection<S>) -> Result<Queued> {
-    let log = "SELECT pg_log_standby_snapshot()";
+    let log = "SELECT pg_catalog.pg_log_standby_snapshot()";
     Ok(Queued::statement(connection, log, &[])?)
 }
 

@@ -223,6 +223,7 @@ fn classify(state: SqlState) -> (Category, &'static str) {
     match state {
         SqlState::INSUFFICIENT_PRIVILEGE => (Category::Permission, "permission_denied"),
         SqlState::OBJECT_IN_USE => (Category::SlotInUse, "slot_in_use"),
+        SqlState::READ_ONLY_SQL_TRANSACTION => (Category::Configuration, "database_read_only"),
         SqlState::INVALID_CATALOG_NAME => (Category::Configuration, "database_missing"),
         SqlState::QUERY_CANCELED
         | SqlState::LOCK_NOT_AVAILABLE
@@ -244,6 +245,11 @@ fn classify(state: SqlState) -> (Category, &'static str) {
 
 fn remedy(code: &str) -> Option<&'static str> {
     Some(match code {
+        "database_read_only" => {
+            "The server refuses writes, although the feed's transactions ask for them. Many \
+             providers do so while the disk is nearly full: free or add space, and look at SHOW \
+             default_transaction_read_only. On a standby, connect to the primary."
+        }
         "authentication_failed" => {
             "Check the user and the password in the Hyperdrive configuration or in DATABASE_URL, \
              and that pg_hba.conf allows this user to connect."

@@ -39,6 +39,8 @@ impl SqlState {
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     /// `lock_timeout` passed, or the statement has `NOWAIT`: `lock_not_available`.
     pub const LOCK_NOT_AVAILABLE: Self = Self(*b"55P03");
+    /// A transaction that may only read has tried to write.
+    pub const READ_ONLY_SQL_TRANSACTION: Self = Self(*b"25006");
     /// `idle_in_transaction_session_timeout`
     pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: Self = Self(*b"25P03");
     /// `transaction_timeout`

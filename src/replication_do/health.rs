@@ -73,7 +73,7 @@ pub(super) struct Health {
     pub(super) consecutive_failures: u32,
     pub(super) halted: Option<Halted>,
     pub(super) errors: BTreeMap<String, ErrorCount>,
-    /// A peek failed because the publication was missing. Even if it exists again, what was written
+    /// A peek found changes that were written while the publication was missing. Even if it exists again, what was written
     /// without it can never be decoded, so this must survive an eviction.
     pub(super) publication_was_missing: bool,
     pub(super) times: CycleTimes,
@@ -133,7 +133,7 @@ impl Health {
     }
 
     pub(super) fn note_publication(&mut self, error: &Error) {
-        self.publication_was_missing |= error.category() == Category::PublicationMissing;
+        self.publication_was_missing |= error.code() == "publication_gap";
     }
 
     /// Counts an error in its category.

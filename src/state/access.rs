@@ -9,16 +9,16 @@ use crate::postgres::{Connection, Stream};
 pub(super) async fn check_grants<S: Stream>(connection: &mut Connection<S>) -> Result<()> {
     // Locking the checkpoint with FOR UPDATE requires the UPDATE privilege.
     const MISSING: &str = "\
-SELECT string_agg(format('GRANT %s ON %s TO %I;', privileges, object, current_user), ' ') FROM (\
-SELECT string_agg(privilege, ', ') AS privileges, object::text FROM (VALUES \
+SELECT pg_catalog.string_agg(pg_catalog.format('GRANT %s ON %s TO %I;', privileges, object, current_user), ' ') FROM (\
+SELECT pg_catalog.string_agg(privilege, ', ') AS privileges, object::text FROM (VALUES \
 ('change_history', 'SELECT'), ('change_history', 'INSERT'), ('change_history', 'DELETE'), \
 ('replication_checkpoint', 'SELECT'), ('replication_checkpoint', 'INSERT'), \
 ('replication_checkpoint', 'UPDATE'), ('replication_migration', 'SELECT')) \
-AS needed (object, privilege) WHERE to_regclass(object) IS NOT NULL \
-AND NOT has_table_privilege(to_regclass(object), privilege) GROUP BY object \
+AS needed (object, privilege) WHERE pg_catalog.to_regclass(object) IS NOT NULL \
+AND NOT pg_catalog.has_table_privilege(pg_catalog.to_regclass(object), privilege) GROUP BY object \
 UNION ALL SELECT 'UPDATE', 'SEQUENCE change_history_id_seq' \
-WHERE to_regclass('change_history_id_seq') IS NOT NULL \
-AND NOT has_sequence_privilege(to_regclass('change_history_id_seq'), 'UPDATE')) missing";
+WHERE pg_catalog.to_regclass('change_history_id_seq') IS NOT NULL \
+AND NOT pg_catalog.has_sequence_privilege(pg_catalog.to_regclass('change_history_id_seq'), 'UPDATE')) missing";
     let grants: Option<String> = connection.query_one(MISSING, &[]).await?.get(0)?;
     let Some(grants) = grants else { return Ok(()) };
     let message =

@@ -71,7 +71,7 @@ impl Checkpoint {
     ) -> Result<()> {
         const INSERT: &str = "\
 INSERT INTO replication_checkpoint (slot, epoch, lsn, last_id, system_identifier, timeline) \
-SELECT $1::text, GREATEST(max(epoch), $5::int4) + 1, $2::pg_lsn, COALESCE(max(id), 0), $3::text, $4::int8 \
+SELECT $1::text, GREATEST(pg_catalog.max(epoch), $5::int4) + 1, $2::pg_lsn, COALESCE(pg_catalog.max(id), 0), $3::text, $4::int8 \
 FROM (SELECT id, epoch FROM change_history ORDER BY id DESC LIMIT 1) newest";
         let params = [
             Param::Text(slot),
@@ -95,7 +95,7 @@ FROM (SELECT id, epoch FROM change_history ORDER BY id DESC LIMIT 1) newest";
     ) -> Result<()> {
         const UPDATE: &str = "\
 UPDATE replication_checkpoint SET epoch = GREATEST(epoch, $5::int4) + 1, lsn = $2::pg_lsn, \
-system_identifier = $3::text, timeline = $4::int8, updated_at = now() WHERE slot = $1::text";
+system_identifier = $3::text, timeline = $4::int8, updated_at = pg_catalog.now() WHERE slot = $1::text";
         let params = [
             Param::Text(slot),
             Param::Lsn(lsn),

@@ -2,7 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::server::Server;
-use super::{access, migrations, publication, slot};
+use super::{BEGIN, access, definition, migrations, publication, slot};
 use crate::config::ReplicationConfig;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Stream};
@@ -10,7 +10,7 @@ use crate::postgres::{Connection, Stream};
 /// Keeps concurrent initialisations apart. The lock is held to the end of the transaction, so that
 /// it also works through a pooler in transaction mode. The number is arbitrary and used by this
 /// system only.
-pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8316547412953021)";
+pub(super) const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(8316547412953021)";
 
 /// Checks the server, applies migrations, and checks or creates the publication, the slot and the
 /// checkpoint.
@@ -35,17 +35,18 @@ pub async fn initialize_after_epoch<S: Stream>(
     let server = Server::read(connection).await?;
     server.check_requirements()?;
 
-    connection.execute("BEGIN", &[]).await?;
+    connection.execute(BEGIN, &[]).await?;
     connection.query_one(LOCK, &[]).await?;
+    migrations::check_names(connection, &server).await?;
     access::check_grants(connection).await?;
     migrations::apply(connection).await?;
     refuse_second_feed(connection, &config.slot).await?;
     publication::ensure(connection, &config.publication, &config.tables).await?;
     connection.execute("COMMIT", &[]).await?;
 
-    connection.execute("BEGIN", &[]).await?;
+    connection.execute(BEGIN, &[]).await?;
     connection.query_one(LOCK, &[]).await?;
-    ensure_slot(connection, &config.slot, &server, known_epoch).await?;
+    ensure_slot(connection, config, &server, known_epoch).await?;
     connection.execute("COMMIT", &[]).await?;
     Ok(())
 }
@@ -57,13 +58,14 @@ pub async fn initialize_after_epoch<S: Stream>(
 /// `resume` must assess and report.
 async fn ensure_slot<S: Stream>(
     connection: &mut Connection<S>,
-    name: &str,
+    config: &ReplicationConfig,
     server: &Server,
     known_epoch: i32,
 ) -> Result<()> {
+    let name = &config.slot;
     let existing = slot::read(connection, name).await?;
     if let Some(slot) = &existing {
-        slot.check_usable(name)?;
+        slot.kind.check_usable(name)?;
     }
     if Checkpoint::read(connection, name).await?.is_some() {
         return Ok(());
@@ -74,7 +76,11 @@ async fn ensure_slot<S: Stream>(
         server.check_free_slot()?;
         slot::create(connection, name).await?
     };
-    Checkpoint::insert(connection, name, start, server, known_epoch).await
+    Checkpoint::insert(connection, name, start, server, known_epoch).await?;
+    if let Some(published) = definition::read(connection, name, &config.publication).await? {
+        published.remember(connection, name).await?;
+    }
+    Ok(())
 }
 
 async fn refuse_second_feed<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<()> {

@@ -2,6 +2,8 @@
 //! once and in order, all in the caller's transaction.
 
 use super::OWN_TABLES;
+use super::server::Server;
+use crate::changes::FeedTables;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, Param, Stream};
 
@@ -13,7 +15,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         name: "0001_change_history",
         table: "change_history",
@@ -23,6 +25,11 @@ const MIGRATIONS: [Migration; 2] = [
         name: "0002_replication_checkpoint",
         table: "replication_checkpoint",
         sql: include_str!("../../migrations/0002_replication_checkpoint.sql"),
+    },
+    Migration {
+        name: "0003_checkpoint_publication",
+        table: "replication_checkpoint",
+        sql: include_str!("../../migrations/0003_checkpoint_publication.sql"),
     },
 ];
 
@@ -44,7 +51,7 @@ pub(super) async fn apply<S: Stream>(connection: &mut Connection<S>) -> Result<(
             .await
             .map_err(explain_create)?;
     }
-    let newest = "SELECT COALESCE(max(version), 0) FROM replication_migration";
+    let newest = "SELECT COALESCE(pg_catalog.max(version), 0) FROM replication_migration";
     let applied: i32 = connection.query_one(newest, &[]).await?.get(0)?;
     if usize::try_from(applied).is_ok_and(|applied| applied > MIGRATIONS.len()) {
         return Err(too_new(applied));
@@ -63,6 +70,48 @@ pub(super) async fn apply<S: Stream>(connection: &mut Connection<S>) -> Result<(
     Ok(())
 }
 
+/// The indexes that the migrations name.
+const OWN_INDEXES: [&str; 2] = ["change_history_lsn", "change_history_created_at"];
+
+/// Checks that nothing else has the name of one of the feed's, where the feed would create it.
+///
+/// Fails with `name_taken` and two ways out.
+pub(super) async fn check_names<S: Stream>(
+    connection: &mut Connection<S>,
+    server: &Server,
+) -> Result<()> {
+    let sql = format!(
+        "SELECT pg_catalog.string_agg(pg_catalog.format('%I.%I', n.nspname, c.relname), ', '), \
+         pg_catalog.string_agg(pg_catalog.format('ALTER %s %I.%I RENAME TO %I', \
+         CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' \
+         WHEN 'S' THEN 'SEQUENCE' WHEN 'i' THEN 'INDEX' ELSE 'TABLE' END, \
+         n.nspname, c.relname, c.relname || '_of_the_application'), '; '), \
+         pg_catalog.quote_ident(current_user), \
+         pg_catalog.quote_ident(pg_catalog.current_database()) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = $1::pg_catalog.text AND c.relname = ANY ($2::pg_catalog.text[]) \
+         AND COALESCE((SELECT indrelid FROM pg_catalog.pg_index i WHERE i.indexrelid = c.oid), \
+         c.oid)::pg_catalog.text <> ALL (pg_catalog.string_to_array(COALESCE({}, ''), ','))",
+        FeedTables::OIDS_SQL
+    );
+    let names = format!("{{{},{}}}", OWN_TABLES.join(","), OWN_INDEXES.join(","));
+    let params = [Param::Text(&server.schema), Param::Text(&names)];
+    let row = connection.query_one(&sql, &params).await?;
+    let (Some(taken), Some(rename)) =
+        (row.get::<Option<String>>(0)?, row.get::<Option<String>>(1)?)
+    else {
+        return Ok(());
+    };
+    let (role, database): (String, String) = (row.get(2)?, row.get(3)?);
+    let message =
+        format!("what the feed needs to create has a name that is already taken: {taken}");
+    Err(Error::new(Category::Configuration, "name_taken", message).with_remedy(format!(
+        "either rename what has the name: {rename}; or give the feed a schema of its own: CREATE \
+         SCHEMA change_feed AUTHORIZATION {role}; ALTER ROLE {role} IN DATABASE {database} SET \
+         search_path = change_feed; and call POST /init again"
+    )))
+}
+
 async fn apply_one<S: Stream>(
     connection: &mut Connection<S>,
     version: i32,
@@ -70,7 +119,7 @@ async fn apply_one<S: Stream>(
 ) -> Result<()> {
     const RECORD: &str = "\
 INSERT INTO replication_migration (version, name) VALUES ($1, $2) \
-ON CONFLICT (version) DO UPDATE SET applied_at = now()";
+ON CONFLICT (version) DO UPDATE SET applied_at = pg_catalog.now()";
     for statement in statements(migration.sql) {
         connection
             .execute(statement, &[])
@@ -83,7 +132,7 @@ ON CONFLICT (version) DO UPDATE SET applied_at = now()";
 }
 
 async fn exists<S: Stream>(connection: &mut Connection<S>, table: &str) -> Result<bool> {
-    const EXISTS: &str = "SELECT to_regclass($1::text) IS NOT NULL";
+    const EXISTS: &str = "SELECT pg_catalog.to_regclass($1::text) IS NOT NULL";
     let row = connection.query_one(EXISTS, &[Param::Text(table)]).await?;
     Ok(row.get(0)?)
 }

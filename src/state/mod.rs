@@ -11,6 +11,7 @@
 
 mod access;
 mod checkpoint;
+mod definition;
 mod initialize;
 mod migrations;
 mod publication;
@@ -19,16 +20,25 @@ mod server;
 mod slot;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use definition::FINGERPRINT;
+pub use definition::Fingerprint;
 pub use initialize::{initialize, initialize_after_epoch};
 pub use recovery::{
-    Continuity, DatabaseState, Discontinuity, LastKnown, Resumption, assess, begin_new_epoch,
+    Continuity, DatabaseState, Discontinuity, LastKnown, Resumed, Resumption, assess,
     read_database_state, resume,
 };
 pub use server::Server;
+pub(crate) use slot::SlotKind;
 pub use slot::{Slot, queue_advance as queue_slot_advance, read as read_slot};
 
-/// The tables that this system itself writes. They are never captured.
-pub const OWN_TABLES: [&str; 3] = [
+/// Begins every transaction that writes, and overrides the defaults of the role and the database:
+/// providers make them read-only near a full disk, when pruning is needed most. At a higher
+/// isolation level, waiting for the lock of the checkpoint would fail instead of seeing what was
+/// committed meanwhile.
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE";
+
+/// The tables that this system itself writes.
+pub(crate) const OWN_TABLES: [&str; 3] = [
     "change_history",
     "replication_checkpoint",
     "replication_migration",

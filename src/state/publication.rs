@@ -48,7 +48,8 @@ pub(super) async fn exists<S: Stream>(
     connection: &mut Connection<S>,
     publication: &str,
 ) -> Result<bool> {
-    const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1::text)";
+    const EXISTS: &str =
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1::text)";
     Ok(connection
         .query_one(EXISTS, &[Param::Text(publication)])
         .await?

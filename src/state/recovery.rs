@@ -1,11 +1,14 @@
 //! Assesses whether the slot still has every change since the checkpoint. If not, a new epoch
 //! begins: a gap is never hidden.
 
+use super::BEGIN;
 use super::checkpoint::Checkpoint;
+use super::definition::{self, Fingerprint, Published};
 use super::initialize::LOCK;
 use super::publication;
 use super::server::Server;
 use super::slot::{self, Slot};
+use crate::changes::FeedTables;
 use crate::config::OnSlotLost;
 use crate::error::{Category, Error, Result};
 use crate::postgres::{Connection, SqlState, Stream};
@@ -51,6 +54,8 @@ pub enum Discontinuity {
     ConsumedElsewhere,
     /// Changes were written while the publication was missing.
     PublicationGap,
+    /// What was published no longer is, or was not for a while.
+    PublicationChanged,
 }
 
 /// The last position that the object knows, to detect that the database went back in time.
@@ -114,7 +119,7 @@ pub async fn read_database_state<S: Stream>(
         return Err(tables_missing());
     }
     if let Some(slot_state) = &slot_state {
-        slot_state.check_usable(slot)?;
+        slot_state.kind.check_usable(slot)?;
     }
     Ok(DatabaseState {
         server,
@@ -157,62 +162,136 @@ pub struct Resumption<'a> {
     pub on_slot_lost: OnSlotLost,
 }
 
+/// Where a feed goes on from.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// The state of the feed in its database.
+    pub database: DatabaseState,
+    /// The publication as it was then.
+    pub publication: Fingerprint,
+    /// The tables of feeds, which are never captured.
+    pub feed_tables: FeedTables,
+    /// Why a new epoch has begun, if one has.
+    pub discontinuity: Option<Discontinuity>,
+}
+
 /// Makes sure that changes can follow: advances a slot that lags behind the checkpoint. If changes
 /// may have been missed, begins a new epoch or fails, as `on_slot_lost` says.
 ///
-/// Returns the state to go on from, and the discontinuity if there was one. Fails with
-/// [`Category::PublicationMissing`] while the publication does not exist.
+/// Fails with [`Category::PublicationMissing`] while the publication does not exist.
 pub async fn resume<S: Stream>(
     connection: &mut Connection<S>,
     resumption: Resumption<'_>,
-) -> Result<(DatabaseState, Option<Discontinuity>)> {
-    let database = read_database_state(connection, resumption.slot).await?;
-    if !publication::exists(connection, resumption.publication).await? {
-        return Err(publication::missing(resumption.publication, &[]));
+) -> Result<Resumed> {
+    let found = Found::read(connection, resumption).await?;
+    if !matches!(found.continuity, Continuity::Broken(_)) {
+        return found.go_on(connection, resumption.slot).await;
     }
-    let cause = match assess(&database, resumption.last_known) {
-        Continuity::Intact | Continuity::Unconsumed if resumption.publication_was_missing => {
-            Discontinuity::PublicationGap
-        }
-        Continuity::Intact => return Ok((database, None)),
-        Continuity::Unconsumed => {
-            slot::advance(connection, resumption.slot, database.checkpoint.lsn).await?;
-            return Ok((database, None));
-        }
-        Continuity::Broken(cause) => cause,
+    // Another object may be beginning the new epoch at this moment: between its new slot and its
+    // new checkpoint, everything looks like a gap. So the gap is assessed again under the lock.
+    let known_epoch = found.database.checkpoint.epoch;
+    connection.execute(BEGIN, &[]).await?;
+    connection.query_one(LOCK, &[]).await?;
+    let found = Found::read(connection, resumption).await?;
+    let has_begun = found.database.checkpoint.epoch > known_epoch;
+    let cause = match found.continuity {
+        Continuity::Broken(Discontinuity::PublicationGap) if has_begun => None,
+        Continuity::Broken(cause) => Some(cause),
+        _ => None,
+    };
+    let Some(cause) = cause else {
+        connection.execute("COMMIT", &[]).await?;
+        return found.go_on(connection, resumption.slot).await;
     };
     if resumption.on_slot_lost == OnSlotLost::Halt {
         return Err(cause.halt(resumption.slot));
     }
     let known_epoch = resumption.last_known.map_or(0, |known| known.epoch);
+    let Found {
+        database,
+        published,
+        ..
+    } = found;
     begin_new_epoch(connection, resumption.slot, &database.server, known_epoch).await?;
-    Ok((
-        read_database_state(connection, resumption.slot).await?,
-        Some(cause),
-    ))
+    published.remember(connection, resumption.slot).await?;
+    connection.execute("COMMIT", &[]).await?;
+    Ok(Resumed {
+        database: read_database_state(connection, resumption.slot).await?,
+        publication: published.fingerprint,
+        feed_tables: published.feed_tables,
+        discontinuity: Some(cause),
+    })
 }
 
-/// Replaces the slot and begins a new epoch.
+/// What the database says at one time.
+struct Found {
+    database: DatabaseState,
+    published: Published,
+    continuity: Continuity,
+}
+
+impl Found {
+    async fn read<S: Stream>(
+        connection: &mut Connection<S>,
+        resumption: Resumption<'_>,
+    ) -> Result<Self> {
+        let Resumption {
+            slot, publication, ..
+        } = resumption;
+        let database = read_database_state(connection, slot).await?;
+        let published = definition::read(connection, slot, publication).await?;
+        let published = published.ok_or_else(|| publication::missing(publication, &[]))?;
+        let continuity = match assess(&database, resumption.last_known) {
+            broken @ Continuity::Broken(_) => broken,
+            _ if resumption.publication_was_missing => {
+                Continuity::Broken(Discontinuity::PublicationGap)
+            }
+            _ if published.has_gap => Continuity::Broken(Discontinuity::PublicationChanged),
+            whole => whole,
+        };
+        Ok(Self {
+            database,
+            published,
+            continuity,
+        })
+    }
+
+    /// Changes can follow.
+    async fn go_on<S: Stream>(self, connection: &mut Connection<S>, slot: &str) -> Result<Resumed> {
+        if self.published.is_news() {
+            connection.execute(BEGIN, &[]).await?;
+            self.published.remember(connection, slot).await?;
+            connection.execute("COMMIT", &[]).await?;
+        }
+        if self.continuity == Continuity::Unconsumed {
+            slot::advance(connection, slot, self.database.checkpoint.lsn).await?;
+        }
+        Ok(Resumed {
+            database: self.database,
+            publication: self.published.fingerprint,
+            feed_tables: self.published.feed_tables,
+            discontinuity: None,
+        })
+    }
+}
+
+/// Replaces the slot and begins a new epoch, in the caller's transaction, which holds the lock.
 ///
-/// A crash in between is harmless: the next [`resume`] finds the new slot ahead of the checkpoint,
-/// and begins the epoch again.
-pub async fn begin_new_epoch<S: Stream>(
+/// A crash before its COMMIT is harmless: the next [`resume`] finds the new slot ahead of the
+/// checkpoint, and begins the epoch again.
+async fn begin_new_epoch<S: Stream>(
     connection: &mut Connection<S>,
     slot: &str,
     server: &Server,
     known_epoch: i32,
 ) -> Result<()> {
-    connection.execute("BEGIN", &[]).await?;
-    connection.query_one(LOCK, &[]).await?;
     if slot::read(connection, slot).await?.is_some() {
         slot::drop(connection, slot).await?;
     } else {
         server.check_free_slot()?;
     }
     let start = slot::create(connection, slot).await?;
-    Checkpoint::begin_epoch(connection, slot, start, server, known_epoch).await?;
-    connection.execute("COMMIT", &[]).await?;
-    Ok(())
+    Checkpoint::begin_epoch(connection, slot, start, server, known_epoch).await
 }
 
 impl Discontinuity {
@@ -226,6 +305,7 @@ impl Discontinuity {
             Self::SlotLost => "slot_lost",
             Self::ConsumedElsewhere => "slot_consumed_elsewhere",
             Self::PublicationGap => "publication_gap",
+            Self::PublicationChanged => "publication_changed",
         }
     }
 
@@ -243,13 +323,16 @@ impl Discontinuity {
             }
             Self::ConsumedElsewhere => "somebody else consumed changes of the replication slot",
             Self::PublicationGap => "changes were written while the publication was missing",
+            Self::PublicationChanged => {
+                "the publication has published less than before, at least for a while"
+            }
         }
     }
 
     fn halt(self, slot: &str) -> Error {
         let category = match self {
             Self::SlotMissing => Category::SlotMissing,
-            Self::PublicationGap => Category::PublicationMissing,
+            Self::PublicationGap | Self::PublicationChanged => Category::PublicationMissing,
             _ => Category::SlotLost,
         };
         Error::new(

@@ -31,22 +31,22 @@ pub struct Server {
 // from the name of the WAL file, since pg_control_checkpoint() shows a new one only after a
 // checkpoint.
 const READ: &str = "\
-SELECT pg_is_in_recovery(), \
-       (SELECT system_identifier::text FROM pg_control_system()), \
-       CASE WHEN NOT pg_is_in_recovery() THEN \
-         ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8 END, \
-       CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END, \
-       current_schema()::text, \
-       current_setting('wal_level'), \
+SELECT pg_catalog.pg_is_in_recovery(), \
+       (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), \
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN \
+         ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8 END, \
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END, \
+       pg_catalog.current_schema()::text, \
+       pg_catalog.current_setting('wal_level'), \
        current_user::text, \
-       (SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles g \
-          WHERE g.rolname = 'rds_replication' AND pg_has_role(r.oid, g.oid, 'MEMBER')) \
-        FROM pg_roles r WHERE r.rolname = current_user), \
-       (SELECT count(*) FROM pg_replication_slots), \
-       current_setting('max_replication_slots')::int8, \
-       to_regclass('change_history') IS NOT NULL, \
-       current_setting('server_version_num')::int4, \
-       COALESCE(has_function_privilege(to_regprocedure('pg_log_standby_snapshot()'), 'EXECUTE'), \
+       (SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g \
+          WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(r.oid, g.oid, 'MEMBER')) \
+        FROM pg_catalog.pg_roles r WHERE r.rolname = current_user), \
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots), \
+       pg_catalog.current_setting('max_replication_slots')::int8, \
+       pg_catalog.to_regclass('change_history') IS NOT NULL, \
+       pg_catalog.current_setting('server_version_num')::int4, \
+       COALESCE(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_log_standby_snapshot()'), 'EXECUTE'), \
          false)";
 
 /// In the form of `server_version_num`.

@@ -3,15 +3,13 @@
 use crate::error::{Category, Error, Result};
 use crate::lsn::Lsn;
 use crate::pipeline::Queued;
-use crate::postgres::{Connection, Param, Stream};
+use crate::postgres::{Connection, Param, Row, Stream};
 
 /// The slot's row in `pg_replication_slots`, as read at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// The output plugin; `None` for a physical slot.
-    pub plugin: Option<String>,
-    /// It was created in the database of this connection.
-    pub in_this_database: bool,
+    /// What it was created for.
+    pub(crate) kind: SlotKind,
     /// A session is reading it.
     pub active: bool,
     /// Every transaction that committed before it has been consumed.
@@ -26,11 +24,25 @@ pub struct Slot {
     pub safe_wal_size: Option<i64>,
 }
 
+/// What a slot was created for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotKind {
+    /// The output plugin; `None` for a physical slot.
+    plugin: Option<String>,
+    /// It was created in the database of this connection.
+    in_this_database: bool,
+    /// It decodes transactions when they are prepared, which the feed's version of pgoutput's
+    /// protocol has no messages for.
+    is_two_phase: bool,
+    /// It goes with the session that has created it.
+    is_temporary: bool,
+}
+
 const READ: &str = "\
-SELECT plugin::text, COALESCE(database = current_database(), false), active, \
+SELECT plugin::text, COALESCE(database = pg_catalog.current_database(), false), two_phase, temporary, active, \
        confirmed_flush_lsn, restart_lsn, \
-       pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)::int8, wal_status, safe_wal_size \
-FROM pg_replication_slots WHERE slot_name = $1::text";
+       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), restart_lsn)::int8, wal_status, safe_wal_size \
+FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text";
 
 /// Reads the slot; `None` if there is none of that name.
 pub async fn read<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Option<Slot>> {
@@ -41,14 +53,13 @@ pub async fn read<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Resu
         return Ok(None);
     };
     Ok(Some(Slot {
-        plugin: row.get(0)?,
-        in_this_database: row.get(1)?,
-        active: row.get(2)?,
-        confirmed_flush_lsn: row.get(3)?,
-        restart_lsn: row.get(4)?,
-        retained_bytes: row.get(5)?,
-        wal_status: row.get(6)?,
-        safe_wal_size: row.get(7)?,
+        kind: SlotKind::from_row(&row, 0)?,
+        active: row.get(4)?,
+        confirmed_flush_lsn: row.get(5)?,
+        restart_lsn: row.get(6)?,
+        retained_bytes: row.get(7)?,
+        wal_status: row.get(8)?,
+        safe_wal_size: row.get(9)?,
     }))
 }
 
@@ -57,22 +68,50 @@ impl Slot {
     pub fn is_lost(&self) -> bool {
         self.wal_status.as_deref() == Some("lost") || self.confirmed_flush_lsn.is_none()
     }
+}
+
+impl SlotKind {
+    /// The columns of [`Self::from_row`] in `pg_get_replication_slots()`.
+    pub(crate) const COLUMNS: &str = "plugin::pg_catalog.text, \
+        COALESCE(datoid = (SELECT oid FROM pg_catalog.pg_database \
+        WHERE datname = pg_catalog.current_database()), false), two_phase, temporary";
+
+    /// Reads it from the columns from `first` on.
+    pub(crate) fn from_row(row: &Row, first: usize) -> Result<Self> {
+        Ok(Self {
+            plugin: row.get(first)?,
+            in_this_database: row.get(first + 1)?,
+            is_two_phase: row.get(first + 2)?,
+            is_temporary: row.get(first + 3)?,
+        })
+    }
 
     /// Refuses a slot that was created for something else. Such a slot is never dropped.
-    pub(super) fn check_usable(&self, name: &str) -> Result<()> {
+    pub(crate) fn check_usable(&self, name: &str) -> Result<()> {
         let wrong = match self.plugin.as_deref() {
+            _ if self.is_temporary => "is temporary: it goes with the session that has created it",
             None => "is a physical slot",
-            Some("pgoutput") if self.in_this_database => return Ok(()),
-            Some("pgoutput") => "belongs to another database",
+            Some("pgoutput") if !self.in_this_database => "belongs to another database",
+            Some("pgoutput") if self.is_two_phase => {
+                "was created with two_phase, which the feed cannot decode"
+            }
+            Some("pgoutput") => return Ok(()),
             Some(_) => "has another output plugin than pgoutput",
         };
         let message = format!("the replication slot {name} {wrong}");
-        Err(
-            Error::new(Category::Configuration, "slot_unusable", message).with_remedy(format!(
+        let remedy = if self.is_temporary {
+            format!(
+                "configure another slot; or, if nobody needs this one, end its session: run SELECT \
+                 pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = \
+                 '{name}'; and call POST /init"
+            )
+        } else {
+            format!(
                 "configure another slot; or, if nobody needs this one, run \
-             SELECT pg_drop_replication_slot('{name}'); and call POST /init"
-            )),
-        )
+                 SELECT pg_drop_replication_slot('{name}'); and call POST /init"
+            )
+        };
+        Err(Error::new(Category::Configuration, "slot_unusable", message).with_remedy(remedy))
     }
 }
 
@@ -80,7 +119,8 @@ impl Slot {
 ///
 /// Postgres waits for all running transactions, so a session that idles in a transaction delays it.
 pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<Lsn> {
-    const CREATE: &str = "SELECT lsn FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
+    const CREATE: &str =
+        "SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1::text, 'pgoutput')";
     let row = connection
         .query_one(CREATE, &[Param::Text(slot)])
         .await
@@ -103,7 +143,7 @@ pub(super) async fn create<S: Stream>(connection: &mut Connection<S>, slot: &str
 pub(super) async fn drop<S: Stream>(connection: &mut Connection<S>, slot: &str) -> Result<()> {
     connection
         .query_one(
-            "SELECT pg_drop_replication_slot($1::text)",
+            "SELECT pg_catalog.pg_drop_replication_slot($1::text)",
             &[Param::Text(slot)],
         )
         .await?;
@@ -131,7 +171,7 @@ pub fn queue_advance<S: Stream>(
     slot: &str,
     to: Lsn,
 ) -> Result<Queued> {
-    const ADVANCE: &str = "SELECT pg_replication_slot_advance(slot::name, lsn) \
+    const ADVANCE: &str = "SELECT pg_catalog.pg_replication_slot_advance(slot::name, lsn) \
                            FROM replication_checkpoint WHERE slot = $1::text AND lsn >= $2::pg_lsn";
     let params = [Param::Text(slot), Param::Lsn(to)];
     Ok(Queued::statement(connection, ADVANCE, &params)?)

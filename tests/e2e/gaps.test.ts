@@ -53,6 +53,48 @@ for (const version of [18, 15] as const) {
     assert.equal((await feed.message("reset")).reason, "epoch_changed");
     assert.equal((await status(scenario)).epoch, 2);
   });
+
+  test(`a slot that is dropped and created again under a client on PostgreSQL ${version} ends the epoch`, async (t) => {
+    const scenario = await Scenario.start(t, { version });
+    const { database, worker } = scenario;
+    // Nothing polls between the steps.
+    await scenario.initialise({ pollInterval: 3_600_000 });
+    const feed = await worker.connect();
+    await feed.message("welcome");
+    await scenario.insert(1);
+    await worker.request("POST", "/poll");
+    await feed.receivedChanges(1);
+    await dropSlot(database);
+    await scenario.insert(2);
+    await database.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [database.slot]);
+    await scenario.insert(3);
+    await worker.request("POST", "/poll");
+    assert.equal((await feed.message("reset")).reason, "epoch_changed");
+    assert.equal((await status(scenario)).epoch, 2);
+  });
+
+  test(`a table that leaves the publication and comes back under a client on PostgreSQL ${version} ends the epoch`, async (t) => {
+    const scenario = await Scenario.start(t, { version });
+    const { database, worker } = scenario;
+    await scenario.initialise({ pollInterval: 3_600_000 });
+    const feed = await worker.connect();
+    await feed.message("welcome");
+    await scenario.insert(1);
+    await worker.request("POST", "/poll");
+    await feed.receivedChanges(1);
+    await database.query(`ALTER PUBLICATION ${database.slot} DROP TABLE items`);
+    await scenario.insert(2);
+    await database.query(`ALTER PUBLICATION ${database.slot} ADD TABLE items`);
+    await worker.request("POST", "/poll");
+    assert.equal((await feed.message("reset")).reason, "epoch_changed");
+    assert.equal((await status(scenario)).epoch, 2);
+    // A table that is added is no gap.
+    await database.query("CREATE TABLE more (id int PRIMARY KEY)");
+    await database.query(`ALTER PUBLICATION ${database.slot} ADD TABLE more`);
+    await scenario.insert(4);
+    assert.equal((await worker.request("POST", "/poll")).status, 200);
+    assert.equal((await status(scenario)).epoch, 2);
+  });
 }
 
 test("with onSlotLost halt a dropped slot stops the feed with a remedy, and the remedy works", async (t) => {

@@ -74,7 +74,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(max_row_bytes: usize) -> Self {
-        let excluded = [("public".to_owned(), "change_history".to_owned())];
+        let excluded = FeedTables::parse("99,100");
         Self {
             assembler: Assembler::new(Lsn(100), excluded, Limits { max_row_bytes }),
             types: TypeCatalog::default(),
@@ -151,19 +151,58 @@ fn a_transaction_before_the_checkpoint_is_skipped_but_its_relations_are_kept() {
 fn changes_of_excluded_tables_are_left_out_even_of_a_truncate() {
     let mut fixture = Fixture::within_a_transaction(1000, &[("id", INT4)]);
     // The types of an excluded table do not matter.
-    let own = relation(2, "change_history", &[("id", MADE)]);
+    let own = relation(99, "change_history_2026", &[("id", MADE)]);
     assert_eq!(fixture.accept(&own), Ok(Outcome::Nothing));
     assert_eq!(
-        fixture.accept(&insert(2, &[text("1")])),
+        fixture.accept(&insert(99, &[text("1")])),
         Ok(Outcome::Nothing)
     );
     let truncate = Message::Truncate(Truncate {
-        relations: vec![2, 1],
+        relations: vec![99, 1],
         cascade: false,
         restart_identity: false,
     });
     assert_eq!(fixture.accept(&truncate), Ok(Outcome::Changes(1)));
     assert_eq!(fixture.last().0, "{}");
+}
+
+#[test]
+fn a_table_of_a_feed_is_recognised_when_it_is_described_and_one_that_is_only_named_so_is_captured()
+{
+    let history = [
+        "lsn",
+        "table_name",
+        "operation",
+        "old_data",
+        "unchanged",
+        "omitted",
+        "as_text",
+        "committed_at",
+    ]
+    .map(|name| (name, MADE));
+    let checkpoint =
+        ["slot", "epoch", "last_id", "system_identifier", "timeline"].map(|name| (name, MADE));
+    let migration = ["version", "name", "applied_at"].map(|name| (name, INT4));
+    let mut fixture = Fixture::within_a_transaction(1000, &[("id", INT4)]);
+    for (name, columns, is_captured) in [
+        ("change_history_2026", &history[..], false),
+        ("replication_checkpoint", &checkpoint, false),
+        ("replication_migration", &migration, false),
+        ("migrations", &migration, true),
+        ("change_history", &[("id", INT4)], true),
+    ] {
+        assert_eq!(
+            fixture.accept(&relation(3, name, columns)),
+            Ok(Outcome::Nothing)
+        );
+        let values = vec![text("1"); columns.len()];
+        let expected = if is_captured {
+            Outcome::Changes(1)
+        } else {
+            Outcome::Nothing
+        };
+        assert_eq!(fixture.accept(&insert(3, &values)), Ok(expected), "{name}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::error::{Category, Error, Result};
 use crate::history::WriteMethod;
 use crate::polling::{self, CycleConfig, CycleState, Expect, Outcome, Policy, policy};
 use crate::replication_do::health::Position;
-use crate::state::{self, LastKnown, Resumption};
+use crate::state::{self, LastKnown, Resumed, Resumption};
 use crate::workers::database::{self, Database, DatabaseConnector};
 use crate::workers::log;
 
@@ -97,7 +97,9 @@ impl Runtime {
     /// The server may close a kept connection at any time, which is no failure of this poll; and
     /// what is wrong with a slot that was fine the last time is for [`state::resume`] to judge.
     fn deserves_another_attempt(&self, stop: &Stop) -> bool {
-        if !stop.kept {
+        // The next attempt knows of this gap, and ends the epoch.
+        let is_known_now = stop.error.code() == "publication_gap";
+        if !stop.kept && !is_known_now {
             return false;
         }
         if stop.error.category() == Category::Connection {
@@ -235,7 +237,12 @@ impl Runtime {
             publication_was_missing: self.with(|memory| memory.health.publication_was_missing),
             on_slot_lost: config.on_slot_lost,
         };
-        let (standing, broken) = state::resume(connection, resumption).await?;
+        let Resumed {
+            database: standing,
+            publication,
+            feed_tables,
+            discontinuity: broken,
+        } = state::resume(connection, resumption).await?;
         {
             let mut memory = self.memory.borrow_mut();
             if std::mem::take(&mut memory.health.publication_was_missing) {
@@ -255,13 +262,16 @@ impl Runtime {
         if let Some(mut cycle) = before
             && broken.is_none()
             && cycle.checkpoint == standing.checkpoint
-            && cycle.own_schema == standing.server.schema
         {
             cycle.may_log_snapshots = may_log_snapshots;
+            cycle.publication = Some(publication);
+            cycle.feed_tables = feed_tables;
             return Ok(cycle);
         }
-        let mut cycle = CycleState::new(standing.checkpoint, standing.server.schema);
+        let mut cycle = CycleState::new(standing.checkpoint);
         cycle.may_log_snapshots = may_log_snapshots;
+        cycle.publication = Some(publication);
+        cycle.feed_tables = feed_tables;
         cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
         Ok(cycle)
     }

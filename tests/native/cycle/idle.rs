@@ -71,7 +71,7 @@ async fn an_idle_poll_is_one_round_trip_that_neither_locks_nor_writes_nor_decode
     let statement = "SELECT query FROM pg_stat_activity \
                      WHERE application_name = 'pg-change-feed' AND backend_type = 'client backend'";
     let statement = feed.value(statement).await;
-    assert_eq!(statement, "SELECT pg_current_wal_flush_lsn()");
+    assert_eq!(statement, "SELECT pg_catalog.pg_current_wal_flush_lsn()");
     let read_only = "SET default_transaction_read_only = on";
     reader.connection.execute(read_only, &[]).await.unwrap();
     let slot = &feed.config.slot;

@@ -3,6 +3,8 @@
 
 mod crashes;
 mod cuts;
+mod feed_tables;
+mod gaps;
 mod idle;
 mod order;
 mod privileges;

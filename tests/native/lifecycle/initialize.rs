@@ -22,6 +22,10 @@ on_each_version!(
     a_missing_publication_is_reported_with_the_sql_that_creates_it,
     concurrent_initialisations_create_everything_once,
     dropped_tables_are_created_again_and_no_id_is_reused,
+    a_slot_with_two_phase_or_of_a_session_is_refused_with_the_sql_that_removes_it,
+    a_name_that_is_taken_is_reported_with_both_ways_out,
+    a_database_that_is_read_only_by_default_is_initialised_and_begins_new_epochs,
+    a_database_that_refuses_writes_is_reported,
 );
 
 const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY); \
@@ -243,7 +247,7 @@ async fn concurrent_initialisations_create_everything_once(version: Version) {
         initialized.unwrap();
     }
     let migrations = "SELECT count(*) FROM replication_migration";
-    assert_eq!(value(&url, migrations).await, "2");
+    assert_eq!(value(&url, migrations).await, "3");
     let checkpoints = "SELECT count(*) FROM replication_checkpoint";
     assert_eq!(value(&url, checkpoints).await, "1");
 }
@@ -279,4 +283,114 @@ async fn dropped_tables_are_created_again_and_no_id_is_reused(version: Version) 
     feed.reader().await.drain().await.unwrap();
     let newest = "SELECT epoch || ' ' || id FROM change_history WHERE data ->> 'id' = '5'";
     assert_eq!(feed.value(newest).await, "2 5");
+}
+
+async fn a_slot_with_two_phase_or_of_a_session_is_refused_with_the_sql_that_removes_it(
+    version: Version,
+) {
+    let database = Database::create(version).await;
+    let url = database.url();
+    run(&url, ITEMS).await;
+    let slot = url.login.database.clone();
+    for (options, what) in [("false, true", "two_phase"), ("true, false", "temporary")] {
+        let session = client(&url).await;
+        let make =
+            format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput', {options})");
+        session.batch_execute(&make).await.unwrap();
+        let error = refused(&url, &slot).await;
+        assert_reported(&error, Category::Configuration, "slot_unusable", &slot);
+        assert!(error.to_string().contains(what), "{error}");
+        let remedy = error.remedy().unwrap();
+        let (_, sql) = remedy.split_once("run ").unwrap();
+        let (sql, _) = sql.split_once("; and call").unwrap();
+        run(&url, sql).await;
+        let left = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        while value(&url, &left).await != "0" {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+    initialize(&url, &slot).await.unwrap();
+}
+
+async fn a_name_that_is_taken_is_reported_with_both_ways_out(version: Version) {
+    for way_out in ["ALTER TABLE", "CREATE SCHEMA"] {
+        let database = Database::create(version).await;
+        let url = database.url();
+        run(&url, ITEMS).await;
+        run(
+            &url,
+            "CREATE TABLE change_history (id serial primary key, note text); \
+             CREATE VIEW change_history_lsn AS SELECT 1 AS one",
+        )
+        .await;
+        let slot = url.login.database.clone();
+        let error = refused(&url, &slot).await;
+        assert_reported(&error, Category::Configuration, "name_taken", way_out);
+        assert!(
+            error.to_string().contains("public.change_history"),
+            "{error}"
+        );
+        // The SQL is run exactly as the remedy says.
+        let remedy = error.remedy().unwrap();
+        let (_, sql) = remedy.split_once(way_out).unwrap();
+        let (sql, _) = sql
+            .split_once("; or give")
+            .unwrap_or_else(|| sql.split_once("; and call").unwrap());
+        run(&url, &format!("{way_out}{sql}")).await;
+        initialize(&url, &slot).await.unwrap();
+        initialize(&url, &slot).await.unwrap();
+    }
+}
+
+async fn make_read_only(url: &DatabaseUrl) {
+    let database = &url.login.database;
+    let sql = format!("ALTER DATABASE {database} SET default_transaction_read_only = on");
+    run(url, &sql).await;
+}
+
+async fn a_database_that_is_read_only_by_default_is_initialised_and_begins_new_epochs(
+    version: Version,
+) {
+    let database = Database::create(version).await;
+    let url = database.url();
+    run(&url, ITEMS).await;
+    make_read_only(&url).await;
+    let slot = url.login.database.clone();
+    initialize(&url, &slot).await.unwrap();
+    run(&url, &format!("SELECT pg_drop_replication_slot('{slot}')")).await;
+    let resumption = state::Resumption {
+        slot: &slot,
+        publication: "feed",
+        last_known: None,
+        publication_was_missing: false,
+        on_slot_lost: pg_change_feed::config::OnSlotLost::Recover,
+    };
+    let mut connection = connect(&url).await;
+    let resumed = state::resume(&mut connection, resumption).await.unwrap();
+    assert_eq!(
+        resumed.discontinuity,
+        Some(state::Discontinuity::SlotMissing)
+    );
+    let resumed = state::resume(&mut connection, resumption).await.unwrap();
+    assert_eq!(resumed.discontinuity, None);
+    connection.close().await;
+}
+
+async fn a_database_that_refuses_writes_is_reported(version: Version) {
+    let items = "CREATE TABLE items (id int PRIMARY KEY)";
+    let feed = crate::support::feed::TestFeed::create(version, items, "FOR TABLE items").await;
+    feed.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         $$BEGIN RAISE 'no space' USING ERRCODE = '25006'; END$$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON change_history EXECUTE FUNCTION refuse(); \
+         INSERT INTO items VALUES (1)",
+    )
+    .await;
+    let error = feed.reader().await.poll().await.unwrap_err();
+    assert_reported(
+        &error,
+        Category::Configuration,
+        "database_read_only",
+        "default_transaction_read_only",
+    );
 }

@@ -15,6 +15,7 @@ on_each_version!(
     nothing_from_the_floor_on_is_removed,
     a_long_history_is_pruned_in_batches,
     if_nothing_is_to_be_removed_no_statement_is_sent,
+    a_database_that_is_read_only_by_default_is_pruned,
 );
 
 const ROWS: HistoryRetention = HistoryRetention {
@@ -138,4 +139,16 @@ async fn if_nothing_is_to_be_removed_no_statement_is_sent(version: Version) {
     assert_eq!(pruned.unwrap().rows, 0);
     feed.run("ALTER TABLE elsewhere RENAME TO change_history")
         .await;
+}
+
+/// Providers make it so near a full disk, which pruning makes room on.
+async fn a_database_that_is_read_only_by_default_is_pruned(version: Version) {
+    let feed = history_of(version, 30, 30).await;
+    let database = &feed.url().login.database;
+    feed.run(&format!(
+        "ALTER DATABASE {database} SET default_transaction_read_only = on"
+    ))
+    .await;
+    prune(&feed, ROWS, None).await;
+    assert_eq!(kept(&feed).await, "21 to 30, 10");
 }

@@ -243,9 +243,12 @@ impl<S: Socket> Reader<S> {
             publication_was_missing: false,
             on_slot_lost: OnSlotLost::Halt,
         };
-        let (database, _) = state::resume(&mut connection, resumption).await?;
-        let mut cycle = CycleState::new(database.checkpoint, database.server.schema);
+        let resumed = state::resume(&mut connection, resumption).await?;
+        let database = resumed.database;
+        let mut cycle = CycleState::new(database.checkpoint);
         cycle.may_log_snapshots = database.server.may_log_snapshots;
+        cycle.publication = Some(resumed.publication);
+        cycle.feed_tables = resumed.feed_tables;
         Ok(Self {
             connection,
             connector,
@@ -262,7 +265,7 @@ impl<S: Socket> Reader<S> {
         Ok(Self {
             connection,
             connector,
-            cycle: CycleState::new(checkpoint, "public".into()),
+            cycle: CycleState::new(checkpoint),
             config: feed.config.clone(),
         })
     }

@@ -2,7 +2,7 @@
 //! cycle does, without storing.
 
 use pg_change_feed::changes::{
-    Assembler, ChangeBatch, Limits, Outcome, SESSION_SETTINGS, TypeCatalog, TypeRow,
+    Assembler, ChangeBatch, FeedTables, Limits, Outcome, SESSION_SETTINGS, TypeCatalog, TypeRow,
 };
 use pg_change_feed::lsn::Lsn;
 use pg_change_feed::pgoutput::{decode, decode_prefix};
@@ -133,7 +133,7 @@ impl SlotReader {
     /// As [`Self::take`], but returns the batch itself.
     pub async fn take_batch(&mut self) -> ChangeBatch {
         let messages = self.peek().await;
-        let mut assembler = Assembler::new(Lsn::INVALID, [], self.limits);
+        let mut assembler = Assembler::new(Lsn::INVALID, FeedTables::default(), self.limits);
         self.types.begin_peek();
         let mut batch = ChangeBatch::default();
         let mut end = Lsn::INVALID;
