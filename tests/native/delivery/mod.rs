@@ -11,6 +11,7 @@ mod harness;
 mod laggards;
 mod large;
 mod lookups;
+mod neighbours;
 mod pages;
 mod quiet;
 mod recent;
