@@ -135,8 +135,8 @@ impl Condition {
         self.is_identity
     }
 
-    /// Takes in what the catalogue says of the column. Fails where a column of numbers is compared
-    /// with something that is no number.
+    /// Applies the catalogue's facts about the column. Fails if a numeric column is compared with a
+    /// non-number.
     pub fn bind(&mut self, facts: ColumnFacts) -> Result<(), FrameError> {
         if facts.is_number {
             for operand in &self.operands {
@@ -155,7 +155,7 @@ impl Condition {
         Ok(())
     }
 
-    /// The same, when the column may have changed since: what does not fit any more is no mistake.
+    /// As [`Self::bind`] after a table change: a value that no longer fits is not an error.
     pub(super) fn rebind(&mut self, facts: Option<ColumnFacts>) {
         self.is_identity = facts.is_some_and(|facts| facts.is_identity);
     }
@@ -167,7 +167,7 @@ impl Condition {
             return Truth::Unknown;
         };
         let value = Scalar::read(value.get());
-        // A string that is no number is no column's of numbers.
+        // Non-numeric text cannot come from a numeric column.
         let is_number = is_number.or_else(|| (!value.is_decimal_text()).then_some(false));
         let holds = |is_number| self.holds_for(&value, is_number);
         match is_number {

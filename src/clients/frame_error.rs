@@ -14,7 +14,7 @@ pub enum FrameError {
     #[error("the message must be a JSON object with a string \"type\"")]
     NoType,
     /// No frame of this protocol version has that `type`.
-    #[error("unknown message type {found:?}: this server takes \"subscribe\" and \"ack\"")]
+    #[error("unknown message type {found:?}: this server accepts \"subscribe\" and \"ack\"")]
     UnknownType {
         /// The first characters of the type.
         found: String,
@@ -119,7 +119,7 @@ impl FrameError {
     }
 }
 
-/// At most so many characters of a client's own text go back to it.
+/// At most this many characters of the client's text are echoed.
 const MAX_ECHO: usize = 200;
 
 pub(super) fn shorten(text: &str) -> String {

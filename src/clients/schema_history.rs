@@ -107,8 +107,8 @@ impl SchemaHistory {
     /// Adds what the feed described. Returns the tables that are new or have changed.
     pub fn add(&mut self, described: &SchemaChanges<'_>) -> Vec<TableName> {
         if self.through != Some(described.after) {
-            // Another reader has stored changes that were not seen here, or a position was not kept:
-            // what is known no longer says when it ceased to hold.
+            // Another reader stored changes that this object did not see, or a position was not
+            // persisted: it is unknown how long the descriptions hold.
             self.tables.borrow_mut().clear();
             self.unsaved.clear();
             self.must_clear = true;

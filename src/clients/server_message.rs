@@ -9,7 +9,7 @@ use super::frame_error::FrameError;
 use super::position::Position;
 use super::subscription::FilterWarning;
 
-/// About so many bytes go into one `changes` frame; a single change may be larger.
+/// Target size of a `changes` frame in bytes; a single change may exceed it.
 pub const MAX_CHANGES_BYTES: usize = 1 << 20;
 
 /// A frame of the server, but for `changes`, which [`ChangesFrame`] writes.

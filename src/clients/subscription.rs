@@ -58,7 +58,7 @@ pub struct View {
     allowed: Option<Vec<Subscription>>,
 }
 
-/// A filter that some updates and deletes cannot be judged by.
+/// A filter that cannot be evaluated for some updates and deletes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FilterWarning {
     /// The table, as it was subscribed to.
@@ -67,7 +67,7 @@ pub struct FilterWarning {
     pub columns: Vec<String>,
     /// What this means.
     pub message: String,
-    /// What mends it.
+    /// The SQL that fixes it.
     pub sql: String,
 }
 
@@ -100,8 +100,8 @@ impl Subscription {
         &self.filter
     }
 
-    /// Takes in what the catalogue says of the filter's columns; `facts` answers `None` for a
-    /// column that the table does not have.
+    /// Applies the catalogue's facts about the filter's columns; `facts` returns `None` for a column
+    /// that the table does not have.
     pub fn bind(&mut self, facts: impl Fn(&str) -> Option<ColumnFacts>) -> Result<(), FrameError> {
         for (index, condition) in self.filter.iter_mut().enumerate() {
             let within = |error: FrameError| error.within(&format!("filter[{index}]"));
@@ -235,7 +235,7 @@ fn read_subscription(
 }
 
 pub(super) fn read_table(field: &str, text: &str) -> Result<TableName, FrameError> {
-    let problem = "must be `table` for a table in public, else `schema.table`";
+    let problem = "must be `table` (in schema public) or `schema.table`";
     TableName::parse(text).ok_or_else(|| FrameError::field(field, problem))
 }
 
@@ -291,8 +291,8 @@ impl View {
         self.allowed.as_deref()
     }
 
-    /// Takes in what the catalogue says of every filter's columns; `facts` answers `None` for a
-    /// column, or a table, that is not there. The path in an error is the client's own field.
+    /// Applies the catalogue's facts about every filter's columns; `facts` returns `None` for a column
+    /// or a table that does not exist. The path in an error is the client's own field.
     pub fn bind(
         &mut self,
         facts: impl Fn(&TableName, &str) -> Option<ColumnFacts>,
@@ -313,8 +313,8 @@ impl View {
         )
     }
 
-    /// Takes in what the catalogue says of the columns now. A column that has gone, or is of another
-    /// type, is no mistake of the client: it goes on, and what cannot be judged is unknown.
+    /// Applies the catalogue's present facts about the columns. A column that has gone or changed its
+    /// type is not the client's mistake: it goes on, and what cannot be judged is unknown.
     pub fn rebind(&mut self, facts: impl Fn(&TableName, &str) -> Option<ColumnFacts>) {
         let wanted = match &mut self.wanted {
             Subscriptions::AllTables => &mut [],
@@ -327,7 +327,7 @@ impl View {
         }
     }
 
-    /// Every filter that some updates and deletes cannot be judged by.
+    /// Every filter that cannot be evaluated for some updates and deletes.
     pub fn warnings(&self) -> Vec<FilterWarning> {
         let allowed = self.allowed.iter().flatten();
         let mut warnings = Vec::new();
@@ -370,7 +370,7 @@ impl View {
         self.wanted == Subscriptions::AllTables && self.allowed.is_none()
     }
 
-    /// Whether any change can be told apart by its table alone: then [`Self::judge`] needs no rows.
+    /// Whether any subscription filters rows.
     pub fn has_filters(&self) -> bool {
         let allowed = self.allowed.iter().flatten();
         let mut all = self.tables().iter().chain(allowed);

@@ -71,10 +71,10 @@ pub enum TicketError {
     /// The signature is not of the shared secret.
     #[error("the ticket's signature is wrong")]
     Signature,
-    /// It is worth nothing any more.
+    /// It has expired.
     #[error("the ticket has expired")]
     Expired,
-    /// It is worth nothing yet.
+    /// It is not valid yet.
     #[error("the ticket is not valid yet")]
     NotYetValid,
     /// It would be valid for longer than [`MAX_TICKET_LIFETIME`].

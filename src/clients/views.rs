@@ -18,7 +18,7 @@ impl Views {
             return Rc::clone(known);
         }
         if views.len() == views.capacity() {
-            // Before it grows: what nobody has any more goes.
+            // Before the set grows, drop views that no client uses.
             views.retain(|view| Rc::strong_count(view) > 1);
         }
         views.insert(Rc::clone(&view));

@@ -1,5 +1,5 @@
-//! How a sink that answers each frame fares: what is out, what the answer means, and when to try
-//! again. Pure; the calls are made elsewhere.
+//! State of a sink that answers each frame: the outstanding frame, what its answer means, when to
+//! retry. Pure; the calls are made elsewhere.
 
 use std::rc::Rc;
 
@@ -89,7 +89,7 @@ impl Answers {
         self.owed_reset = None;
         self.conflicts = self.conflicts.saturating_add(1);
         if self.conflicts > 1 {
-            let message = "the object answers 409 again and again and accepts nothing".to_owned();
+            let message = "the object answered 409 repeatedly without accepting a frame".to_owned();
             self.failed(message, now, jitter);
         } else {
             self.failures = 0;

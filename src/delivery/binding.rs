@@ -17,9 +17,8 @@ pub(super) struct BindBatch<S> {
 }
 
 impl<S: Sink> BindBatch<S> {
-    /// As many of the consumers that are to be bound now as one statement can serve, the first one in
-    /// any case; `None` when there is none. Consumers whose lookup has failed go alone, so that no
-    /// other one shares its fate.
+    /// As many unbound consumers as one statement can serve, at least one; `None` when there is none. A
+    /// consumer whose lookup failed is bound alone, so that its failure affects no other.
     pub(super) fn of(consumers: &[Rc<Consumer<S>>], now: u64) -> Option<Self> {
         let mut batch: Option<Self> = None;
         for consumer in consumers {

@@ -1,6 +1,6 @@
 //! What all consumers of one object may leave unacknowledged together.
 //!
-//! The platform holds what a client does not read, and does not tell how much that is. Each
+//! The platform buffers what a client has not read, and does not expose how much. Each
 //! consumer has an allowance of its own, about what the network holds anyway. Beyond it all share
 //! one budget, so that many slow clients cannot fill the isolate's memory.
 

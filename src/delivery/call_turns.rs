@@ -1,5 +1,4 @@
-//! Whose turn it is where few calls can be made at a time: those go first that have waited longest,
-//! wherever they stand.
+//! Shares a limited number of calls: whoever has waited longest goes first, whatever its position.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

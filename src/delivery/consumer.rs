@@ -35,7 +35,7 @@ pub struct Consumer<S> {
 /// Whether the filters' columns have been looked up in the catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Binding {
-    /// Not yet: the consumer is not welcome before.
+    /// Not yet; until then it gets no welcome.
     Due,
     /// Yes, but a table has changed since.
     Stale,
@@ -101,7 +101,7 @@ impl<S: Sink> Consumer<S> {
         consumer
     }
 
-    /// The way out.
+    /// Where the consumer's frames go.
     pub fn sink(&self) -> &S {
         &self.sink
     }
@@ -111,12 +111,12 @@ impl<S: Sink> Consumer<S> {
         self.state.borrow()
     }
 
-    /// Tells this consumer from all others of the object.
+    /// Unique among the object's consumers.
     pub fn number(&self) -> u64 {
         self.state.borrow().number
     }
 
-    /// What was persisted is what is known: it was read from there.
+    /// The state was just loaded, so it need not be persisted.
     pub fn mark_persisted(&self) {
         self.is_persisted.set(true);
     }
@@ -151,7 +151,9 @@ impl<S: Sink> Consumer<S> {
     /// The budget has refused a frame of this many bytes; 0: the consumer waits no longer.
     fn wait_for_bytes(&self, bytes: u64) {
         let before = self.refused_bytes.replace(bytes);
-        self.budget.update_waiting(before > 0, bytes > 0);
+        if before != bytes {
+            self.budget.update_waiting(before > 0, bytes > 0);
+        }
     }
 
     /// The registration lasts until `expires_at`, in milliseconds since 1970.
@@ -207,7 +209,14 @@ impl<S: Sink> Consumer<S> {
                     .unwrap_or_default(),
             )
         };
-        self.budget.update(self.share.replace(share), share);
+        self.set_share(share);
+    }
+
+    fn set_share(&self, share: u64) {
+        let before = self.share.replace(share);
+        if before != share {
+            self.budget.update(before, share);
+        }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut ConsumerState) -> T) -> T {

@@ -1,4 +1,4 @@
-//! What is kept of a consumer, so that it outlives the object's eviction.
+//! The part of a consumer that survives the object's eviction.
 
 use std::rc::Rc;
 

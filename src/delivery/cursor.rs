@@ -132,7 +132,7 @@ pub enum AckError {
 pub struct NoPosition;
 
 impl Cursor {
-    /// A consumer that is not yet welcome.
+    /// A consumer that has not been welcomed.
     pub fn new(start: Start, flow: Flow) -> Self {
         Self {
             state: State::Starting(start),
@@ -291,7 +291,7 @@ impl Cursor {
         is_behind.then(|| sent_at.saturating_add(PROGRESS_INTERVAL_MS))
     }
 
-    /// The consumer has to wait for room that others take: it is no longer live.
+    /// The consumer must wait for shared budget, so it is no longer live.
     pub(super) fn fall_behind(&mut self) {
         if self.state == State::Live {
             self.state = State::CatchingUp;
@@ -380,7 +380,7 @@ impl Cursor {
         Step::Reset(reason)
     }
 
-    /// What is in flight stays in flight: whoever subscribes again has not thereby read it.
+    /// In-flight bytes keep counting: subscribing again does not show that they were read.
     fn end_subscription(&mut self) {
         if let (Some(window), Some(at)) = (&mut self.window, self.at) {
             window.end_subscription(at);

@@ -1,9 +1,8 @@
 //! The engine: the one way in which changes reach consumers.
 //!
-//! Consumers at the same place with the same view are served together: what they get is read once,
-//! judged once and serialised once. While the newest changes are in memory, nothing is read for the
-//! consumers that they serve. The others get pages from the history: a page a turn for each group,
-//! so that a consumer that lags far does not hold up one that lags little.
+//! Consumers with the same position and view form a group: its changes are read, filtered and
+//! serialised once. Consumers that the changes in memory reach need no query. The others read pages,
+//! one page per group in turn, so that a consumer that lags far does not hold up one that lags little.
 
 mod limits;
 mod paging;
@@ -86,7 +85,7 @@ impl<S: Sink> Engine<S> {
         &self.consumers
     }
 
-    /// A number for the next consumer, above all that were ever given out in this life of the object.
+    /// The next consumer's number: higher than any assigned since the object started.
     pub fn next_number(&self) -> u64 {
         let last = self.last_number.get().max(self.consumers.last_number());
         self.last_number.set(last.saturating_add(1));
@@ -182,7 +181,8 @@ impl<S: Sink> Engine<S> {
         self.head.borrow().as_ref().map(|head| head.position)
     }
 
-    /// Makes a head known, and serves from memory everyone it can, in this turn.
+    /// Publishes a new head, and sends the changes in memory to every consumer that they reach before
+    /// returning.
     pub fn publish(&self, head: Head, now: u64) {
         let mut head = head;
         if head.recent.is_none() {
@@ -210,7 +210,7 @@ impl<S: Sink> Engine<S> {
             let turns = CallTurns::of(consumers, &head, now);
             let before = self.turns.get();
             self.serve_admitted(consumers, &head, &turns, now);
-            // Those that had to wait for others, of which nothing was for some, have their turn.
+            // Some consumers that were given a call had nothing to send: let the waiting ones have it.
             if !turns.has_excluded() || self.turns.get() == before {
                 return;
             }
@@ -249,12 +249,15 @@ impl<S: Sink> Engine<S> {
             };
             if let (Some(cache), true) = (&mut cache, head.recent_after(at).is_some()) {
                 self.send_to(&group, key, extent, cache, now);
-                merge(&mut groups, groups::group(group.members, extent, now));
+                let members = group.members.into_iter();
+                let unsettled = members.filter(|member| !member.is_settled(head.position));
+                merge(&mut groups, groups::group(unsettled, extent, now));
             }
         }
     }
 
-    /// Sends the frames of a range that reaches back to `key` to the members of its group.
+    /// Sends the frames of a range that reaches back to `key` to the members of its group, who are due
+    /// them.
     fn send_to(
         &self,
         group: &Group<S>,
@@ -275,10 +278,7 @@ impl<S: Sink> Engine<S> {
         };
         let frames = cache.frames(request, &self.schemas.borrow());
         for member in &group.members {
-            // A message of the client may have come while the page was read.
-            if member.due(extent, now) == Some(key) {
-                self.send_frames(member, frames, through, now);
-            }
+            self.send_frames(member, frames, through, now);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Delivery: moving every consumer's cursor to the head, beside storing.
+//! Delivery moves every consumer's cursor to the head, independently of storing.
 //!
 //! ```text
 //! storing --publish(Head)--> Engine --+-- from memory, in the same turn --> Consumer --> Sink
@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A consumer is a cursor, a view and a sink. WebSockets, Sync Durable Objects and `GET /changes`
-//! differ in nothing but their sinks. Nothing here can fail or delay storing: what goes wrong is a
-//! consumer's, or a group's that shares a page, and is tried again later.
+//! differ only in their sinks. Nothing here can fail or delay storing: an error affects one consumer,
+//! or the group that shares a page, and is retried.
 
 mod answers;
 mod binding;

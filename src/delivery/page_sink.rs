@@ -1,4 +1,4 @@
-//! The sink of `GET /changes`: a consumer that wants one page and then leaves.
+//! The sink of `GET /changes`: a consumer that takes one page and is removed.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -68,7 +68,7 @@ impl PageSink {
         false
     }
 
-    /// Answers where the message is an answer. False once it has.
+    /// Answers the request if the message ends it. Returns false once answered.
     pub fn tell(&self, message: &ServerMessage<'_>) -> bool {
         match message {
             ServerMessage::Welcome { head, .. } => {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::clients::MAX_CHANGES_BYTES;
 use crate::history::MAX_PAGE_CHANGES;
 use crate::polling::backoff;
 
@@ -16,10 +17,12 @@ const MIN_SLOW_IDS: i64 = 1_000;
 const QUICK: Duration = Duration::from_millis(25);
 /// One that took longer looks at less the next time.
 const SLOW: Duration = Duration::from_millis(250);
+/// The pace of pages that are larger than a frame is usually meant to be.
+const BYTES_PER_MS: u64 = 32 << 10;
 /// So many connections may be lost in a row before the page is taken for the cause.
 const MAX_INTERRUPTIONS: u32 = 3;
 
-/// The reading of one consumer. It shares its pages with others, and so their fate.
+/// Page pacing of one consumer. Members of a group share pages, and so failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
     /// Changes to ask for.
@@ -79,6 +82,13 @@ impl Reading {
             TRIMMED => Depth::Trimmed,
             _ => Depth::Bare,
         }
+    }
+
+    /// A page of `bytes` bytes was sent at `now`. One that is larger than a frame is usually meant to be
+    /// takes its time in the object, and the next one waits, so that others get theirs.
+    pub(super) fn pace(&mut self, bytes: usize, now: u64) {
+        let beyond = u64::try_from(bytes.saturating_sub(MAX_CHANGES_BYTES)).unwrap_or(u64::MAX);
+        self.retry_at = now.saturating_add(beyond / BYTES_PER_MS);
     }
 
     /// A page was read. `next_changes`: how many changes fill a page, by this one; `is_range_read`:
@@ -155,6 +165,15 @@ mod tests {
             }
             assert!(reading.ids >= FIRST_IDS / 2, "{}", reading.ids);
         }
+    }
+
+    #[test]
+    fn after_a_page_of_one_large_row_the_next_one_waits_and_after_others_it_does_not() {
+        let mut reading = Reading::default();
+        reading.pace(MAX_CHANGES_BYTES, 1_000);
+        assert!(reading.may_read(1_000));
+        reading.pace(MAX_CHANGES_BYTES + (4 << 20), 1_000);
+        assert!(!reading.may_read(1_127) && reading.may_read(1_128));
     }
 
     #[test]

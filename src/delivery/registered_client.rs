@@ -46,7 +46,7 @@ pub enum Renewal {
         /// When it expires now.
         expires_at: u64,
     },
-    /// It is another one: an answer to the old one says nothing about it.
+    /// A different registration: answers to the old one do not apply to it.
     Replace(Box<(Target, ConsumerState)>),
 }
 

@@ -14,7 +14,7 @@ pub enum Disconnect {
     Unacknowledged,
 }
 
-/// A consumer's way out.
+/// Where a consumer's frames go. No method may call the engine.
 pub trait Sink {
     /// A frame in the form that the sink sends. It is made once and shared by all consumers that get
     /// the frame.

@@ -36,12 +36,12 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The window of a consumer that is waited for.
+    /// A window whose consumer must acknowledge before it is sent more.
     pub(super) fn waiting(limit: u64) -> Self {
         Self::new(limit, false)
     }
 
-    /// The window of a consumer that need not acknowledge.
+    /// A window whose consumer must connect again at the limit.
     pub(super) fn reconnecting(limit: u64) -> Self {
         Self::new(limit, true)
     }

@@ -74,9 +74,9 @@ pub const MAX_READ_ROW_BYTES: i64 = 16 << 20;
 /// What Postgres may spend on a single row, or on the id of the oldest change.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Cut twice. First by the stored size, which is free to ask for but compressed: so that a row far
-/// beyond the page is not even decompressed. Then by the size as read, which is what is sent and
-/// held in memory. A row beyond the limit comes without its columns.
+/// The page is cut twice: by stored size, which is cheap to read but compressed, so that rows far
+/// beyond the page are not decompressed; then by the size as text, which is what is sent. A row beyond
+/// the limit comes without its columns.
 const PAGE: &str = "\
 SELECT id, lsn, table_name, operation, CASE WHEN size <= $6::int8 THEN data_text END, \
 CASE WHEN size <= $6::int8 THEN old_text END, array_to_json(unchanged)::text, \

@@ -1,22 +1,22 @@
-//! The changes of one cycle in memory, in the form clients get them, so that a client that is up to
-//! date needs no query.
+//! The changes of one cycle in memory, in the form that clients receive, so that a client that is
+//! up to date needs no query.
 
 use std::rc::Rc;
 
 use crate::changes::ChangeBatch;
 
-/// A stored change as clients get it.
+/// A stored change in the form that clients receive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredChange {
     /// The place in the history.
     pub id: i64,
-    /// `orders` for `public.orders`, else `schema.table`.
+    /// `orders` for `public.orders`, otherwise `schema.table`.
     pub table: Rc<str>,
     /// The whole `TableChange` as JSON.
     pub json: String,
 }
 
-/// What one cycle stored: everything behind `after`, without a gap.
+/// What one cycle stored: all changes after `after`, without a gap.
 #[derive(Clone, Debug)]
 pub struct Recent {
     /// The epoch of the changes.
@@ -32,7 +32,7 @@ pub struct Recent {
 const MAX_BYTES: usize = 2 << 20;
 
 impl Recent {
-    /// An empty stretch of history behind `after`.
+    /// An empty range after `after`.
     pub fn after(epoch: i32, after: i64) -> Self {
         Self {
             epoch,
@@ -47,8 +47,8 @@ impl Recent {
         self.changes.last().map_or(self.after, |change| change.id)
     }
 
-    /// Adds a stored batch. False when it would be too much to hold; this is then incomplete, and
-    /// of no use.
+    /// Adds a stored batch. False when it would be too much to hold; this is then incomplete and must be
+    /// dropped.
     pub fn push(&mut self, batch: &ChangeBatch, first_id: i64) -> bool {
         let mut table: Rc<str> = "".into();
         for (id, change) in (first_id..).zip(batch.changes()) {

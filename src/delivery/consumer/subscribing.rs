@@ -125,8 +125,8 @@ impl<S: Sink> Consumer<S> {
         }
     }
 
-    /// Adopts the view with what the catalogue says of it, or refuses it. A consumer that was
-    /// welcomed before is told how its warnings have changed.
+    /// Replaces the view by its bound form, or refuses it. A consumer that was already welcomed is sent
+    /// changed warnings.
     pub(in crate::delivery) fn bind(&self, bound: Result<Rc<View>, FrameError>) {
         let was_bound = self.binding.replace(Binding::Done) == Binding::Stale;
         self.reading.set(Reading::default());

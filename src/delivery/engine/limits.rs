@@ -31,7 +31,7 @@ impl<S: Sink> Engine<S> {
                 wait_until(expires_at);
             }
         }
-        // By the next time it may have been pruned.
+        // Not cached until the next run: changes may be pruned meanwhile.
         self.oldest.set(None);
         next.map_or(Work::None, Work::At)
     }

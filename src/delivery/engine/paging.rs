@@ -29,8 +29,8 @@ const ROW_TIMEOUT: Duration = Duration::from_secs(15);
 impl<S: Sink> Engine<S> {
     /// Does one piece of work: binds views, asks for the oldest change, or reads a page and sends it.
     ///
-    /// False when nothing could be done. An error means that the connection must be dropped; whoever
-    /// was concerned is tried again later, and nobody else is.
+    /// False if nothing could be done. After an error drop the connection; the affected consumers back
+    /// off.
     pub async fn step<St: Stream>(&self, connection: &mut Connection<St>) -> Result<bool> {
         let consumers = self.consumers.all();
         if let Some(batch) = BindBatch::of(&consumers, clock::now_ms()) {
@@ -127,14 +127,16 @@ impl<S: Sink> Engine<S> {
         };
         let now = clock::now_ms();
         let took = Duration::from_millis(now.saturating_sub(started));
+        let bytes = page.changes.iter().map(|change| change.json.len()).sum();
         for member in members {
             let mut reading = member.reading();
             reading.succeeded(page.next_changes, page.is_range_read, took);
+            reading.pace(bytes, now);
             member.set_reading(reading);
         }
         let head = self.head().filter(|head| head.epoch == extent.epoch);
         let Some(head) = head else {
-            // Another epoch has begun meanwhile: the cursors say so the next time.
+            // A new epoch began during the read: the next step resets the cursors.
             return Ok(());
         };
         let extent = Extent {
@@ -147,7 +149,13 @@ impl<S: Sink> Engine<S> {
         if extent.oldest <= key.after.saturating_add(1) {
             let range = ChangeRange::of_page(key.after, &page);
             let mut cache = FrameCache::of(&range);
-            self.send_to(group, key, extent, &mut cache, now);
+            // A message of the client may have come while the page was read.
+            let is_due = |member: &&Rc<Consumer<S>>| member.due(extent, now) == Some(key);
+            let group = Group {
+                view: Rc::clone(&group.view),
+                members: group.members.iter().filter(is_due).cloned().collect(),
+            };
+            self.send_to(&group, key, extent, &mut cache, now);
         }
         self.consumers.remove_gone();
         Ok(())

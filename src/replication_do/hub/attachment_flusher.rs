@@ -1,5 +1,5 @@
-//! Persisting where the clients stand, which takes as long as sending to them: a little later, and
-//! not all at once, so that what is sent is on its way first.
+//! Persists client states in the background: shortly after sending, in chunks, because persisting
+//! costs about as much as sending.
 //!
 //! The platform keeps an object in memory that waits for a timer. One that crashes before resumes
 //! from an older position, and sends again what came after it.

@@ -84,7 +84,7 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// The clients whose sockets outlived the object's last life.
+    /// Restores the clients whose sockets survived eviction.
     pub(super) fn new(state: Rc<State>, env: &Env, storage: Storage) -> Self {
         // The platform answers a ping by itself, without waking the object.
         if let Ok(pair) = worker::WebSocketRequestResponsePair::new("ping", "pong") {
@@ -112,7 +112,7 @@ impl Hub {
         }
     }
 
-    /// Loads the registrations, and what the tables were like up to `through`. Called once, when the
+    /// Loads the registrations, and the schemas of the tables up to `through`. Called once, when the
     /// storage is ready.
     pub(super) fn load(&self, through: Option<Position>) -> Result<()> {
         let store = StoredSchemas::new(self.storage.clone());
@@ -129,7 +129,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Who hears of what the Sync Durable Objects answer.
+    /// Sets who is told of the answers of Sync Durable Objects.
     pub(super) fn report_answers_to(&self, report: Rc<dyn Fn(Answered)>) {
         self.calls.report_to(report);
     }
@@ -212,7 +212,7 @@ impl Hub {
 
     // Clients.
 
-    /// Whether anybody listens.
+    /// Whether there are clients.
     pub(super) fn has_clients(&self) -> bool {
         self.counts() != (0, 0)
     }
@@ -235,7 +235,7 @@ impl Hub {
         self.engine.oldest_needed()
     }
 
-    /// Whether there is room for another client.
+    /// Whether another client fits the limits.
     pub(super) fn admit(&self, ticket: Option<&Ticket>) -> std::result::Result<(), Busy> {
         if self.counts().0 >= MAX_SOCKETS {
             return Err(Busy::Sockets);

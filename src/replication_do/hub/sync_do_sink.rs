@@ -136,7 +136,7 @@ impl SyncDoSink {
         !self.calls.in_flight.borrow().contains_key(&self.client)
     }
 
-    /// Calls the object beside everything else.
+    /// Starts a call in the background.
     pub(super) fn call(&self, body: &JsString) -> bool {
         self.calls.begin(&self.client);
         let calls = Rc::clone(&self.calls);
@@ -156,7 +156,7 @@ impl SyncDoSink {
         true
     }
 
-    /// Calls the object with the messages that it must answer. The others are for people.
+    /// Sends only messages that the object must answer; the others are informational.
     pub(super) fn tell(&self, message: &ServerMessage<'_>) -> bool {
         match message {
             ServerMessage::Progress { .. } | ServerMessage::Reset { .. } => {

@@ -18,14 +18,14 @@ use crate::state::{self, LastKnown, Resumed, Resumption};
 use crate::workers::database::{self, Database, DatabaseConnector};
 use crate::workers::log;
 
-/// Cycles go on in one event for at most so long; then an alarm takes over. The platform ends an
-/// alarm after 15 minutes.
+/// An event runs cycles for at most this long; then an alarm continues. The platform ends an alarm
+/// after 15 minutes.
 const RUN_LIMIT: Duration = Duration::from_mins(5);
-/// A connection is kept from poll to poll where they follow each other at least this closely. It
-/// keeps the object in memory, which polls more often than about once in 10 seconds do anyway.
+/// A connection is kept between polls that follow each other at least this closely. It keeps the object
+/// in memory, which polling more often than about once in 10 seconds does anyway.
 const KEEP_CONNECTION: Duration = Duration::from_secs(5);
-/// Where they do not, one that has brought changes is kept for so long: a writer that nudges is likely
-/// to do so again, and a login takes longer than a cycle.
+/// Otherwise a connection that brought changes is kept this long: a writer that nudges is likely to do so
+/// again, and a login takes longer than a cycle.
 const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of messages that are held at a time.
 const SLICE_BYTES: usize = 2 << 20;
@@ -33,7 +33,7 @@ const SLICE_BYTES: usize = 2 << 20;
 /// Why an attempt stopped.
 pub(super) struct Stop {
     error: Error,
-    /// It went on from what an earlier job left, so that a new look at the database may tell more.
+    /// It reused state of an earlier job, so a fresh look at the database may help.
     kept: bool,
 }
 
@@ -120,7 +120,7 @@ impl Runtime {
         let mut memory = self.memory.borrow_mut();
         memory.health.cycle_failed(error);
         log_failure(&memory, error);
-        // What the database holds is not known any more: it is read again.
+        // The database's state is unknown: read it again.
         memory.cycle = None;
         memory.connection = None;
         self.persist(HEALTH, &memory.health);
@@ -224,7 +224,7 @@ impl Runtime {
         config: &ReplicationConfig,
         before: Option<CycleState>,
     ) -> Result<CycleState> {
-        let remembered = self.with(|memory| {
+        let last_known = self.with(|memory| {
             memory.position.map(|known| LastKnown {
                 epoch: known.epoch,
                 id: known.id,
@@ -233,42 +233,42 @@ impl Runtime {
         let resumption = Resumption {
             slot: &config.slot,
             publication: &config.publication,
-            last_known: remembered,
+            last_known,
             publication_was_missing: self.with(|memory| memory.health.publication_was_missing),
             on_slot_lost: config.on_slot_lost,
         };
         let Resumed {
-            database: standing,
+            database,
             publication,
             feed_tables,
-            discontinuity: broken,
+            discontinuity,
         } = state::resume(connection, resumption).await?;
         {
             let mut memory = self.memory.borrow_mut();
             if std::mem::take(&mut memory.health.publication_was_missing) {
-                // Else the next life would begin another epoch for the same gap.
+                // Otherwise the next instance would begin another epoch for the same gap.
                 self.persist(HEALTH, &memory.health);
             }
         }
-        if let Some(broken) = broken {
+        if let Some(discontinuity) = discontinuity {
             let context = json!({
-                "reason": broken.code(),
-                "message": broken.describe(),
-                "epoch": standing.checkpoint.epoch,
+                "reason": discontinuity.code(),
+                "message": discontinuity.describe(),
+                "epoch": database.checkpoint.epoch,
             });
             log::event("epoch_began", context);
         }
-        let may_log_snapshots = standing.server.may_log_snapshots;
+        let may_log_snapshots = database.server.may_log_snapshots;
         if let Some(mut cycle) = before
-            && broken.is_none()
-            && cycle.checkpoint == standing.checkpoint
+            && discontinuity.is_none()
+            && cycle.checkpoint == database.checkpoint
         {
             cycle.may_log_snapshots = may_log_snapshots;
             cycle.publication = Some(publication);
             cycle.feed_tables = feed_tables;
             return Ok(cycle);
         }
-        let mut cycle = CycleState::new(standing.checkpoint);
+        let mut cycle = CycleState::new(database.checkpoint);
         cycle.may_log_snapshots = may_log_snapshots;
         cycle.publication = Some(publication);
         cycle.feed_tables = feed_tables;

@@ -21,7 +21,7 @@ use crate::workers::log;
 
 /// While a feed polls, its slot is checked this often.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
-/// Pruning while nobody listens goes on for at most so long at a time.
+/// The longest time spent pruning without clients.
 const PRUNE_FOR: Duration = Duration::from_secs(20);
 
 impl Runtime {
@@ -64,7 +64,7 @@ impl Runtime {
         Ok(outcome)
     }
 
-    /// What fails here fails no job. There is no more to do then.
+    /// An error here does not fail the job; nothing more is pruned.
     fn note_maintenance_failure(&self, error: &Error) -> bool {
         log::error("maintenance_failed", error);
         let mut memory = self.memory.borrow_mut();
@@ -74,7 +74,7 @@ impl Runtime {
         false
     }
 
-    /// Beside polling; on a failure the connection is of no use any more.
+    /// Runs beside polling. After a failure the connection is unusable.
     pub(super) async fn maintain_beside_polling(
         &self,
         config: &ReplicationConfig,

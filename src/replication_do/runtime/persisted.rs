@@ -1,4 +1,4 @@
-//! What the object remembers beyond its life in memory, and writing it down.
+//! State that survives eviction, and how it is written.
 
 use std::rc::Rc;
 
@@ -35,7 +35,7 @@ impl Runtime {
         match ReplicationConfig::from_fields(&variables::fields(&self.env), &fields) {
             Ok(config) => memory.config = Some(config),
             Err(error) => {
-                // A deployment has changed a variable to what cannot be.
+                // A deployment set a variable to an invalid value.
                 log::error("config_invalid", &error);
                 memory.health.halt(&error);
                 memory.config_error = Some(Rc::new(error));
