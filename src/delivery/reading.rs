@@ -88,7 +88,9 @@ impl Reading {
     /// takes its time in the object, and the next one waits, so that others get theirs.
     pub(super) fn pace(&mut self, bytes: usize, now: u64) {
         let beyond = u64::try_from(bytes.saturating_sub(MAX_CHANGES_BYTES)).unwrap_or(u64::MAX);
-        self.retry_at = now.saturating_add(beyond / BYTES_PER_MS);
+        if beyond > 0 {
+            self.retry_at = now.saturating_add(beyond / BYTES_PER_MS);
+        }
     }
 
     /// A page was read. `next_changes`: how many changes fill a page, by this one; `is_range_read`:
