@@ -119,7 +119,8 @@ test("initialisations, alarms, nudges, clients and evictions race, and every cha
   assert.deepEqual([status.epoch, status.position?.id, status.halted], [1, last, null]);
 
   // A single alarm remains: with a client the feed polls at its interval, not more often.
-  const polls = () => cluster.log().match(/^pg-change-feed\|LOG: {2}execute [^:]*: SELECT pg_catalog\.pg_current_wal_flush_lsn\(\)$/gm)?.length ?? 0;
+  const polls = () =>
+    cluster.log().match(/^pg-change-feed\|LOG: {2}execute [^:]*: SELECT pg_catalog\.pg_current_wal_flush_lsn\(\)$/gm)?.length ?? 0;
   const idle = await worker.connect();
   await idle.message("caught_up");
   await waitFor("the pace is that of an idle feed", async () => {
