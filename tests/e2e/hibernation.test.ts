@@ -57,7 +57,7 @@ test("an alarm with nothing to do is one session with two statements, and there 
   assert.ok(looks.length >= 3 && looks.length <= seconds + 1, `${looks.length} sessions in ${seconds} s`);
   for (const statements of looks) {
     assert.equal(statements.length, 2, statements.join("\n"));
-    assert.match(statements[0] ?? "", /FROM pg_replication_slots/);
+    assert.match(statements[0] ?? "", /FROM pg_catalog\.pg_replication_slots/);
     assert.match(statements[1] ?? "", /FROM change_history/);
   }
 
