@@ -12,9 +12,9 @@ use crate::polling::backoff;
 /// What a sink answered.
 #[derive(Debug)]
 pub enum Answer {
-    /// It has what it was sent (2xx).
+    /// It has accepted the frame (2xx).
     Accepted,
-    /// It stands at another position, and that is where it goes on (409).
+    /// It is at another position, and continues from there (409).
     StandsAt(Position),
     /// It wants nothing more (410).
     Gone,
@@ -70,8 +70,8 @@ impl Answers {
         self.outstanding.is_some() && now < self.sent_at.saturating_add(LOST_AFTER_MS)
     }
 
-    /// A frame was accepted; the consumer now stands at `to`. Accepting once more what it has sent
-    /// back is no progress.
+    /// A frame was accepted; the consumer now stands at `to`. Only a position beyond all that were
+    /// accepted before is progress.
     pub(super) fn accepted(&mut self, to: Option<Position>, now: u64) {
         self.failures = 0;
         if to > self.accepted_to {
@@ -83,8 +83,8 @@ impl Answers {
         self.last_seen_at = Some(now);
     }
 
-    /// The sink stands elsewhere. Once that is news; again and again, without anything accepted in
-    /// between, it is a failure like any other.
+    /// The sink is at another position. The first time the cursor just moves there; repeated without
+    /// progress in between, it is a failure.
     pub(super) fn conflicted(&mut self, now: u64, jitter: f64) {
         self.owed_reset = None;
         self.conflicts = self.conflicts.saturating_add(1);
@@ -129,7 +129,7 @@ mod tests {
         answers.accepted(at(7), 2_500);
         answers.conflicted(2_500, 1.0);
         assert!(may_send(&answers, 2_500));
-        // Back and forth brings nothing.
+        // Going back and forth is not progress.
         answers.accepted(at(7), 2_500);
         answers.conflicted(2_500, 1.0);
         assert!(!may_send(&answers, 2_500));

@@ -10,7 +10,7 @@ use super::sink::Sink;
 
 /// Who may be served now.
 pub(super) struct CallTurns {
-    /// The numbers of the consumers that have to wait for others.
+    /// The numbers of the consumers that have to wait.
     excluded: BTreeSet<u64>,
 }
 
@@ -48,7 +48,7 @@ impl CallTurns {
         !self.excluded.contains(&consumer.number())
     }
 
-    /// Whether some have to wait for others.
+    /// Whether any consumer has to wait for others.
     pub(super) fn has_excluded(&self) -> bool {
         !self.excluded.is_empty()
     }

@@ -49,7 +49,7 @@ pub enum Heard {
     Nothing,
     /// There may be room for more.
     Acknowledged,
-    /// The subscription is another one.
+    /// The subscription was replaced.
     Subscribed,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct GroupKey {
 }
 
 impl<S: Sink> Consumer<S> {
-    /// A consumer that has just come.
+    /// A consumer that has just connected, registered or been restored.
     pub(super) fn new(
         sink: S,
         mut state: ConsumerState,
@@ -106,7 +106,7 @@ impl<S: Sink> Consumer<S> {
         &self.sink
     }
 
-    /// What is known of the consumer. Not to be held over an await.
+    /// The consumer's state. Must not be held across an await.
     pub fn state(&self) -> Ref<'_, ConsumerState> {
         self.state.borrow()
     }
@@ -148,7 +148,7 @@ impl<S: Sink> Consumer<S> {
         self.update_share();
     }
 
-    /// The budget has refused a frame of this many bytes; 0: the consumer waits no longer.
+    /// The budget refused a frame of this many bytes; 0: the consumer no longer waits.
     fn wait_for_bytes(&self, bytes: u64) {
         let before = self.refused_bytes.replace(bytes);
         if before != bytes {
@@ -173,6 +173,7 @@ impl<S: Sink> Consumer<S> {
             .is_some_and(|answers| answers.owed_reset.is_some());
         !owes_reset && state.cursor.is_settled(head)
     }
+
     /// How much to read, and when.
     pub(super) fn reading(&self) -> Reading {
         self.reading.get()

@@ -13,8 +13,8 @@ use crate::clients::{ClientId, CredentialId, View};
 /// "`serializeAttachment`").
 pub const MAX_ATTACHMENT_BYTES: usize = 16 << 10;
 
-/// All that is known of one consumer. Of a WebSocket it is kept as the socket's attachment: as bytes,
-/// not as a string, since the platform counts a string with one character beyond Latin-1 twice.
+/// The state of one consumer. For a WebSocket it is the socket's attachment: bytes, not a string,
+/// because the platform counts two bytes a character once one character is beyond Latin-1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerState {
     /// The client's name.
@@ -23,16 +23,16 @@ pub struct ConsumerState {
     /// Tells this consumer from all others of the object.
     #[serde(rename = "n")]
     pub number: u64,
-    /// What it wants and may see.
+    /// What it asked for and may see.
     #[serde(rename = "view")]
     pub view: Rc<View>,
     /// Where it stands.
     #[serde(rename = "cur")]
     pub cursor: Cursor,
-    /// How it has answered; only of a sink that answers.
+    /// How it has answered; only for a sink that answers.
     #[serde(rename = "ans", default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<Answers>,
-    /// When it came, in milliseconds since 1970.
+    /// When it connected or registered, in milliseconds since 1970.
     #[serde(rename = "since")]
     pub connected_at: u64,
     /// When its ticket or its registration expires, in milliseconds since 1970.
@@ -49,7 +49,7 @@ pub struct ConsumerState {
 pub struct AttachmentError(#[from] serde_json::Error);
 
 impl ConsumerState {
-    /// The bytes to attach: at most [`MAX_ATTACHMENT_BYTES`], by the limits of what is in them.
+    /// The bytes to attach: at most [`MAX_ATTACHMENT_BYTES`], which the limits of the fields ensure.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Nothing here can fail: every map has string keys, and no `Serialize` fails.
         serde_json::to_vec(self).unwrap_or_default()
@@ -71,8 +71,8 @@ impl ConsumerState {
 }
 
 fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, AttachmentError> {
-    // By way of text, which everything else is read from: reading bytes would be compiled once more
-    // for each type.
+    // Everything else is parsed from text; parsing bytes would compile the parser once more for each
+    // type.
     let text = str::from_utf8(bytes).map_err(serde_json::Error::custom)?;
     Ok(serde_json::from_str(text)?)
 }

@@ -7,7 +7,7 @@ use super::consumer::Consumer;
 use super::sink::Sink;
 use crate::clients::CredentialId;
 
-/// What the consumers of one credential take.
+/// What the consumers of one credential use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Connections and registrations.
@@ -18,8 +18,8 @@ pub struct Usage {
     pub conditions: usize,
 }
 
-/// In the order of their numbers, which is the order in which they came: ten thousand that
-/// acknowledge are looked up ten thousand times.
+/// Sorted by number, which is the order in which they were added: each acknowledgement looks up its
+/// consumer, and there may be ten thousand of both.
 #[derive(Debug)]
 pub struct Consumers<S: Sink>(RefCell<Rc<Vec<Rc<Consumer<S>>>>>);
 
@@ -30,12 +30,12 @@ impl<S: Sink> Default for Consumers<S> {
 }
 
 impl<S: Sink> Consumers<S> {
-    /// All that there are now. Those that come and go later do not change it.
+    /// All consumers at this moment. Later additions and removals do not change the list.
     pub fn all(&self) -> Rc<Vec<Rc<Consumer<S>>>> {
         Rc::clone(&self.0.borrow())
     }
 
-    /// Whether there is none.
+    /// Whether there are no consumers.
     pub fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
     }
@@ -87,7 +87,7 @@ impl<S: Sink> Consumers<S> {
         waiting.count()
     }
 
-    /// What one credential takes, or what the operators do.
+    /// What one credential uses; `None`: what the operators use.
     pub fn usage(&self, credential: Option<&CredentialId>) -> Usage {
         let mut usage = Usage::default();
         for consumer in self.all().iter().filter(|consumer| !consumer.is_gone()) {

@@ -1,20 +1,22 @@
 //! Where a consumer stands, and what is due to it next. Pure.
 //!
 //! ```text
-//!             Welcome                CaughtUp
-//!   Starting --------> CatchingUp ------------> Live --+ Read, Progress
-//!      ^  |               |  ^  ^                 |    |
-//!      |  | Reset    Read |  |  | window full     +----+
-//!      |  |               +--+  +-----------------+
-//!      |  v                 |                     |
-//!      | Stopped <----------+--- Reset -----------+
-//!      +----+
-//!   restart (the client subscribes again)
+//!             Welcome               CaughtUp
+//!   Starting ---------> CatchingUp ----------> Live
+//!      |                  |    ^                | |
+//!      |                  |    +----------------+ |
+//!      |                  |   window full, or     |
+//!      |                  |   no shared budget    |
+//!      |                  v                       |
+//!      +-----Reset----> Stopped <-----Reset-------+
+//!
+//!   Starting, CatchingUp, Live --- the filters are refused ---> Refused
+//!   any state --- restart: the client subscribes again ---> Starting
 //! ```
 //!
-//! The engine calls [`Cursor::step`] until it returns [`Step::Wait`] or [`Step::WaitForAck`], and
-//! does what each step says. Live is catch-up that has caught up: both read on from the cursor, so
-//! there is no hand-off between them.
+//! The engine calls [`Cursor::step`] and does what each step says, until changes have to be read or
+//! nothing more is due. Catching up and live both read on from the cursor, so there is no hand-off
+//! between them.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,9 +25,9 @@ use crate::clients::{Position, ResetReason, Start};
 
 /// Bytes that a client with `ack=1` may leave unacknowledged.
 pub const DEFAULT_WINDOW_BYTES: u64 = 8 << 20;
-/// Bytes that a client without `ack=1` is sent over one connection, unless it acknowledges all the
-/// same. Then it must connect again, which shows that it has read them: the platform holds what a
-/// client does not read, and does not tell how much that is.
+/// Bytes that a client without `ack=1` is sent over one connection, unless it acknowledges
+/// anyway. Then it must connect again, which shows that it has read them: the platform buffers what a
+/// client has not read, and does not expose how much.
 pub const UNACKNOWLEDGED_BYTES: u64 = 16 << 20;
 /// The shortest time between two `progress` frames, in milliseconds.
 pub const PROGRESS_INTERVAL_MS: u64 = 1_000;
@@ -115,7 +117,7 @@ pub enum Flow {
     Answered,
 }
 
-/// An acknowledgement of something that the client was not sent.
+/// The client acknowledged something that it was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AckError {
     /// The position is of another epoch.
@@ -126,7 +128,7 @@ pub enum AckError {
     AheadOfSent,
 }
 
-/// The client said `subscribe` without `after` after a reset.
+/// The client sent `subscribe` without `after` after a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("after: required, since the feed was reset and there is no position to go on from")]
 pub struct NoPosition;
@@ -146,7 +148,7 @@ impl Cursor {
         }
     }
 
-    /// Where the consumer stands; `None` before it is welcome and after a reset.
+    /// Where the consumer stands; `None` before it is welcomed and after a reset.
     pub fn position(&self) -> Option<Position> {
         self.at
     }
@@ -198,7 +200,7 @@ impl Cursor {
         self.state == State::Live
     }
 
-    /// The bytes that were sent and not acknowledged; `None` where nothing is to be acknowledged.
+    /// The bytes that were sent and not acknowledged; `None` if the consumer does not acknowledge.
     pub fn unacknowledged(&self) -> Option<u64> {
         self.window.as_ref().map(Window::bytes)
     }
@@ -262,7 +264,7 @@ impl Cursor {
             self.state = State::CatchingUp;
             return Step::WaitForAck;
         }
-        // A consumer that nothing matches for keeps a fresh position while it reads on.
+        // A consumer without matches is sent fresh positions while it reads on.
         Step::Read {
             after: at.id,
             through: extent.head,
@@ -270,8 +272,8 @@ impl Cursor {
         }
     }
 
-    /// The position to tell a consumer that reads on and that nothing has matched for, when one is
-    /// due. It counts as sent.
+    /// The position to send to a consumer that reads on without a match, when one is due. It counts as
+    /// sent.
     pub(super) fn progress(&mut self, now: u64) -> Option<Position> {
         let at = self.at?;
         let (last_sent, sent_at) = self.last_sent;
@@ -284,7 +286,7 @@ impl Cursor {
     }
 
     /// When a fresh position is due to a consumer that has caught up, in milliseconds; `None` when it
-    /// has heard of its position.
+    /// was already sent its position.
     pub(super) fn progress_at(&self) -> Option<u64> {
         let (last_sent, sent_at) = self.last_sent;
         let is_behind = self.at.is_some_and(|at| last_sent < at.id);
@@ -303,7 +305,7 @@ impl Cursor {
         self.last_sent
     }
 
-    /// What was sent since has not arrived.
+    /// What was sent since did not arrive.
     pub(super) fn unsend(&mut self, last_sent: (i64, u64)) {
         self.last_sent = last_sent;
     }

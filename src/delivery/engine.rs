@@ -32,7 +32,7 @@ pub enum Work {
     Now,
     /// Something at this time, in milliseconds since 1970.
     At(u64),
-    /// Nothing until the head moves, or a consumer comes or says something.
+    /// Nothing until the head moves, or a consumer is added or sends a message.
     None,
 }
 
@@ -139,7 +139,7 @@ impl<S: Sink> Engine<S> {
         self.serve_from_memory(now);
     }
 
-    /// A consumer wants nothing more.
+    /// Removes a consumer.
     pub fn remove(&self, number: u64) {
         if let Some(consumer) = self.consumers.find(number) {
             consumer.leave();
@@ -169,7 +169,7 @@ impl<S: Sink> Engine<S> {
         self.schemas.borrow_mut().save()
     }
 
-    /// Replaces what is known of the tables: once, when the object starts.
+    /// Replaces the table schemas: once, when the object starts.
     pub fn set_schemas(&self, schemas: SchemaHistory) {
         *self.schemas.borrow_mut() = schemas;
     }
@@ -196,7 +196,7 @@ impl<S: Sink> Engine<S> {
         self.serve_from_memory(now);
     }
 
-    /// Serves every consumer that the changes in memory serve.
+    /// Sends the changes in memory to every consumer that they reach.
     pub fn serve_from_memory(&self, now: u64) {
         self.serve(&self.consumers.all(), now);
         self.consumers.remove_gone();
@@ -256,8 +256,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Sends the frames of a range that reaches back to `key` to the members of its group, who are due
-    /// them.
+    /// Sends a range that begins at or before `key.after` to the members of that group. They must be
+    /// due it.
     fn send_to(
         &self,
         group: &Group<S>,

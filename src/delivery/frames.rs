@@ -1,4 +1,4 @@
-//! The `changes` frames that a view gets of a range of changes.
+//! The `changes` frames that a view receives for a range of changes.
 
 use std::ops::Range;
 
@@ -10,13 +10,13 @@ use crate::clients::{
 /// A request for frames: everything that their text depends on, beside the changes.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameRequest<'a> {
-    /// What the consumer may see, and wants to.
+    /// What the consumer may see and asked for.
     pub view: &'a View,
     /// The consumer has everything up to here.
     pub after: i64,
     /// The `from` of the first frame.
     pub last_sent: Position,
-    /// Whether the consumer catches up.
+    /// Whether the consumer is catching up.
     pub catch_up: bool,
 }
 
@@ -49,13 +49,13 @@ impl Frame {
 
 impl FrameRequest<'_> {
     /// Puts those changes of a range that the view gets into frames of about a mebibyte, in order.
-    /// The last frame's `to` is the end of the range. No frame: nothing of it is for the view.
+    /// The last frame's `to` is the end of the range. Empty if the view gets none of its changes.
     pub fn frames(self, schemas: &SchemaHistory, range: &ChangeRange<'_>) -> Vec<Frame> {
         let seen = self.see(schemas, range);
         self.frames_of(&seen, range)
     }
 
-    /// What the view gets of each change after `after`.
+    /// Which rows of each change after `after` the view gets.
     fn see(self, schemas: &SchemaHistory, range: &ChangeRange<'_>) -> Vec<Visible> {
         let changes = range.after(self.after).iter();
         changes
@@ -130,7 +130,7 @@ impl<'a, S: Sink> FrameCache<'a, S> {
         self.range.through()
     }
 
-    /// The frames that a request gets.
+    /// The frames for a request.
     pub(super) fn frames(
         &mut self,
         request: FrameRequest<'_>,

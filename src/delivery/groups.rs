@@ -1,4 +1,4 @@
-//! Consumers that share what they are sent: at the same place, with the same view.
+//! Groups of consumers with the same position and view, which are sent the same frames.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -13,8 +13,8 @@ pub(super) type Groups<S> = BTreeMap<GroupKey, Group<S>>;
 
 /// Consumers that get the same frames.
 pub(super) struct Group<S> {
-    /// The view that all of them had when they were grouped. One that subscribes to something else
-    /// while a page is read has another one then, and is not sent what was read for this one.
+    /// The view that all members had when they were grouped. A member that subscribes to something
+    /// else while a page is read is not sent that page.
     pub(super) view: Rc<View>,
     pub(super) members: Vec<Rc<Consumer<S>>>,
 }
@@ -26,7 +26,7 @@ impl<S: Sink> Group<S> {
     }
 }
 
-/// Groups the consumers that are due changes. Sends what is due to each alone.
+/// Groups the consumers that are due changes. Sends each consumer the other messages that it is due.
 pub(super) fn group<S: Sink>(
     consumers: impl IntoIterator<Item = Rc<Consumer<S>>>,
     extent: Extent,
@@ -47,7 +47,7 @@ pub(super) fn group<S: Sink>(
     groups
 }
 
-/// Adds groups to others.
+/// Adds `more` to `groups`.
 pub(super) fn merge<S: Sink>(groups: &mut Groups<S>, more: Groups<S>) {
     for (key, mut group) in more {
         match groups.get_mut(&key) {
@@ -59,7 +59,7 @@ pub(super) fn merge<S: Sink>(groups: &mut Groups<S>, more: Groups<S>) {
     }
 }
 
-/// Takes out the group that has waited longest.
+/// Removes and returns the group that has waited longest.
 pub(super) fn take_next<S: Sink>(groups: &mut Groups<S>) -> Option<(GroupKey, Group<S>)> {
     let waiting = groups.iter().min_by_key(|(_, group)| group.turn());
     let key = waiting.map(|(key, _)| *key)?;

@@ -1,4 +1,4 @@
-//! What storing publishes, and all that delivery knows of it.
+//! What storing publishes: all that delivery knows about it.
 
 use crate::clients::{ChangeRange, Position};
 use crate::history::Recent;
@@ -21,7 +21,7 @@ impl Head {
         }
     }
 
-    /// The changes in memory, when they are all that comes after `after`.
+    /// The changes in memory, if they include every change after `after`.
     pub fn recent_after(&self, after: Position) -> Option<&Recent> {
         let recent = self.recent.as_ref()?;
         let is_known = after.epoch == self.position.epoch
@@ -36,7 +36,7 @@ impl Head {
         at == self.position || self.recent_after(at).is_some()
     }
 
-    /// The changes in memory as views judge them.
+    /// The changes in memory, in the form that views evaluate.
     pub(super) fn range(&self) -> Option<ChangeRange<'_>> {
         self.recent.as_ref().map(ChangeRange::of_recent)
     }

@@ -9,15 +9,15 @@ use super::sink::Sink;
 /// What a consumer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Nothing before the head moves, the client says something, or an answer comes.
+    /// Nothing before the head moves, the client sends a message, or an answer arrives.
     Nothing,
     /// Nothing before this time, in milliseconds.
     At(u64),
     /// The columns of its filters.
     Bind,
-    /// What the changes in memory have for it, or a message.
+    /// The changes in memory, or a message that needs no query.
     Memory,
-    /// A page of the history, or a message that takes a look at the history.
+    /// A page of the history, or a message that needs a query of the history.
     Page,
 }
 

@@ -11,7 +11,7 @@ use super::sink::Disconnect;
 use crate::clients::{FrameError, Position, ResetReason, ServerMessage};
 use crate::error::Error;
 
-/// What a request for a page gets.
+/// The answer to a request for a page.
 #[derive(Clone, Debug)]
 pub enum PageAnswer {
     /// A page.
@@ -57,12 +57,12 @@ impl PageSink {
         (sink, receiver)
     }
 
-    /// The most changes of the page.
+    /// The most changes that the page may have.
     pub fn max_changes(&self) -> u32 {
         self.max_changes
     }
 
-    /// Answers with the changes of a frame. Always false: one page is all.
+    /// Answers with the changes of a frame. Always returns false: the request gets one page only.
     pub fn send(&self, frame: &Rc<Frame>) -> bool {
         self.page(Some(Rc::clone(frame)), frame.to);
         false
@@ -75,7 +75,7 @@ impl PageSink {
                 self.head.set(Some(*head));
                 true
             }
-            // Nothing matches up to here. What follows is the next page's.
+            // Nothing matches up to here. The next page begins after it.
             ServerMessage::CaughtUp { position } | ServerMessage::Progress { position } => {
                 self.page(None, *position);
                 false
@@ -97,7 +97,7 @@ impl PageSink {
         false
     }
 
-    /// Answers with an error that concerns everybody.
+    /// Answers with an error that affects all requests.
     pub fn fail(&self, error: &Rc<Error>) {
         self.answer(PageAnswer::Failed(Rc::clone(error)));
     }

@@ -1,4 +1,4 @@
-//! How much a consumer reads from the history at a time, and when it reads again after a failure.
+//! How much of the history is read for a consumer at a time, and when to retry after a failure.
 //! Pure.
 
 use std::time::Duration;
@@ -7,19 +7,19 @@ use crate::clients::MAX_CHANGES_BYTES;
 use crate::history::MAX_PAGE_CHANGES;
 use crate::polling::backoff;
 
-/// Ids that the first page of a consumer looks at.
+/// Ids that a consumer's first page covers.
 const FIRST_IDS: i64 = 20_000;
-/// Ids that a page looks at, at most. A page without a match then takes some 100 ms.
+/// The most ids that a page covers. A page without a match then takes about 100 ms.
 const MAX_IDS: i64 = 200_000;
-/// A page that only takes long looks at no fewer ids. It may be the network that is slow.
+/// A slow page is not shrunk below this many ids: the network may be what is slow.
 const MIN_SLOW_IDS: i64 = 1_000;
-/// A page that was answered sooner than this may look further the next time.
+/// After a page that took less than this, the next one may cover more ids.
 const QUICK: Duration = Duration::from_millis(25);
-/// One that took longer looks at less the next time.
+/// After a page that took more than this, the next one covers fewer.
 const SLOW: Duration = Duration::from_millis(250);
-/// The pace of pages that are larger than a frame is usually meant to be.
+/// The pace of reading after pages that exceed the target size of a frame.
 const BYTES_PER_MS: u64 = 32 << 10;
-/// So many connections may be lost in a row before the page is taken for the cause.
+/// This many connections may be lost in a row before the page is considered the cause.
 const MAX_INTERRUPTIONS: u32 = 3;
 
 /// Page pacing of one consumer. Members of a group share pages, and so failures.
@@ -27,7 +27,7 @@ const MAX_INTERRUPTIONS: u32 = 3;
 pub(super) struct Reading {
     /// Changes to ask for.
     pub(super) changes: u32,
-    /// Ids to look at.
+    /// Ids to cover.
     pub(super) ids: i64,
     failures: u32,
     interruptions: u32,
@@ -39,9 +39,9 @@ pub(super) struct Reading {
 pub(super) enum Depth {
     /// Whole rows.
     Whole,
-    /// One row, with its large columns omitted: as a whole it has failed.
+    /// One row without its large columns, after reading it whole has failed.
     Trimmed,
-    /// One row without its columns: it has failed trimmed, too.
+    /// One row without any columns, after reading it trimmed has failed, too.
     Bare,
 }
 
@@ -73,8 +73,8 @@ impl Reading {
         self.failures
     }
 
-    /// How to read the next page. A page that fails is made smaller until it is one row, and then
-    /// that row is read without what may be wrong with it.
+    /// How to read the next page. A page that fails is made smaller until it is one row; then that
+    /// row is read without the columns that may be unreadable.
     pub(super) fn depth(&self) -> Depth {
         match self.failures {
             _ if self.ids > 1 => Depth::Whole,
@@ -84,8 +84,8 @@ impl Reading {
         }
     }
 
-    /// A page of `bytes` bytes was sent at `now`. One that is larger than a frame is usually meant to be
-    /// takes its time in the object, and the next one waits, so that others get theirs.
+    /// A page of `bytes` bytes was sent at `now`. A page beyond the target size of a frame keeps the
+    /// object busy, so the next one waits and other consumers get their turn.
     pub(super) fn pace(&mut self, bytes: usize, now: u64) {
         let beyond = u64::try_from(bytes.saturating_sub(MAX_CHANGES_BYTES)).unwrap_or(u64::MAX);
         if beyond > 0 {
@@ -111,8 +111,8 @@ impl Reading {
         }
     }
 
-    /// The connection was lost while a page was read, which says nothing of the page, unless it
-    /// happens again and again.
+    /// The connection was lost while a page was read. That does not implicate the page unless it
+    /// happens repeatedly.
     pub(super) fn interrupted(&mut self, now: u64, jitter: f64) {
         self.interruptions = self.interruptions.saturating_add(1);
         if self.interruptions > MAX_INTERRUPTIONS {

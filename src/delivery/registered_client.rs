@@ -38,10 +38,10 @@ pub struct RegisteredClient {
     conflicts: u32,
 }
 
-/// What becomes of a registration under a name that is registered already.
+/// What a registration under a name that is already registered does.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// It is the same one, for longer: a call that is out stays valid.
+    /// The same registration, extended: a call in flight stays valid.
     Extend {
         /// When it expires now.
         expires_at: u64,
@@ -51,7 +51,7 @@ pub enum Renewal {
 }
 
 impl RegisteredClient {
-    /// What is kept of a consumer and its target.
+    /// The part of a consumer and its target that is stored.
     pub fn of(target: &Target, state: &ConsumerState) -> Self {
         let answers = state.answers.clone().unwrap_or_default();
         Self {
@@ -71,7 +71,7 @@ impl RegisteredClient {
         }
     }
 
-    /// The consumer that it was, with a new `number`.
+    /// Restores the consumer under a new `number`.
     pub fn restore(self, number: u64) -> (Target, ConsumerState) {
         let answers = Answers {
             owed_reset: self.owed_reset,
@@ -123,8 +123,8 @@ pub fn register(registration: Registration, number: u64, now: u64) -> (Target, C
     (target, state)
 }
 
-/// What a registration means for the one under the same name. Without a start it goes on where that
-/// one stands.
+/// What a registration does to the one under the same name. Without a start it continues from that
+/// one's position.
 pub fn renew(
     known: (&Target, &ConsumerState),
     registration: Registration,
@@ -145,7 +145,7 @@ pub fn renew(
     let (target, mut renewed) = register(registration, number, now);
     renewed.connected_at = state.connected_at;
     if !has_start {
-        // Goes on from what it was last sent: another view may want what was passed over.
+        // Continues from what it was last sent: the new view may match what was skipped.
         renewed.cursor = state.cursor.clone();
         let _ = renewed.cursor.restart(None);
         let owed_reset = state.answers.as_ref().and_then(|known| known.owed_reset);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_a_registration_restores_it() {
+    fn a_stored_registration_can_be_restored() {
         let (target, state) = known(r#"{"id":"a","binding":"S","objectId":"o","after":"1-7"}"#);
         let json = serde_json::to_string(&RegisteredClient::of(&target, &state)).unwrap();
         let kept: RegisteredClient = serde_json::from_str(&json).unwrap();

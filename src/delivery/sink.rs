@@ -20,7 +20,7 @@ pub trait Sink {
     /// the frame.
     type Encoded;
 
-    /// Puts a frame into that form.
+    /// Converts a frame into that form.
     fn encode(frame: Frame) -> Self::Encoded;
 
     /// Whether each frame is answered: by [`Engine::answer`](super::Engine::answer). Such a sink
@@ -35,12 +35,12 @@ pub trait Sink {
         usize::MAX
     }
 
-    /// How many of these are kept for sinks that have not failed last.
+    /// How many of these are reserved for sinks whose last frame did not fail.
     fn reserved(&self) -> usize {
         0
     }
 
-    /// Whether a frame can be sent by this sink, as far as calls are concerned.
+    /// Whether this sink has no call in flight, so that a frame can be sent.
     fn is_free(&self) -> bool {
         true
     }
@@ -56,13 +56,13 @@ pub trait Sink {
     /// Sends any other message. False when the consumer is gone.
     fn tell(&self, message: &ServerMessage<'_>) -> bool;
 
-    /// Says why something that the consumer asked for is refused.
+    /// Tells the consumer why its request is refused. False when the consumer is gone.
     fn refuse(&self, error: &FrameError) -> bool {
         let text = error.to_string();
         self.tell(&error.message(&text))
     }
 
-    /// Keeps the consumer's state over the object's eviction. False when that failed.
+    /// Persists the consumer's state so that it survives the object's eviction. False on failure.
     fn persist(&self, state: &ConsumerState) -> bool;
 
     /// Ends the connection or the registration.

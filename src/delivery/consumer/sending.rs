@@ -38,7 +38,7 @@ impl<S: Sink> Consumer<S> {
     /// Sends everything but changes that is due to this consumer alone, until there are changes to
     /// read or nothing is due.
     pub(in crate::delivery) fn due(&self, extent: Extent, now: u64) -> Option<GroupKey> {
-        // Never before the filters are known, whichever way led here.
+        // Never before the filters are bound, whatever the caller checked.
         while !self.is_gone.get() && self.unbound().is_none() && self.is_ready(now) {
             if let Some(reason) = self.owed_reset() {
                 self.send_and_await(&reset(extent, reason), Outstanding::Reset, now);
@@ -153,7 +153,7 @@ impl<S: Sink> Consumer<S> {
     }
 
     /// Sends one frame of changes up to `to`. False when the consumer is not able to take it: it is
-    /// gone, its window is full, it is still to answer, or the budget has no room.
+    /// gone, its window is full, it has not answered yet, or the budget has no room.
     pub(in crate::delivery) fn send(
         &self,
         encoded: &S::Encoded,
@@ -240,7 +240,7 @@ impl<S: Sink> Consumer<S> {
     /// Handles the answer to what was sent.
     pub(in crate::delivery) fn answer(&self, answer: Answer, now: u64, jitter: f64) {
         if matches!(answer, Answer::Gone) {
-            // Its registration is not kept any longer, so nothing is persisted.
+            // Its registration is removed, so nothing is persisted.
             return self.leave();
         }
         self.change(|state| {

@@ -1,4 +1,4 @@
-//! What there is to do, and what no consumer may do to the others.
+//! What there is to do, and how consumers are kept from harming the others.
 
 use super::{Engine, Work};
 use crate::delivery::budget::RECLAIM_AFTER_MS;
@@ -7,8 +7,8 @@ use crate::delivery::need::{Need, need};
 use crate::delivery::sink::{Disconnect, Sink};
 
 impl<S: Sink> Engine<S> {
-    /// What there is to do beyond what memory serves. Ends what has expired, and takes back from the
-    /// shared budget what others need.
+    /// What there is to do once the changes in memory are sent. Disconnects expired consumers, and frees
+    /// shared budget that others need.
     pub fn work(&self, now: u64) -> Work {
         self.expire(now);
         self.reclaim(now);
@@ -24,7 +24,7 @@ impl<S: Sink> Engine<S> {
             match need(consumer, &head, now) {
                 Need::Bind | Need::Page => return Work::Now,
                 Need::At(at) => wait_until(at),
-                // What memory has was sent. Whoever still waits for it waits for a call.
+                // The changes in memory were sent. A consumer that still needs them waits for a call.
                 Need::Memory | Need::Nothing => {}
             }
             if let Some(expires_at) = consumer.state().expires_at {

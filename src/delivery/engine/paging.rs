@@ -20,8 +20,8 @@ use crate::error::{Category, Error, Result};
 use crate::history::{self, Page, PageRequest, Trim};
 use crate::postgres::{Connection, Stream};
 
-/// What Postgres may spend on a page. Other groups and newcomers wait for no longer than this, and a
-/// page that fails is made smaller.
+/// What Postgres may spend on a page. Other groups and new consumers wait no longer than this, and a
+/// failed page is made smaller.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What it may spend on a page of one row.
 const ROW_TIMEOUT: Duration = Duration::from_secs(15);
@@ -145,7 +145,7 @@ impl<S: Sink> Engine<S> {
             ..extent
         };
         self.oldest.set(Some(extent.oldest));
-        // Otherwise some of what was to be read has been pruned meanwhile, and the cursors say so.
+        // Otherwise part of the page was pruned during the read, and the next step resets the cursors.
         if extent.oldest <= key.after.saturating_add(1) {
             let range = ChangeRange::of_page(key.after, &page);
             let mut cache = FrameCache::of(&range);

@@ -46,7 +46,7 @@ fn a_client_comes_back_from_its_attachment_as_it_was() {
 }
 
 #[test]
-fn bytes_that_no_version_attached_are_an_error() {
+fn an_attachment_that_cannot_be_read_is_an_error() {
     for bytes in [&b""[..], b"{}", b"null", b"\xFF", b"{\"id\":\"\"}"] {
         assert!(ConsumerState::from_bytes(bytes).is_err());
         assert!(ConsumerState::number_of(bytes).is_err());

@@ -103,7 +103,7 @@ fn catching_up_reads_to_the_head_then_says_so_then_reads_live() {
 }
 
 #[test]
-fn a_client_that_nothing_matches_for_gets_a_fresh_position_but_not_all_the_time() {
+fn a_client_without_matches_gets_progress_once_a_second() {
     let mut cursor = live(None);
     cursor.read_through(101);
     assert_eq!(
@@ -144,7 +144,7 @@ fn a_client_that_does_not_acknowledge_is_sent_no_more_until_it_does() {
 }
 
 #[test]
-fn a_client_that_need_not_acknowledge_must_come_back_when_it_has_been_sent_too_much() {
+fn an_unacknowledging_client_must_reconnect_at_its_limit() {
     let live = || {
         let mut cursor = Cursor::new(Start::Now, Flow::Reconnects(1_000));
         while cursor.step(EXTENT, 0) != Step::Wait {}
@@ -156,7 +156,7 @@ fn a_client_that_need_not_acknowledge_must_come_back_when_it_has_been_sent_too_m
     cursor.sent(102, 600, 0);
     assert_eq!(cursor.step(extent_to(102), 0), Step::Wait, "nothing is due");
     assert!(!cursor.has_room());
-    // Asking for something else says nothing of what was read, and no more does eviction.
+    // Neither a new subscription nor an eviction shows what was read.
     assert_eq!(cursor.restart(Some(Start::After(at(50)))), Ok(()));
     let kept = serde_json::to_string(&cursor).unwrap();
     cursor = serde_json::from_str(&kept).unwrap();
@@ -177,7 +177,7 @@ fn every_byte_in_flight_counts_however_many_frames_it_is_in() {
     assert_eq!(cursor.unacknowledged(), Some(9_000));
     cursor.acknowledge(at(110), 0).unwrap();
     assert_eq!(cursor.unacknowledged(), Some(8_900));
-    // Remembered together with the frames after it: counts until they are acknowledged too.
+    // Merged with the frames after it: it counts until they are acknowledged, too.
     cursor.acknowledge(at(999), 0).unwrap();
     assert_eq!(cursor.unacknowledged(), Some(8_690));
     cursor.acknowledge(at(1_000), 0).unwrap();
@@ -203,7 +203,7 @@ fn acknowledgements_of_what_was_not_sent_are_refused() {
 }
 
 #[test]
-fn a_connected_client_that_history_is_pruned_away_from_was_too_slow() {
+fn a_live_client_whose_changes_were_pruned_is_reset_as_slow() {
     let mut cursor = live(Some(1_000));
     cursor.sent(101, 5_000, 0);
     let pruned = Extent {
@@ -280,13 +280,13 @@ fn a_window_outlives_a_reset() {
     let begin = Position { epoch: 2, id: 10 };
     assert_eq!(cursor.step(next, 0), Step::Welcome(begin));
     assert_eq!(cursor.step(next, 0), Step::WaitForAck);
-    // One that was on its way frees what it names, and is no mistake.
+    // A late acknowledgement is accepted, and frees the bytes up to it.
     assert_eq!(cursor.acknowledge(at(101), 0), Ok(()));
     assert!(matches!(cursor.step(next, 0), Step::Read { .. }));
 }
 
 #[test]
-fn acknowledgements_that_cross_a_reset_are_no_mistake() {
+fn late_acks_after_a_reset_are_accepted() {
     let mut cursor = live(Some(1_000));
     cursor.sent(101, 10, 0);
     let next = Extent { epoch: 2, ..EXTENT };
@@ -321,7 +321,7 @@ fn a_refused_subscription_keeps_the_position() {
 /// What happens to a client, and to the feed that it reads.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// The pump runs, and the client's frames hold so many changes of so many bytes each.
+    /// Delivery runs. Each frame has this many changes and bytes.
     Pump {
         per_frame: i64,
         bytes: u64,
@@ -334,7 +334,7 @@ enum Event {
     },
     Resubscribed,
     NewEpoch,
-    /// The object was evicted, and the cursor came back from its attachment.
+    /// The object was evicted, and the cursor was restored from its attachment.
     Evicted,
     Passed(u64),
 }
@@ -353,7 +353,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Plays the pump's part, and checks that what the cursor says makes a gapless feed.
+/// Plays the engine's part, and checks that the cursor's steps make a gapless feed.
 struct World {
     cursor: Cursor,
     extent: Extent,
