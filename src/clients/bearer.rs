@@ -1,4 +1,4 @@
-//! The credential of a request: where it stands, and whether it is the expected one.
+//! The credential of a request: where it is found, and whether it is the expected one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,17 +12,17 @@ const BEARER_PREFIX: &str = "bearer.";
 /// Bytes of a header that carries a credential.
 pub const MAX_CREDENTIAL_BYTES: usize = 16 << 10;
 
-/// A header that does not carry a credential as documented. Says nothing of what it holds.
+/// A header that does not carry a credential as documented. Does not reveal the header's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BearerError {
-    /// `Authorization` is there, but not `Bearer <token>`.
+    /// `Authorization` is present, but is not `Bearer <token>`.
     #[error("the header Authorization must be: Bearer <token>")]
     Scheme,
-    /// The client speaks no subprotocol that this server does.
+    /// The client offers no subprotocol that this server speaks.
     #[error("the subprotocol {SUBPROTOCOL} must be offered")]
     Subprotocol,
-    /// The subprotocol `bearer.` is there more than once, or what follows it is not base64url
+    /// The subprotocol `bearer.` is present more than once, or what follows it is not base64url
     /// (without padding) of UTF-8.
     #[error("the subprotocol of the token must be: bearer.<base64url of the token>")]
     Encoding,
@@ -69,8 +69,8 @@ pub fn from_subprotocols(header: &str) -> Result<Option<String>, BearerError> {
     }
 }
 
-/// Whether `given` is the expected token, in a time that depends on neither's content, nor, but for
-/// hashing them, on their lengths.
+/// Whether `given` is the expected token. The time taken does not depend on the content of either,
+/// and on their lengths only through hashing.
 pub fn is_token(given: &str, expected: &str) -> bool {
     let digest = |token: &str| Sha256::digest(token.as_bytes());
     let is_equal: bool = digest(given).ct_eq(&digest(expected)).into();

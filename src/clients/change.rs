@@ -1,4 +1,4 @@
-//! A change as a client could get it: its JSON, looked into without a tree.
+//! A change as a client could get it: its JSON, read without building a tree.
 
 use std::borrow::{Borrow, Cow};
 use std::cell::OnceCell;
@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// What a filter must know of a change. Borrows the change's JSON; rows are only taken apart when
-/// a filter asks for a column.
+/// The parts of a change that filters need. Borrows the change's JSON; a row is only parsed when a
+/// filter needs one of its columns.
 #[derive(Debug)]
 pub struct FeedChange<'a> {
     parts: Parts<'a>,
@@ -44,7 +44,7 @@ struct Parts<'a> {
 #[derive(Debug, Default, Deserialize)]
 struct Row<'a>(#[serde(borrow)] HashMap<Name<'a>, &'a RawValue>);
 
-/// A key that borrows where it has no escapes.
+/// A key, borrowed if it has no escapes.
 #[derive(Debug, PartialEq, Eq, Hash, Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -66,9 +66,9 @@ pub enum Visible {
     Nothing,
     /// Both, or the only one.
     Whole,
-    /// The row after an update, since the one before is not the client's to see.
+    /// The row after an update, since the client may not see the one before.
     OnlyNew,
-    /// The row before an update, since the one after is not the client's to see.
+    /// The row before an update, since the client may not see the one after.
     OnlyOld,
 }
 
@@ -100,8 +100,8 @@ impl<'a> FeedChange<'a> {
         self.parts.old.is_some()
     }
 
-    /// A column of the new row, or of the old one of a delete. What an update left unchanged is
-    /// what it was before, where the old row is given.
+    /// A column of the new row, or of the deleted one. A column that an update left unchanged has its
+    /// old value, if the change has the old row.
     pub(super) fn data(&self, column: &str) -> Option<&'a RawValue> {
         let row = self.data.get_or_init(|| read_row(self.parts.data));
         let value = row.0.get(column).copied();
@@ -119,13 +119,13 @@ impl<'a> FeedChange<'a> {
     }
 }
 
-/// A row that is not an object has no columns that a filter could know.
+/// A row that is not an object has no columns to filter by.
 fn read_row(json: &RawValue) -> Row<'_> {
     serde_json::from_str(json.get()).unwrap_or_default()
 }
 
-/// The change's JSON with what `visible` leaves of it: a row that comes into a client's sight is an
-/// update without an old row, one that leaves it is a delete.
+/// The change's JSON, reduced to what `visible` allows: a row that becomes visible is an update
+/// without an old row, one that stops being visible is a delete.
 pub fn redact(json: &str, visible: Visible) -> Result<Option<Cow<'_, str>>, FeedChangeError> {
     let only_old = match visible {
         Visible::Nothing => return Ok(None),

@@ -1,4 +1,4 @@
-//! Stored changes on their way to clients: each is parsed once, however many views judge it.
+//! Stored changes on their way to clients: each is parsed once, however many views evaluate it.
 
 use std::cell::OnceCell;
 
@@ -13,7 +13,7 @@ pub struct ChangeRange<'a> {
     changes: Vec<CachedChange<'a>>,
 }
 
-/// A stored change that views judge.
+/// A stored change that views evaluate.
 #[derive(Debug)]
 pub struct CachedChange<'a> {
     stored: &'a StoredChange,
@@ -67,12 +67,12 @@ impl<'a> CachedChange<'a> {
         }
     }
 
-    /// Its place in the history.
+    /// Its id in the history.
     pub fn id(&self) -> i64 {
         self.stored.id
     }
 
-    /// Its table, as `change_history.table_name` has it.
+    /// Its table, as in `change_history.table_name`.
     pub fn table(&self) -> &str {
         &self.stored.table
     }
@@ -82,7 +82,7 @@ impl<'a> CachedChange<'a> {
         &self.stored.json
     }
 
-    /// What its JSON says. Fails where it is not JSON that this system wrote.
+    /// The parsed change. Fails if this system did not write the JSON.
     pub fn change(&self) -> Result<&FeedChange<'a>, FeedChangeError> {
         if let Some(change) = self.parsed.get() {
             return Ok(change);

@@ -4,11 +4,11 @@ use super::client_message::{MAX_QUERY_BYTES, Start, read_tables};
 use super::frame_error::{FrameError, shorten};
 use super::subscription::Subscriptions;
 
-/// Changes that a page has unless it says otherwise, or at most.
+/// The default and the maximum number of changes of a page.
 const DEFAULT_LIMIT: u32 = 1_000;
 const MAX_LIMIT: u32 = 10_000;
 
-/// A page of the history that is asked for.
+/// A request for a page of the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangesRequest {
     /// `after`; absent: from the oldest change that is kept.
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_begins_with_the_oldest_change_unless_it_says_otherwise() {
+    fn a_page_begins_with_the_oldest_change_by_default() {
         let request = ChangesRequest::parse("").unwrap();
         assert_eq!(request.start, Start::Earliest);
         assert_eq!(request.wanted, Subscriptions::AllTables);

@@ -1,4 +1,4 @@
-//! What clients say: the query of the upgrade, and the frames after it.
+//! Messages from clients: the query of the upgrade, and the frames after it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,8 +34,8 @@ pub enum Start {
     After(Position),
 }
 
-/// A client's name for itself, or one the server made: it tells connections apart in `/clients` and
-/// in logs, and grants nothing. 1 to 64 letters, digits and `.`, `_`, `:`, `-`.
+/// The name that a client gave itself, or that the server made: it identifies connections in
+/// `/clients` and in logs, and grants nothing. 1 to 64 letters, digits and `.`, `_`, `:`, `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ClientId(String);
@@ -49,18 +49,18 @@ pub struct ConnectRequest {
     pub wanted: Subscriptions,
     /// `client`; absent: the server makes one.
     pub client: Option<ClientId>,
-    /// `ack=1`: the client acknowledges what it got, and is sent no more than a window beyond it.
+    /// `ack=1`: the client acknowledges what it receives, and is sent at most one window beyond it.
     pub acknowledges: bool,
 }
 
 /// A frame of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientMessage {
-    /// The client wants something else from here on.
+    /// The client replaces its subscriptions.
     Subscribe {
-        /// Never empty; without `ALL_TABLES`, which only the query can say.
+        /// A list that is never empty: [`Subscriptions::AllTables`] is only for a query without `tables`.
         wanted: Subscriptions,
-        /// Where to begin; `None`: where it stands.
+        /// Where to begin; `None`: from its current position.
         start: Option<Start>,
     },
     /// The client has everything up to here.
@@ -68,7 +68,7 @@ pub enum ClientMessage {
 }
 
 impl ClientId {
-    /// `None` for text that is no name.
+    /// `None` if the text is not a valid name.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=MAX_CLIENT_ID).contains(&text.len())
             && text
@@ -77,9 +77,9 @@ impl ClientId {
         fits.then(|| Self(text.to_owned()))
     }
 
-    /// A name for a client that gave none.
+    /// A name for a client that did not give one.
     pub fn random() -> Self {
-        // Without random numbers names repeat, which they may: they grant nothing.
+        // Without random numbers names repeat, which is harmless: they grant nothing.
         Self(format!("c{:016x}", getrandom::u64().unwrap_or_default()))
     }
 
@@ -247,7 +247,7 @@ pub(super) fn read_frame<T: DeserializeOwned>(text: &str) -> Result<T, FrameErro
     let mut reader = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let problem = error.inner().to_string();
-        // Serde adds a line and a column, which say nothing of a frame in one line.
+        // Serde adds a line and a column, which are useless for a frame of one line.
         let problem = problem.split(" at line ").next().unwrap_or_default();
         match error.path().to_string().as_str() {
             "." => FrameError::field("message", problem),

@@ -1,4 +1,4 @@
-//! What the catalogue says of the columns that filters name.
+//! The catalogue's facts about the columns that filters name.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,14 +7,14 @@ use crate::config::TableName;
 use crate::error::Result;
 use crate::postgres::{ArrayParam, Connection, Element, Param, Stream};
 
-/// Columns that are looked up in one statement, at most: its result then has some 100 KiB.
+/// The most columns that one statement looks up: its result then has about 100 KiB.
 pub const MAX_COLUMNS_AT_ONCE: usize = 512;
 
 /// The facts about the columns that were looked up.
 #[derive(Clone, Debug, Default)]
 pub struct Columns(HashMap<(TableName, String), ColumnFacts>);
 
-/// Changes of a partitioned table carry what the partition's replica identity gives, so a column
+/// Changes of a partitioned table carry the columns of the partition's replica identity, so a column
 /// counts only when every leaf covers it. A column of the key of an index that is the replica
 /// identity, or of the primary key by default (PostgreSQL documentation, "ALTER TABLE", `REPLICA
 /// IDENTITY`). A domain is what its base type is.
@@ -49,8 +49,8 @@ SELECT w.nspname::text, w.relname::text, b.attname::text, \
 FROM wanted w JOIN base b ON b.root = w.oid AND b.attname = w.column_name JOIN pg_type t ON t.oid = b.type \
 WHERE t.typtype <> 'd'";
 
-/// A lookup waits for the locks of whoever alters a partitioned table. Others wait for the connection,
-/// so it gives up soon, and is tried again later.
+/// A lookup waits for the locks of sessions that alter a partitioned table. Other consumers wait for
+/// the connection, so it gives up soon and is retried later.
 const TIME_LIMITS: &str = "\
 SELECT set_config('lock_timeout', '500ms', true), set_config('statement_timeout', '5s', true)";
 
@@ -102,7 +102,7 @@ impl Columns {
         self.0.extend(more.0);
     }
 
-    /// What is known of one column; `None` when the column or its table does not exist.
+    /// The facts about one column; `None` when the column or its table does not exist.
     pub fn facts(&self, table: &TableName, column: &str) -> Option<ColumnFacts> {
         self.0.get(&(table.clone(), column.to_owned())).copied()
     }

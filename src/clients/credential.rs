@@ -1,27 +1,27 @@
-//! Whose a connection is, and what one credential may take of the server.
+//! Which credential a connection belongs to, and the limits of one credential.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// WebSockets that are open with one ticket, or with the tickets of one `sub`, at most.
+/// The most WebSockets that are open with one ticket, or with the tickets of one `sub`.
 pub const MAX_TICKET_CONNECTIONS: usize = 32;
-/// Requests for `GET /changes` that wait for their page with one ticket, at most.
+/// The most requests for `GET /changes` that wait for their page with one ticket.
 pub const MAX_TICKET_READERS: usize = 4;
-/// The same with the token, at most.
+/// The same for the token.
 pub const MAX_OPERATOR_READERS: usize = 16;
-/// The same of all callers together, at most.
+/// The same for all callers together.
 pub const MAX_READERS: usize = 32;
-/// Filter conditions of all connections with one ticket, at most.
+/// The most filter conditions of all connections with one ticket.
 pub const MAX_TICKET_CONDITIONS: usize = 2_048;
 /// `subscribe` messages that a connection may send at once.
 pub const SUBSCRIBE_BURST: u32 = 50;
 /// After these it may send another one at this interval, in milliseconds.
 pub const SUBSCRIBE_INTERVAL_MS: u64 = 1_000;
 
-/// Tells the holders of tickets apart: by the claim `sub`, or by the ticket itself where it has none.
-/// Holds neither.
+/// Identifies the holder of a ticket: by the claim `sub`, or by the ticket itself if it has none.
+/// Contains neither.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CredentialId(String);
 
@@ -60,7 +60,7 @@ impl Default for SubscribeRate {
 }
 
 impl SubscribeRate {
-    /// Counts one at `now`, in milliseconds. False when it is one too many.
+    /// Counts a message at `now`, in milliseconds. False when it exceeds the rate.
     pub fn admit(&mut self, now: u64) -> bool {
         let gained = now.saturating_sub(self.refilled_at) / SUBSCRIBE_INTERVAL_MS;
         if gained > 0 {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tickets_of_one_subject_are_of_one_holder() {
+    fn tickets_with_the_same_subject_have_the_same_holder() {
         assert_eq!(CredentialId::of_subject("a"), CredentialId::of_subject("a"));
         assert_ne!(CredentialId::of_subject("a"), CredentialId::of_ticket("a"));
     }

@@ -89,7 +89,7 @@ impl Finite<'_> {
         }
     }
 
-    /// The power of ten of the first digit that is not zero, plus one. Only for numbers but zero.
+    /// The power of ten of the first digit that is not zero, plus one. Only for non-zero numbers.
     fn magnitude(&self) -> i64 {
         let all = self.whole.iter().chain(self.fraction);
         let zeros = all.take_while(|digit| **digit == b'0').count();
@@ -105,7 +105,7 @@ impl Finite<'_> {
             loop {
                 match (ours.next(), theirs.next()) {
                     (None, None) => return Ordering::Equal,
-                    // Zeros at the end of a fraction say nothing.
+                    // Trailing zeros of a fraction do not change the value.
                     (our, their) => match our.unwrap_or(b'0').cmp(&their.unwrap_or(b'0')) {
                         Ordering::Equal => {}
                         difference => return difference,
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_none() {
+    fn text_that_is_not_a_number_is_none() {
         for text in [
             "",
             "-",

@@ -1,8 +1,8 @@
 //! Row filters: conditions on columns, evaluated on the JSON of a row.
 //!
-//! What a condition says of a row can be unknown: a TOASTed value that did not change, one too large
-//! to hold, and most columns of an old row that the replica identity does not cover are not in the
-//! change. So the answer has three values, and the caller decides what the third one means.
+//! Whether a condition holds can be unknown: a change lacks unchanged TOASTed values, values that are
+//! too large to hold, and most columns of an old row that the replica identity does not cover. So the
+//! result has three values, and the caller decides what the third one means.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -22,8 +22,7 @@ pub const MAX_VALUE_BYTES: usize = 1024;
 /// Bytes of a column's name: Postgres cuts longer ones (`NAMEDATALEN`).
 pub const MAX_COLUMN_BYTES: usize = 63;
 
-/// What is known of a statement about a row. Ordered, so that "and" is the least and "or" the
-/// greatest.
+/// Whether a condition holds for a row. Ordered, so that "and" is the minimum and "or" the maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Truth {
     /// It does not hold.
@@ -72,11 +71,11 @@ pub struct Condition {
     operator: Operator,
     /// One, but for [`Operator::In`].
     operands: Vec<Operand>,
-    /// The column is part of the replica identity, as the catalogue had it last.
+    /// The column is part of the replica identity, by the last lookup in the catalogue.
     is_identity: bool,
 }
 
-/// What the catalogue says of a column that a filter names.
+/// The catalogue's facts about a column that a filter names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnFacts {
     /// Its type, or a domain's base type, is an integer, `numeric`, or a float.
@@ -96,14 +95,14 @@ enum Operand {
     Text(String),
 }
 
-/// The JSON form, as clients send it and as the attachment keeps it.
+/// The JSON form, as clients send it and as the server stores it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCondition {
     column: String,
     op: Operator,
     value: Box<RawValue>,
-    /// Only in what the server keeps.
+    /// Only in the server's stored form: clients must not send it.
     #[serde(default, skip_serializing_if = "is_false")]
     identity: bool,
 }
@@ -125,12 +124,12 @@ impl Condition {
         Self::try_from(raw)
     }
 
-    /// The column's name, as it is written in the catalogue.
+    /// The column's name, as in the catalogue.
     pub fn column(&self) -> &str {
         &self.column
     }
 
-    /// Whether updates and deletes carry the column's old value, by what [`Self::bind`] was told.
+    /// Whether updates and deletes carry the column's old value, as [`Self::bind`] was told.
     pub fn is_identity(&self) -> bool {
         self.is_identity
     }
@@ -160,8 +159,8 @@ impl Condition {
         self.is_identity = facts.is_some_and(|facts| facts.is_identity);
     }
 
-    /// Whether the condition holds for a column with this JSON value; `None`: the change does not
-    /// say. `is_number`: whether the column was one of numbers then, as far as that is known.
+    /// Whether the condition holds for a column with this JSON value; `None`: the change
+    /// lacks it. `is_number`: whether the column was numeric then, if that is known.
     pub(super) fn holds(&self, value: Option<&RawValue>, is_number: Option<bool>) -> Truth {
         let Some(value) = value else {
             return Truth::Unknown;
@@ -312,7 +311,7 @@ impl<'a> Scalar<'a> {
         matches!(self, Self::Text(text) if Decimal::parse(text).is_some())
     }
 
-    /// `None` where the two have no order, null and null excepted.
+    /// `None` if the two have no order. Null equals null.
     fn compare(&self, operand: &Operand, is_number: bool) -> Option<Ordering> {
         match (self, operand) {
             (Self::Null, Operand::Null) => Some(Ordering::Equal),

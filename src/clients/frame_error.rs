@@ -1,4 +1,4 @@
-//! What is wrong with what a client sent.
+//! Why a client's message is refused.
 
 /// A frame, or the query of a WebSocket upgrade, that is refused. The socket stays open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -7,7 +7,7 @@ pub enum FrameError {
     /// The frame is not JSON.
     #[error("the message is not JSON: {problem}")]
     NotJson {
-        /// What the parser met, with line and column.
+        /// The parser's message, with line and column.
         problem: String,
     },
     /// The frame is not an object with a string `type`.
@@ -27,7 +27,7 @@ pub enum FrameError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Something has more bytes or members than the server takes.
+    /// Something has more bytes or members than the server accepts.
     #[error("{field} has {found}, more than the {limit} that are allowed")]
     TooLarge {
         /// The path of the field, or `message` for the whole frame.
@@ -53,7 +53,7 @@ pub enum FrameError {
         /// How many there may be.
         limit: usize,
     },
-    /// What was asked for is not in the client's ticket.
+    /// The client's ticket does not allow what it asked for.
     #[error("{field}: not allowed by the ticket")]
     NotAllowed {
         /// The path of the field.

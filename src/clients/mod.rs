@@ -1,8 +1,8 @@
-//! What clients ask for and may see, and what they are told. Pure.
+//! What clients ask for, what they may see, and what they are sent. Pure.
 //!
 //! ```text
 //! upgrade  bearer, TicketKey -> Ticket --+
-//!          ConnectRequest ---------------+--> View (what the client may see, and wants to)
+//!          ConnectRequest ---------------+--> View (what the client asked for and may see)
 //! frames   ClientMessage ----------------+
 //! feed     ChangeRange: FeedChange --View::see--> Visible --redact--> ChangesFrame, ServerMessage
 //! ```

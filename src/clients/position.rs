@@ -1,4 +1,4 @@
-//! Where a client stands in the feed, as it is written on the wire.
+//! A client's position in the feed, and its form on the wire.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,7 +18,7 @@ pub struct Position {
     pub id: i64,
 }
 
-/// The text is not a position that this server gave out.
+/// The text is not a position that this server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a position: give back a string that the server sent, such as \"1-42\"")]
 pub struct ParsePositionError;

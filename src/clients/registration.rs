@@ -1,5 +1,5 @@
-//! The body of `POST /clients`: a Durable Object of an application that wants to be called with
-//! changes.
+//! The body of `POST /clients`: registers a Durable Object of an application, which is then called
+//! with changes.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use super::subscription::{
 pub const MAX_REGISTRATION_BYTES: usize = 16 << 10;
 /// Sync Durable Objects of one feed.
 pub const MAX_SYNC_CLIENTS: usize = 1_000;
-/// Seconds that a registration lasts unless it says otherwise, or at most.
+/// Seconds that a registration lasts: default, maximum and minimum.
 const DEFAULT_TTL: u64 = 24 * 60 * 60;
 const MAX_TTL: u64 = 30 * 24 * 60 * 60;
 const MIN_TTL: u64 = 10;
-/// Characters of a binding's, and of an object's name.
+/// The most bytes of a binding's or an object's name.
 const MAX_NAME: usize = 256;
 
 /// Which object is called: of the namespace that is bound as `binding`.
@@ -35,15 +35,15 @@ pub enum ObjectName {
 /// The body of `POST /clients`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// The client's name; to register it again replaces what was registered.
+    /// The client's name; registering it again replaces the registration.
     pub id: ClientId,
     /// The Durable Object binding of this Worker.
     pub binding: String,
     /// The object.
     pub object: ObjectName,
-    /// What it wants.
+    /// What it asked for.
     pub view: View,
-    /// Where to begin; `None`: where it stands, or from now on.
+    /// Where to begin; `None`: from its current position, or from now on.
     pub start: Option<Start>,
     /// How long the registration lasts, unless it is renewed.
     pub ttl: Duration,

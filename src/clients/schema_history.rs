@@ -1,7 +1,7 @@
-//! What the feed itself has said of its tables' columns.
+//! What the feed has described of its tables' columns.
 //!
-//! The catalogue tells what a table is now, and a change tells what a row was then: between the two
-//! may lie an `ALTER TABLE`. pgoutput describes a relation before the first of its rows, and again
+//! The catalogue describes a table now, and a change describes a row at the time of writing: an `ALTER
+//! TABLE` may lie between the two. pgoutput describes a relation before the first of its rows, and again
 //! after each change of it, in the order of the changes. So a description holds for every change from
 //! there on, up to the next. What is not known is never assumed: see [`View`](super::View).
 //!
@@ -20,24 +20,25 @@ use crate::changes::DescribedRelation;
 use crate::config::TableName;
 use crate::error::Result;
 
-/// Descriptions of one table that are kept, the newest. Nothing is known of changes before them.
+/// How many of the newest descriptions of a table are kept. Nothing is known about changes before
+/// them.
 const MAX_SHAPES: usize = 16;
 /// Tables that are held in memory.
 pub const MAX_CACHED_TABLES: usize = 1_000;
 
-/// Where descriptions are kept over the object's eviction.
+/// Where descriptions survive the object's eviction.
 pub trait SchemaStore {
     /// The history of one table, when there is one.
     fn load(&self, table: &TableName) -> Result<Option<TableHistory>>;
 
-    /// Keeps the history of one table.
+    /// Saves the history of one table.
     fn save(&self, history: &TableHistory) -> Result<()>;
 
     /// Forgets all of them.
     fn clear(&self) -> Result<()>;
 }
 
-/// What was described of each table, and how far the feed was followed.
+/// The descriptions of each table, and how far the feed was followed.
 pub struct SchemaHistory {
     store: Box<dyn SchemaStore>,
     tables: RefCell<HashMap<TableName, Option<Rc<TableHistory>>>>,
@@ -62,7 +63,7 @@ pub struct TableHistory {
 struct Shape {
     /// The id of the first change with this shape.
     since: i64,
-    /// Columns of numbers.
+    /// Numeric columns.
     numbers: Vec<String>,
     /// Columns that an update without an old row did not change.
     keys: Vec<String>,
@@ -79,7 +80,7 @@ pub struct SchemaChanges<'a> {
     pub relations: &'a [(i64, DescribedRelation)],
 }
 
-/// What was known of the tables when one change was written.
+/// What was known about the tables when one change was written.
 #[derive(Clone, Copy, Debug)]
 pub struct SchemaAt<'a> {
     history: &'a SchemaHistory,
@@ -93,7 +94,7 @@ impl fmt::Debug for SchemaHistory {
 }
 
 impl SchemaHistory {
-    /// What the store has; `through` is the last position that was followed.
+    /// The history in `store`; `through` is the last position up to which the feed was followed.
     pub fn new(store: Box<dyn SchemaStore>, through: Option<Position>) -> Self {
         Self {
             store,
@@ -104,7 +105,7 @@ impl SchemaHistory {
         }
     }
 
-    /// Adds what the feed described. Returns the tables that are new or have changed.
+    /// Adds new descriptions. Returns the tables that are new or have changed.
     pub fn add(&mut self, described: &SchemaChanges<'_>) -> Vec<TableName> {
         if self.through != Some(described.after) {
             // Another reader stored changes that this object did not see, or a position was not
@@ -185,7 +186,7 @@ impl SchemaHistory {
         if self.must_clear {
             return None;
         }
-        // Where the store fails, nothing is known, which is safe.
+        // If the store fails, nothing is known, which is safe.
         let stored = self.store.load(name).ok().flatten().map(Rc::new);
         self.tables
             .borrow_mut()
@@ -245,12 +246,12 @@ impl TableHistory {
 }
 
 impl SchemaAt<'_> {
-    /// Whether the column was one of numbers; `None` where nothing is known.
+    /// Whether the column was numeric; `None` if unknown.
     pub(super) fn is_number(self, table: &TableName, column: &str) -> Option<bool> {
         self.with_shape(table, |shape| has(&shape.numbers, column))
     }
 
-    /// Whether an update without an old row certainly left the column as it was.
+    /// Whether an update without an old row certainly left the column unchanged.
     pub(super) fn is_key(self, table: &TableName, column: &str) -> bool {
         self.with_shape(table, |shape| has(&shape.keys, column))
             .unwrap_or_default()
@@ -375,7 +376,7 @@ mod tests {
         add(&mut history, (200, 300), &[]);
         history.save().unwrap();
         assert_eq!(store.saved.borrow().len(), 2);
-        // Another reader was at work: nothing of it counts any more.
+        // Another reader stored changes: no description holds any longer.
         store.is_broken.set(true);
         add(&mut history, (301, 400), &[]);
         assert!(history.save().is_err());

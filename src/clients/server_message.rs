@@ -1,4 +1,4 @@
-//! What the server says: one JSON object a frame.
+//! Messages from the server: one JSON object a frame.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use super::subscription::FilterWarning;
 /// Target size of a `changes` frame in bytes; a single change may exceed it.
 pub const MAX_CHANGES_BYTES: usize = 1 << 20;
 
-/// A frame of the server, but for `changes`, which [`ChangesFrame`] writes.
+/// A frame of the server, except `changes`, which [`ChangesFrame`] writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(
     tag = "type",
@@ -20,7 +20,7 @@ pub const MAX_CHANGES_BYTES: usize = 1 << 20;
     rename_all_fields = "camelCase"
 )]
 pub enum ServerMessage<'a> {
-    /// The subscription stands at its position.
+    /// The subscription has begun.
     Welcome {
         /// The client's name.
         client_id: &'a ClientId,
@@ -30,23 +30,23 @@ pub enum ServerMessage<'a> {
         oldest: Position,
         /// At the newest change.
         head: Position,
-        /// Where the subscription stands: whatever is stored after it is sent.
+        /// The subscription's position: changes after it are sent.
         position: Position,
-        /// Filters that some updates and deletes cannot be judged by.
+        /// Filters that cannot be evaluated for some updates and deletes.
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         warnings: &'a [FilterWarning],
     },
-    /// What the welcome warned of has changed, since a table has.
+    /// The welcome's warnings have changed, because a table was altered.
     Warnings {
-        /// Filters that some updates and deletes cannot be judged by from now on; maybe none.
+        /// All filters that cannot be evaluated for some updates and deletes from now on; may be empty.
         warnings: &'a [FilterWarning],
     },
-    /// The client has everything there is; live from here.
+    /// The client has everything that is stored; live from here.
     CaughtUp {
         /// The head.
         position: Position,
     },
-    /// The head moved, but nothing of it was for the client.
+    /// The head moved, but no change was for the client.
     Progress {
         /// Where to resume.
         position: Position,
@@ -64,29 +64,29 @@ pub enum ServerMessage<'a> {
     Error {
         /// Stable and machine-readable.
         code: &'a str,
-        /// For people.
+        /// For humans.
         message: &'a str,
         /// Whether the same message may succeed later.
         retryable: bool,
     },
 }
 
-/// Why a client cannot go on from where it stands.
+/// Why a client cannot continue from its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResetReason {
     /// Changes after its position are no longer kept.
     TooOld,
-    /// Changes may have been missed since: its position means nothing any more.
+    /// Changes may have been missed since: its position is no longer valid.
     EpochChanged,
-    /// It took what it was sent so slowly that the rest is no longer kept.
+    /// It read so slowly that the following changes are no longer kept.
     SlowConsumer,
 }
 
 impl ServerMessage<'_> {
     /// The frame's text.
     pub fn to_json(&self) -> String {
-        // Nothing here can fail: no map with other keys than strings, no failing `Serialize`.
+        // Cannot fail: every map has string keys, and no `Serialize` fails.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -104,7 +104,7 @@ impl FrameError {
 
 const PREFIX: &str = "{\"type\":\"changes\",\"changes\":[";
 
-/// A `changes` frame in the making. The changes' JSON is copied once, into the frame that every
+/// A `changes` frame under construction. The changes' JSON is copied once, into the frame that every
 /// client with the same view gets.
 #[derive(Clone, Debug)]
 pub struct ChangesFrame {
@@ -123,8 +123,8 @@ impl ChangesFrame {
         }
     }
 
-    /// Adds a change's JSON unless the frame would be too large with it; a frame takes at least one
-    /// change. Says whether it took it.
+    /// Adds a change's JSON unless that would make the frame too large; the first change always fits.
+    /// Returns whether it was added.
     #[must_use]
     pub fn push(&mut self, change: &str) -> bool {
         if !self.is_empty && self.text.len().saturating_add(change.len()) > MAX_CHANGES_BYTES {
@@ -143,7 +143,7 @@ impl ChangesFrame {
         PREFIX.len()..self.text.len()
     }
 
-    /// Whether there is no change in it.
+    /// Whether it has no changes.
     pub fn is_empty(&self) -> bool {
         self.is_empty
     }

@@ -1,4 +1,4 @@
-//! What a client asked for, what its ticket lets it see, and what follows for each change.
+//! What a client asked for, what its ticket lets it see, and which rows of a change it gets.
 
 use std::borrow::Cow;
 
@@ -23,9 +23,9 @@ pub const MAX_SUBSCRIPTIONS_BYTES: usize = 6 << 10;
 #[serde(try_from = "RawSubscription", into = "RawSubscription")]
 pub struct Subscription {
     table: TableName,
-    /// The table, as `change_history.table_name` has it.
+    /// The table, as in `change_history.table_name`.
     qualified: String,
-    /// All must hold; none: all rows.
+    /// All must hold; empty: all rows.
     filter: Vec<Condition>,
 }
 
@@ -39,13 +39,13 @@ pub enum Subscriptions {
     Tables(Vec<Subscription>),
 }
 
-/// What a client may see of the feed, and wants to.
+/// What a client asked for, and what it may see.
 ///
 /// A change is for the client when
-/// - what it asked for holds, or may hold, for the new or the old row: what is unknown is sent,
-///   since a change that is not sent is lost; and
-/// - what its ticket says certainly holds for the row: what is unknown is not sent, since the ticket
-///   is there to keep rows from being seen. Of an update only the row that it holds for is sent.
+/// - its subscriptions match, or may match, the new or the old row: if unknown, the change is sent,
+///   because a change that is not sent is lost; and
+/// - its ticket certainly allows the row: if unknown, the row is withheld, because a ticket exists to
+///   hide rows. An update is sent with only the rows that the ticket allows.
 ///
 /// `TRUNCATE` carries no row, so it is for every client of its table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ pub struct FilterWarning {
     pub table: String,
     /// The filter's columns whose old values the table's replica identity leaves out.
     pub columns: Vec<String>,
-    /// What this means.
+    /// What this means for the client.
     pub message: String,
     /// The SQL that fixes it.
     pub sql: String,
@@ -113,13 +113,15 @@ impl Subscription {
         Ok(())
     }
 
-    /// The columns whose old values updates and deletes may not carry, and the way to have them.
+    /// Warns of columns whose old values updates and deletes may not carry, with the SQL that fixes it.
     pub fn warning(&self) -> Option<FilterWarning> {
         let uncovered = self
             .filter
             .iter()
             .filter(|condition| !condition.is_identity());
-        let mut columns: Vec<String> = uncovered.map(|it| it.column().to_owned()).collect();
+        let mut columns: Vec<String> = uncovered
+            .map(|condition| condition.column().to_owned())
+            .collect();
         columns.sort_unstable();
         columns.dedup();
         if columns.is_empty() {
@@ -129,10 +131,11 @@ impl Subscription {
         let TableName { schema, table } = &self.table;
         Some(FilterWarning {
             table: self.table.to_string(),
-            message: "updates and deletes do not carry the old values of these columns, so it is \
-                      not known whether the old row matched: without a ticket they are sent all \
-                      the same, with a ticket a row that leaves the filter is not reported"
-                .into(),
+            message:
+                "updates and deletes do not carry the old values of these columns, so the old \
+                      row cannot be checked: without a ticket they are sent anyway; with a ticket, \
+                      a row that stops matching is not reported"
+                    .into(),
             sql: format!(
                 "ALTER TABLE {}.{} REPLICA IDENTITY FULL",
                 identifier(schema),
@@ -147,22 +150,23 @@ impl Subscription {
     }
 
     fn holds_for_new(&self, change: &FeedChange<'_>, then: SchemaAt<'_>) -> Truth {
-        all(&self.filter, |it| {
-            let is_number = then.is_number(&self.table, it.column());
-            it.holds(change.data(it.column()), is_number)
+        all(&self.filter, |condition| {
+            let is_number = then.is_number(&self.table, condition.column());
+            condition.holds(change.data(condition.column()), is_number)
         })
     }
 
-    /// An update that gives no old row did not change the replica identity's columns. Both the feed
-    /// and the catalogue must say that it was one: what is described of a partitioned table is not
-    /// what its partitions have.
+    /// An update without an old row did not change the replica identity's columns. Both the feed and
+    /// the catalogue must say that the column is one of them: the partitions of a table may differ from
+    /// what the feed describes.
     fn holds_for_old(&self, change: &FeedChange<'_>, then: SchemaAt<'_>) -> Truth {
-        all(&self.filter, |it| {
-            let old = change.old(it.column());
+        all(&self.filter, |condition| {
+            let column = condition.column();
+            let old = change.old(column);
             let is_same =
-                !change.has_old() && it.is_identity() && then.is_key(&self.table, it.column());
-            let old = old.or_else(|| is_same.then(|| change.data(it.column())).flatten());
-            it.holds(old, then.is_number(&self.table, it.column()))
+                !change.has_old() && condition.is_identity() && then.is_key(&self.table, column);
+            let old = old.or_else(|| is_same.then(|| change.data(column)).flatten());
+            condition.holds(old, then.is_number(&self.table, column))
         })
     }
 }
@@ -204,8 +208,8 @@ pub(super) fn read_subscriptions(
     Ok(list)
 }
 
-/// Refuses what would not fit the socket's attachment, with the flag that [`Subscription::bind`]
-/// may add.
+/// Refuses subscriptions that would not fit the socket's attachment once [`Subscription::bind`] has
+/// added its flags.
 pub(super) fn check_bytes(field: &str, list: &[Subscription]) -> Result<(), FrameError> {
     const FLAG: usize = r#","identity":true"#.len();
     let conditions: usize = list
@@ -249,8 +253,8 @@ impl From<Subscription> for RawSubscription {
 }
 
 impl View {
-    /// What a client wants of what its ticket allows; `allowed` is `None` for a client that may
-    /// see everything. Fails where it names a table that the ticket does not.
+    /// A view of `wanted` within `allowed`, which is `None` for a client that may see everything. Fails
+    /// if the client names a table that the ticket does not.
     pub fn new(
         wanted: Subscriptions,
         allowed: Option<Vec<Subscription>>,
@@ -266,12 +270,12 @@ impl View {
         Ok(Self { wanted, allowed })
     }
 
-    /// The same client, wanting something else.
+    /// The view of the same client with other subscriptions.
     pub fn resubscribe(&self, wanted: Subscriptions) -> Result<Self, FrameError> {
         Self::new(wanted, self.allowed.clone())
     }
 
-    /// Whether both were asked for in the same words, whatever the catalogue says of them.
+    /// Whether both have the same subscriptions and ticket, whatever the catalogue says of their columns.
     pub fn asks_for_the_same(&self, other: &Self) -> bool {
         let unbound = |view: &Self| {
             let mut view = view.clone();
@@ -284,11 +288,6 @@ impl View {
     /// What the client asked for.
     pub fn wanted(&self) -> &Subscriptions {
         &self.wanted
-    }
-
-    /// What the client's ticket allows; `None`: everything.
-    pub fn allowed(&self) -> Option<&[Subscription]> {
-        self.allowed.as_deref()
     }
 
     /// Applies the catalogue's facts about every filter's columns; `facts` returns `None` for a column
@@ -313,8 +312,9 @@ impl View {
         )
     }
 
-    /// Applies the catalogue's present facts about the columns. A column that has gone or changed its
-    /// type is not the client's mistake: it goes on, and what cannot be judged is unknown.
+    /// Applies the catalogue's current facts about the columns. A column that was dropped or changed its
+    /// type is not the client's mistake: the subscription continues, and its conditions are unknown
+    /// where they cannot be evaluated.
     pub fn rebind(&mut self, facts: impl Fn(&TableName, &str) -> Option<ColumnFacts>) {
         let wanted = match &mut self.wanted {
             Subscriptions::AllTables => &mut [],
@@ -344,7 +344,7 @@ impl View {
         warnings
     }
 
-    /// The tables that changes can come from, as `change_history.table_name` has them; empty: all.
+    /// The tables whose changes the client can get, as in `change_history.table_name`; empty: all.
     pub fn table_names(&self) -> Vec<String> {
         let tables = match (&self.wanted, &self.allowed) {
             (Subscriptions::AllTables, Some(allowed)) => allowed,
@@ -370,7 +370,7 @@ impl View {
         self.wanted == Subscriptions::AllTables && self.allowed.is_none()
     }
 
-    /// Whether any subscription filters rows.
+    /// Whether any filter names a column.
     pub fn has_filters(&self) -> bool {
         let allowed = self.allowed.iter().flatten();
         let mut all = self.tables().iter().chain(allowed);
@@ -394,8 +394,8 @@ impl View {
             .sum()
     }
 
-    /// What the client gets of a stored change. The table alone decides where it can, so that most
-    /// changes are never parsed for most views.
+    /// Which rows of a stored change the client gets. The table alone decides where possible, so that
+    /// most changes are never parsed for most views.
     pub fn see(&self, change: &CachedChange<'_>, schemas: &SchemaHistory) -> Visible {
         if self.is_everything() {
             return Visible::Whole;
@@ -413,21 +413,21 @@ impl View {
             (Rows::All, Rows::All) => Visible::Whole,
             _ => match change.change() {
                 Ok(parsed) => self.judge(parsed, schemas.at(change.id())),
-                // Not written by this system. It must not hold up what follows it: without a ticket
-                // it is sent as it is, with a ticket it is withheld.
+                // Not written by this system. It must not block later changes: without a ticket it
+                // is sent unchanged, with a ticket it is withheld.
                 Err(_) if self.allowed.is_none() => Visible::Whole,
                 Err(_) => Visible::Nothing,
             },
         }
     }
 
-    /// What of `change` the client gets; `then`: what is known of its table as of it.
+    /// Which rows of `change` the client gets; `then`: the schemas when it was written.
     pub fn judge(&self, change: &FeedChange<'_>, then: SchemaAt<'_>) -> Visible {
-        let allowed_new = self.allows(|it| it.holds_for_new(change, then), change);
+        let allowed_new = self.allows(|allowed| allowed.holds_for_new(change, then), change);
         if change.kind() != Kind::Update {
             let is_seen = match change.kind() {
                 Kind::Truncate => self.allows(|_| Truth::True, change) && self.is_wanted(change),
-                _ => allowed_new && self.wants(|it| it.holds_for_new(change, then), change),
+                _ => allowed_new && self.wants(|wanted| wanted.holds_for_new(change, then), change),
             };
             return if is_seen {
                 Visible::Whole
@@ -435,12 +435,12 @@ impl View {
                 Visible::Nothing
             };
         }
-        let allowed_old = self.allows(|it| it.holds_for_old(change, then), change);
-        let wants_new = || self.wants(|it| it.holds_for_new(change, then), change);
-        let wants_old = || self.wants(|it| it.holds_for_old(change, then), change);
+        let allowed_old = self.allows(|allowed| allowed.holds_for_old(change, then), change);
+        let wants_new = || self.wants(|wanted| wanted.holds_for_new(change, then), change);
+        let wants_old = || self.wants(|wanted| wanted.holds_for_old(change, then), change);
         match (allowed_new, allowed_old) {
             (true, true) if wants_new() || wants_old() => Visible::Whole,
-            // There is no old row to hide, and the new one is the client's to see.
+            // There is no old row to hide, and the client may see the new one.
             (true, false) if !change.has_old() && (wants_new() || wants_old()) => Visible::Whole,
             (true, false) if change.has_old() && wants_new() => Visible::OnlyNew,
             (false, true) if change.has_old() && wants_old() => Visible::OnlyOld,
@@ -479,7 +479,9 @@ fn any(
     holds: impl Fn(&Subscription) -> Truth,
     change: &FeedChange<'_>,
 ) -> Truth {
-    let of_table = tables.iter().filter(|it| it.is_of(change));
+    let of_table = tables
+        .iter()
+        .filter(|subscription| subscription.is_of(change));
     of_table.map(holds).max().unwrap_or(Truth::False)
 }
 
@@ -493,7 +495,7 @@ enum Rows {
 
 fn rows_of(tables: &[Subscription], table: &str) -> Rows {
     let mut rows = Rows::None;
-    for subscription in tables.iter().filter(|it| it.qualified == table) {
+    for subscription in tables.iter().filter(|listed| listed.qualified == table) {
         if subscription.filter.is_empty() {
             return Rows::All;
         }
@@ -502,7 +504,7 @@ fn rows_of(tables: &[Subscription], table: &str) -> Rows {
     rows
 }
 
-/// The JSON of a stored change with what `visible` leaves of it; `None` when nothing is left.
+/// The JSON of a stored change, reduced to what `visible` allows; `None` if nothing is visible.
 pub fn redact_stored<'a>(change: &CachedChange<'a>, visible: Visible) -> Option<Cow<'a, str>> {
     // A change that was judged has been parsed, so redacting it does not fail.
     redact(change.json(), visible).unwrap_or_default()

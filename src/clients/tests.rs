@@ -25,7 +25,7 @@ fn subscriptions(list: &Value) -> Vec<Subscription> {
     }
 }
 
-/// Keeps nothing.
+/// A store that keeps nothing.
 struct NoStore;
 
 impl SchemaStore for NoStore {

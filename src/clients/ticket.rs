@@ -1,4 +1,4 @@
-//! Client tickets: what a client may see, signed by the application that lets it in.
+//! Client tickets: what a client may see, signed by the application that admits it.
 //!
 //! A ticket is a JSON Web Token (RFC 7519) signed with HS256 under a secret that the application and
 //! this server share. Claims:
@@ -28,11 +28,11 @@ use super::credential::CredentialId;
 use super::frame_error::FrameError;
 use super::subscription::{RawSubscription, Subscription, read_subscriptions};
 
-/// Bytes of a ticket: what fits into the headers of a request beside others.
+/// The most bytes of a ticket: it must fit a request's headers beside the others.
 pub const MAX_TICKET_BYTES: usize = 12 << 10;
-/// Bytes of the shared secret at least (RFC 7518, section 3.2: as many as the hash has).
+/// The fewest bytes of the shared secret (RFC 7518, section 3.2: as many as the hash has).
 pub const MIN_TICKET_SECRET_BYTES: usize = 32;
-/// Seconds that a ticket may be valid from now on: it cannot be taken back.
+/// Seconds that a ticket may be valid from now on: it cannot be revoked.
 pub const MAX_TICKET_LIFETIME: u64 = 24 * 60 * 60;
 /// Seconds by which the signer's clock may be ahead of this server's.
 const LEEWAY: u64 = 30;
@@ -56,8 +56,7 @@ pub struct Ticket {
 #[error("the secret has {0} bytes: HS256 needs at least 32")]
 pub struct WeakSecret(pub usize);
 
-/// A ticket that is refused. Nothing of its claims is looked at before its signature is known to be
-/// good.
+/// Why a ticket is refused. Its claims are not read before its signature has been verified.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TicketError {
@@ -65,10 +64,10 @@ pub enum TicketError {
     /// is too long.
     #[error("the ticket is not a JSON Web Token of an algorithm that is known here")]
     Malformed,
-    /// It is signed otherwise than with HS256, or not at all.
+    /// It is signed with something other than HS256, or not at all.
     #[error("the ticket is not signed with HS256")]
     Algorithm,
-    /// The signature is not of the shared secret.
+    /// The signature was not made with the shared secret.
     #[error("the ticket's signature is wrong")]
     Signature,
     /// It has expired.
@@ -109,14 +108,14 @@ impl TicketKey {
         }
         install_hs256();
         let mut validation = Validation::new(Algorithm::HS256);
-        // The time is checked here, by a clock that is given, and an audience is not ours to know.
+        // The time is checked here, against the caller's clock; audiences are not used.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
         let token = jsonwebtoken::decode::<Box<RawValue>>(ticket, &self.0, &validation)
             .map_err(|error| TicketError::from_kind(error.kind()))?;
         if token.header.crit.is_some() {
-            // Extensions that must be understood (RFC 7515, section 4.1.11), and none is.
+            // Extensions that must be understood (RFC 7515, section 4.1.11); none is supported.
             return Err(TicketError::Malformed);
         }
         let claims: Claims = read_frame(token.claims.get()).map_err(TicketError::Claims)?;
@@ -163,8 +162,8 @@ impl TicketError {
     }
 }
 
-/// Gives `jsonwebtoken` the one algorithm that tickets have. Its own set of them brings RSA and
-/// elliptic curves, which would make most of this server's WASM.
+/// Provides `jsonwebtoken` with the one algorithm that tickets use. Its own provider includes RSA and
+/// elliptic curves, which would be most of this server's WASM.
 fn install_hs256() {
     static PROVIDER: CryptoProvider = CryptoProvider {
         // Tickets are signed by the application, never here.
@@ -177,7 +176,7 @@ fn install_hs256() {
     };
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        // Fails only where another provider is installed already, which then does the same.
+        // Fails only if another provider is already installed, which then does the same.
         let _ = PROVIDER.install_default();
     });
 }

@@ -1,4 +1,4 @@
-//! Equal views, held once: clients with the same one get the same frames.
+//! Equal views, stored once: clients with the same view get the same frames.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use super::subscription::View;
 pub struct Views(RefCell<HashSet<Rc<View>>>);
 
 impl Views {
-    /// The one that is equal to `view`.
+    /// The shared view that is equal to `view`.
     pub fn shared(&self, view: Rc<View>) -> Rc<View> {
         let mut views = self.0.borrow_mut();
         if let Some(known) = views.get(&view) {

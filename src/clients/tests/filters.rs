@@ -33,7 +33,7 @@ fn known(truth: Truth) -> bool {
     }
 }
 
-/// Of a column that is not one of numbers.
+/// Evaluates a condition on a column that is not numeric.
 fn holds(condition: &Condition, column: &str) -> bool {
     known(truth(condition, column, Some(false)))
 }
@@ -175,11 +175,11 @@ fn where_the_type_is_not_known_only_what_holds_for_both_is_certain() {
         ("lt", "\"95\"", "\"96\"", Truth::False),
         ("eq", "\"9007199254740993\"", many, Truth::True),
         ("eq", "\"9007199254740993.0\"", many, Truth::Unknown),
-        // No column of numbers has such values.
+        // A numeric column has no such values.
         ("eq", "\"new\"", "\"new\"", Truth::True),
         ("lt", "\"new\"", "\"done\"", Truth::True),
         ("neq", "\"95\"", "\"done\"", Truth::True),
-        // Nor need the type be known for these.
+        // For these, the type does not matter.
         ("lt", "95", many, Truth::False),
         ("lt", "\"95\"", "9", Truth::True),
     ] {
@@ -193,7 +193,7 @@ fn where_the_type_is_not_known_only_what_holds_for_both_is_certain() {
 }
 
 #[test]
-fn a_column_of_numbers_takes_no_operand_that_is_none() {
+fn a_numeric_column_refuses_non_numeric_values() {
     let facts = ColumnFacts {
         is_number: true,
         is_identity: true,
@@ -299,7 +299,7 @@ fn any_scalar() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>()
-            .prop_filter("JSON has no NaN", |it| it.is_finite())
+            .prop_filter("JSON has no NaN", |number| number.is_finite())
             .prop_map(Value::from),
         ".{0,5}".prop_map(Value::from),
         (0..10_i64).prop_map(|number| Value::from(number.to_string())),
@@ -329,7 +329,7 @@ proptest! {
         for (op, value) in [("in", json!(operands)), ("eq", operands[0].clone())] {
             let filter = json!([{"table": "t", "filter": [{"column": "c", "op": op, "value": value}]}]);
             let mut kept = subscriptions(&filter)[0].filter()[0].clone();
-            // Fails where an operand is no number, which leaves the condition as it was.
+            // Fails if an operand is not a number, and then leaves the condition unchanged.
             let _ = kept.bind(ColumnFacts { is_number, is_identity });
             let json = serde_json::to_string(&kept).unwrap();
             prop_assert_eq!(serde_json::from_str::<Condition>(&json).unwrap(), kept);

@@ -214,7 +214,7 @@ fn a_changes_frame_holds_whole_changes_in_order() {
 }
 
 #[test]
-fn a_changes_frame_takes_one_change_of_any_size_and_else_about_a_mebibyte() {
+fn a_changes_frame_takes_one_change_of_any_size_and_otherwise_about_a_mebibyte() {
     let large = format!("\"{}\"", "x".repeat(2 * MAX_CHANGES_BYTES));
     let mut frame = ChangesFrame::new(at(1));
     assert!(frame.push(&large));

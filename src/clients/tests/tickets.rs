@@ -101,7 +101,7 @@ fn a_ticket_is_worth_something_only_in_its_time() {
         (EXPIRES - 24 * 3600 - 31, Some(TicketError::TooLongLived)),
         (EXPIRES - 24 * 3600, None),
         (EXPIRES - 1, None),
-        // From then on open sockets are closed too.
+        // Open sockets are closed at this time, too.
         (EXPIRES, Some(TicketError::Expired)),
         (EXPIRES + 29, Some(TicketError::Expired)),
         (u64::MAX, Some(TicketError::Expired)),
@@ -171,7 +171,7 @@ fn a_secret_that_is_too_short_to_sign_with_is_refused() {
 }
 
 #[test]
-fn what_is_no_ticket_is_refused() {
+fn a_non_ticket_is_refused() {
     let long = "x".repeat(MAX_TICKET_BYTES + 1);
     for text in [
         "",

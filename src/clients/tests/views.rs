@@ -22,7 +22,7 @@ fn orders_of(customer: i64) -> Value {
     json!([{"table": "orders", "filter": [{"column": "customer", "op": "eq", "value": customer}]}])
 }
 
-/// Of a table of which nothing is known.
+/// Evaluates a view on a table whose schema is unknown.
 fn judge(view: &View, change: &Value) -> Visible {
     judge_with(&no_schemas(), view, change)
 }
@@ -134,7 +134,7 @@ fn an_update_without_an_old_row_left_the_replica_identity_as_it_was() {
     for (log, in_catalogue, expected) in [
         (described("customer", 1), true, Visible::Nothing),
         (described("customer", 42), true, Visible::Nothing),
-        // It was another table then, or may have been.
+        // The table was different then, or may have been.
         (described("id", 1), true, Visible::Whole),
         (described("customer", 43), true, Visible::Whole),
         (no_schemas(), true, Visible::Whole),
@@ -271,7 +271,7 @@ fn a_ticket_and_a_subscription_both_apply_and_neither_tells_of_a_hidden_row() {
         (row(42, false), row(42, true), Visible::Whole),
         (row(42, false), row(42, false), Visible::Nothing),
         (row(42, true), row(7, true), Visible::OnlyNew),
-        // Only the hidden row matches what was asked for.
+        // Only the hidden row matches the subscription.
         (row(42, false), row(7, true), Visible::Nothing),
         (row(7, true), row(42, false), Visible::Nothing),
         (row(7, false), row(42, true), Visible::OnlyOld),
@@ -340,7 +340,7 @@ fn redaction_keeps_every_other_byte() {
 }
 
 #[test]
-fn a_filter_that_the_replica_identity_does_not_cover_is_warned_of_with_the_sql_that_mends_it() {
+fn a_filter_that_the_replica_identity_does_not_cover_is_warned_of_with_the_sql_that_fixes_it() {
     let list = json!([{"table": "Sales.\"a.b\"", "filter": [
         {"column": "customer", "op": "eq", "value": 1},
         {"column": "customer", "op": "neq", "value": 2}]}]);
