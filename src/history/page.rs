@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::postgres::{ArrayParam, Connection, Param, Row, Stream, next_fetch_size};
 
-/// What to read.
+/// A page to read.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRequest<'a> {
     /// The id before the first change wanted.
@@ -18,7 +18,7 @@ pub struct PageRequest<'a> {
     /// The id of the last change wanted. It bounds the time that a page takes: every row up to it is
     /// looked at, whether it matches or not.
     pub through: i64,
-    /// Only these tables, as `change_history.table_name` has them; empty: all.
+    /// Only these tables, as in `change_history.table_name`; empty: all.
     pub tables: &'a [String],
     /// The most changes to return, from 1.
     pub max_changes: u32,
@@ -33,11 +33,11 @@ pub struct PageRequest<'a> {
 pub struct Page {
     /// In id order.
     pub changes: Vec<StoredChange>,
-    /// Everything up to here has been read: the last change's id where the page is full, otherwise
-    /// the end of the range that was requested.
+    /// Everything up to here has been read: the last change's id if the page is full, otherwise the
+    /// end of the requested range.
     pub through: i64,
-    /// The oldest change that was still kept after the page was read: where it is beyond the page's
-    /// first id, changes may be missing from the page. `i64::MAX` when the history is empty.
+    /// The oldest change that was still kept after the page was read. If it is beyond the page's first
+    /// id, changes may be missing from the page. `i64::MAX` when the history is empty.
     pub oldest: i64,
     /// How many changes fill a page, judging by this one.
     pub next_changes: u32,
@@ -46,7 +46,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Nothing was read after `after`.
+    /// A page after `after` without changes.
     pub fn empty(after: i64) -> Self {
         Self {
             changes: Vec::new(),
@@ -69,7 +69,7 @@ pub enum Trim {
 
 /// Initial and maximum page size, in changes.
 pub const MAX_PAGE_CHANGES: u32 = 5_000;
-/// Bytes of one row's JSON, the old row included, that are read at most. Larger rows are trimmed.
+/// The most bytes of one row's JSON that are read, including the old row. Larger rows are trimmed.
 pub const MAX_READ_ROW_BYTES: i64 = 16 << 20;
 /// What Postgres may spend on a single row, or on the id of the oldest change.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -92,7 +92,7 @@ octet_length(data_text) + COALESCE(octet_length(old_text), 0) AS size \
 FROM (SELECT data::text AS data_text, old_data::text AS old_text OFFSET 0) AS text OFFSET 0) AS read \
 WHERE stored_before < $5::int8) AS cut WHERE read_before < $5::int8 ORDER BY id";
 
-/// Keeps the smallest columns up to a limit, the key's being among them as a rule.
+/// Keeps the smallest columns up to a limit, which usually include the key.
 const TRIMMED: &str = "\
 SELECT id, lsn, table_name, operation, COALESCE(new_row.kept, '{}'), \
 CASE WHEN old_data IS NOT NULL THEN COALESCE(old_row.kept, '{}') END, array_to_json(unchanged)::text, \
@@ -111,7 +111,7 @@ LATERAL (SELECT (jsonb_object_agg(key, value) FILTER (WHERE total <= $2::int8)):
     FROM jsonb_each(old_data)) AS columns) AS old_row \
 WHERE id = $1::int8";
 
-/// Does not look at the row. The names are those that the table has now.
+/// Does not read the row's values. The column names are the table's current ones.
 const BARE: &str = "\
 SELECT id, lsn, table_name, operation, '{}', NULL, NULL, \
 (SELECT json_agg(attname ORDER BY attnum) FROM pg_attribute \
@@ -158,8 +158,8 @@ pub async fn read_page<S: Stream>(
     } = rows;
     let next_changes = next_fetch_size(changes.len(), bytes, request.max_bytes, MAX_PAGE_CHANGES);
     Ok(Page {
-        // Whether Postgres has cut the page by its stored size is not known, so a page with changes
-        // ends with the last of them.
+        // It is unknown whether Postgres cut the page by its stored size, so a page with changes ends
+        // with the last of them.
         through: changes.last().map_or(request.through, |change| change.id),
         oldest,
         next_changes,
@@ -196,8 +196,8 @@ pub async fn read_row<S: Stream>(
     })
 }
 
-/// Runs a query and asks for the oldest change afterwards, in one round trip and within a limit of
-/// time. Returns the id of the oldest change.
+/// Runs a query and then reads the id of the oldest change, in one round trip and within a time limit.
+/// Returns that id.
 async fn in_transaction<S: Stream>(
     connection: &mut Connection<S>,
     timeout: Duration,

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::delivery::PageAnswer;
 use crate::response::{ErrorResponse, Result};
 
-/// A page that takes longer is not waited for.
+/// The longest time that a request waits for its page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `GET /clients`.
@@ -114,7 +114,7 @@ pub(super) async fn changes(
     Err(error.retry_after(1).into())
 }
 
-/// A request that waits for its page. It leaves also when it is cancelled.
+/// A request that waits for its page. Its consumer is also removed when the request is cancelled.
 struct Waiting {
     runtime: Rc<Runtime>,
     number: u64,

@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use crate::polling::{Policy, Report, policy};
 use crate::state::{Checkpoint, Slot};
 
-/// The position of the newest stored change that the object knows of.
+/// The position of the newest stored change that the object knows about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
     pub(super) epoch: i32,
@@ -191,7 +191,7 @@ pub(super) struct HistoryStatus {
 }
 
 impl SlotHealth {
-    pub(super) fn new(slot: Option<&Slot>, extent: Option<HistoryBounds>) -> Self {
+    pub(super) fn new(slot: Option<&Slot>, bounds: Option<HistoryBounds>) -> Self {
         Self {
             checked_at: clock::now_ms(),
             slot: slot.map(|slot| SlotStatus {
@@ -202,9 +202,9 @@ impl SlotHealth {
                 safe_wal_size: slot.safe_wal_size,
                 is_lost: slot.is_lost(),
             }),
-            history: extent.map(|extent| HistoryStatus {
-                oldest_id: extent.oldest,
-                newest_id: extent.newest,
+            history: bounds.map(|bounds| HistoryStatus {
+                oldest_id: bounds.oldest,
+                newest_id: bounds.newest,
             }),
         }
     }

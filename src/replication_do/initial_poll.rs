@@ -1,7 +1,7 @@
 //! `GET /wait-for-initial-poll`: answers when everything that committed before the request is
 //! stored.
 //!
-//! Nothing of a wait is stored. A client whose object is evicted sends its request again, and the
+//! A wait is not stored. A client whose object is evicted sends its request again, and the
 //! same rule applies.
 
 use std::rc::Rc;

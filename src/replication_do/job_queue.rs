@@ -23,15 +23,15 @@ use crate::config::Fields;
 use crate::error::{Category, Error};
 use crate::polling::Outcome;
 
-/// The result of a job, shared by everyone who waited for it.
+/// The result of a job, shared by all its waiters.
 pub(super) type JobResult = Result<Outcome, Rc<Error>>;
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Job {
-    /// Nobody listens: check the slot and prune the history.
+    /// No clients: check the slot and prune the history.
     Maintain,
-    /// Drain the slot. Also serves those who wait for [`Self::Maintain`].
+    /// Drain the slot. Also completes the waiters of [`Self::Maintain`].
     Poll,
     /// Apply these fields and prepare the database.
     Initialize(Fields),

@@ -55,7 +55,7 @@ impl DurableObject for ReplicationDO {
 }
 
 /// The events of WebSockets. The `worker` crate's own handlers copy every message into WebAssembly's
-/// memory before anybody can look at its size.
+/// memory before its size can be checked.
 #[wasm_bindgen]
 impl ReplicationDO {
     /// A message of a client.

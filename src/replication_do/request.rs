@@ -1,4 +1,4 @@
-//! What handlers read of a request: its query, and its body up to a limit.
+//! Reads a request's query, and its body up to a limit.
 
 use std::collections::HashMap;
 

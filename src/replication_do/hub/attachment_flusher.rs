@@ -1,8 +1,8 @@
 //! Persists client states in the background: shortly after sending, in chunks, because persisting
 //! costs about as much as sending.
 //!
-//! The platform keeps an object in memory that waits for a timer. One that crashes before resumes
-//! from an older position, and sends again what came after it.
+//! The platform keeps an object in memory while it waits for a timer. An object that crashes before
+//! the timer fires resumes from an older position, and sends what came after it again.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::delivery::Engine;
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// plus this time for each client, so that persisting takes about a hundredth of the time.
 const AFTER_FOR_EACH: Duration = Duration::from_micros(500);
-/// A timer that is later than this is lost: the platform has ended its event.
+/// A timer that is overdue by more than this is lost: the platform has ended its event.
 const LOST_AFTER: Duration = Duration::from_mins(1);
 /// Persisting this many takes a millisecond or two.
 const FLUSHED_AT_ONCE: usize = 256;

@@ -22,7 +22,7 @@ struct Conflict {
     position: Position,
 }
 
-/// The object's stub; fails where the binding or the object's id is invalid.
+/// The object's stub; fails if the binding or the object's id is invalid.
 pub(super) fn stub(env: &Env, target: &Target) -> worker::Result<Stub> {
     let namespace = env.durable_object(&target.binding)?;
     match &target.object {
@@ -56,7 +56,7 @@ fn request(client: &ClientId, body: &JsString) -> worker::Result<Request> {
     init.with_method(Method::Post)
         .with_headers(headers)
         .with_body(Some(body.clone().into()));
-    // A stub takes the request to its object, whatever the host is.
+    // A stub sends the request to its object, whatever the host is.
     Request::new_with_init("https://sync-do/replication/changes", &init)
 }
 

@@ -6,7 +6,7 @@ use super::sinks::ClientSink;
 use crate::clients::{Position, Subscriptions, View};
 use crate::delivery::{Consumer, Cursor};
 
-/// A consumer; `None` for a request, which is over soon.
+/// A consumer; `None` for a request, which ends soon.
 pub(super) fn consumer(consumer: &Consumer<ClientSink>, head: Option<Position>) -> Option<Value> {
     let state = consumer.state();
     match consumer.sink() {

@@ -1,4 +1,4 @@
-//! The clients of one object: the engine with the platform's sinks, and what is kept of them.
+//! The clients of one object: the engine with the platform's sinks, and the clients' stored state.
 
 mod attachment_flusher;
 mod callback;
@@ -58,7 +58,7 @@ pub(super) struct Hub {
     head_is_stale: Cell<bool>,
 }
 
-/// What a registration is answered with.
+/// The result of a registration.
 #[derive(Debug)]
 pub(super) struct Registered {
     pub(super) id: ClientId,
@@ -112,8 +112,8 @@ impl Hub {
         }
     }
 
-    /// Loads the registrations, and the schemas of the tables up to `through`. Called once, when the
-    /// storage is ready.
+    /// Loads the registrations, and the table schemas up to `through`. Called once, when the storage is
+    /// ready.
     pub(super) fn load(&self, through: Option<Position>) -> Result<()> {
         let store = StoredSchemas::new(self.storage.clone());
         self.engine
@@ -129,12 +129,12 @@ impl Hub {
         Ok(())
     }
 
-    /// Sets who is told of the answers of Sync Durable Objects.
+    /// Sets who is told of Sync DO answers.
     pub(super) fn report_answers_to(&self, report: Rc<dyn Fn(Answered)>) {
         self.calls.report_to(report);
     }
 
-    /// A Sync Durable Object has answered. Returns why, where it has failed.
+    /// Handles the answer of a Sync Durable Object. Returns the error if the call failed.
     pub(super) fn on_answer(&self, answered: Answered) -> Option<Rc<Error>> {
         let Answered {
             number,
@@ -144,7 +144,7 @@ impl Hub {
         let failure = match &answer {
             Answer::Failed(error) => Some(Rc::clone(error)),
             Answer::Gone => {
-                // Nothing is removed of a registration that has replaced this one meanwhile.
+                // A registration that has replaced this one meanwhile must not be removed.
                 if self.engine.consumers().find(number).is_some()
                     && let Err(error) = sync_do_sink::forget(&self.storage, &client)
                 {
@@ -166,7 +166,7 @@ impl Hub {
         self.engine.describe(changes)
     }
 
-    /// Makes a head known, and sends what is in memory to everyone whom it serves, in this turn.
+    /// Publishes a head, and sends the changes in memory to every client that they reach before returning.
     pub(super) fn publish(&self, checkpoint: &Checkpoint, recent: Option<Recent>) {
         let head = Head {
             position: position(checkpoint),
@@ -176,7 +176,7 @@ impl Hub {
         self.flusher.flush_soon(&self.state, &self.engine);
     }
 
-    /// Makes a head known that was read from the database, unless a newer one is known.
+    /// Publishes a head that was read from the database, unless a newer one is known.
     pub(super) fn refresh(&self, checkpoint: &Checkpoint) {
         let read = position(checkpoint);
         if self.engine.head().is_none_or(|known| known < read) {
@@ -271,7 +271,7 @@ impl Hub {
         Ok(client_end)
     }
 
-    /// Accepts a request for one page. The consumer's number tells whom to [`Self::forget`].
+    /// Accepts a request for one page. Returns the consumer's number, for [`Self::forget`].
     pub(super) fn request_page(
         &self,
         request: &ChangesRequest,
@@ -315,12 +315,12 @@ impl Hub {
         }
     }
 
-    /// A consumer wants nothing more.
+    /// Removes a consumer.
     pub(super) fn forget(&self, number: u64) {
         self.engine.remove(number);
     }
 
-    /// Registers a Sync Durable Object, or renews its registration. A mistake names its field.
+    /// Registers a Sync Durable Object, or renews its registration. An error names the field.
     pub(super) fn register(
         &self,
         registration: Registration,
@@ -363,7 +363,7 @@ impl Hub {
         Ok(Ok(registered(&consumer)))
     }
 
-    /// Ends a registration. False when there is none of that name.
+    /// Ends a registration. False if there is none under that name.
     pub(super) fn deregister(&self, id: &ClientId) -> Result<bool> {
         let Some(known) = self.sync_do(id) else {
             return Ok(false);
@@ -383,7 +383,7 @@ impl Hub {
         known.cloned()
     }
 
-    /// The database cannot be reached: requests for pages do not wait for it.
+    /// The database cannot be reached: requests for pages fail at once.
     pub(super) fn fail_pages(&self, error: &Rc<Error>) {
         for consumer in self.engine.consumers().all().iter() {
             if let ClientSink::Page(sink) = consumer.sink() {
@@ -442,7 +442,7 @@ impl Hub {
         if let Some(client) = self.client_of(&socket) {
             self.forget(client.number());
         }
-        // Completes the closing handshake; one that has failed needs none.
+        // Completes the closing handshake; a failed socket needs none.
         socket.close(1000, "bye");
     }
 
@@ -450,7 +450,7 @@ impl Hub {
         self.engine.consumers().find(socket.number()?)
     }
 
-    /// Everyone, for `GET /clients`.
+    /// All clients, for `GET /clients`.
     pub(super) fn list(&self) -> Vec<Value> {
         let head = self.engine.head();
         let consumers = self.engine.consumers().all();

@@ -1,4 +1,4 @@
-//! The object's storage as the place of what the feed has said of its tables.
+//! Stores the feed's table descriptions in the object's storage.
 
 use std::cell::Cell;
 
@@ -8,14 +8,14 @@ use crate::error::Result;
 use crate::workers::storage::Storage;
 
 const PREFIX: &str = "relation:";
-/// Tables that are kept. Beyond them the one that was described longest ago is forgotten, and what
-/// depends on it is unknown.
+/// The most tables that are kept. Beyond that the one that was described longest ago is deleted, and
+/// what depends on it is unknown.
 const MAX_TABLES: u64 = 10_000;
 
-/// Keeps one value for each table.
+/// Stores one value for each table.
 pub(super) struct StoredSchemas {
     storage: Storage,
-    /// How many there are; `None` before they were counted.
+    /// How many are stored; `None` before they were counted.
     count: Cell<Option<u64>>,
 }
 

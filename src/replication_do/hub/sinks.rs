@@ -15,7 +15,7 @@ const CLOSE_TICKET_EXPIRED: u16 = 4001;
 /// The close code of a client that holds more unacknowledged bytes than it may.
 const CLOSE_UNACKNOWLEDGED: u16 = 4002;
 
-/// Any consumer's way out.
+/// The sink of any consumer of the object.
 #[derive(Debug)]
 pub(super) enum ClientSink {
     WebSocket(ClientSocket),

@@ -21,15 +21,15 @@ use crate::workers::storage::Storage;
 /// Calls at once: the platform lets six requests of one event wait for an answer (Workers
 /// documentation, "Limits", "Simultaneous open connections").
 const MAX_AT_ONCE: usize = 6;
-/// Calls that are kept for objects that have not failed last: one that hangs takes its call for a
-/// quarter of a minute.
+/// Calls that are reserved for objects whose last call did not fail: an object that hangs occupies
+/// its call for a quarter of a minute.
 const RESERVED: usize = 3;
 /// A call that takes longer is lost.
 const LOST_AFTER: Duration = Duration::from_mins(1);
 /// Keys of the registrations.
 pub(super) const KEY_PREFIX: &str = "syncDo:";
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug)]
 pub(in crate::replication_do) struct Answered {
     pub(super) number: u64,
@@ -68,7 +68,7 @@ impl std::fmt::Debug for SyncDoSink {
 }
 
 impl Calls {
-    /// Who hears of the answers.
+    /// Sets who is told of each answer.
     pub(super) fn report_to(&self, report: Report) {
         self.report.replace(Some(report));
     }
@@ -118,7 +118,7 @@ impl SyncDoSink {
         &self.target
     }
 
-    /// Why the object cannot be called, where the binding or its id is invalid.
+    /// Why the object cannot be called, if the binding or the object's id is invalid.
     pub(super) fn check(env: &Env, target: &Target) -> worker::Result<()> {
         callback::stub(env, target).map(drop)
     }
@@ -127,7 +127,7 @@ impl SyncDoSink {
         MAX_AT_ONCE.saturating_sub(self.calls.count())
     }
 
-    /// How many of these only objects that have not failed last may use.
+    /// How many of these are reserved for objects whose last call did not fail.
     pub(super) fn reserved() -> usize {
         RESERVED
     }

@@ -1,5 +1,4 @@
-//! The one alarm: what it is for, when it is due, and the watchdog that sets it again when it is
-//! lost.
+//! The one alarm: what it does, when it is due, and the watchdog that restores it when it is lost.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,15 +13,15 @@ use crate::polling::{Next, Outcome};
 use crate::replication_do::job_queue::{Job, wait_for};
 use crate::workers::log;
 
-/// The platform fires an alarm late now and then. One that is later than this is lost: an alarm is
+/// The platform sometimes fires an alarm late. One that is later than this is lost: an alarm is
 /// deleted after six failures, and a crash between two steps may leave none.
 const LOST_AFTER_MS: u64 = 30_000;
 /// An invalid configuration is checked again this often.
 const INVALID_CONFIG_DELAY: Duration = Duration::from_mins(1);
 
 impl Runtime {
-    /// The alarm: polls, or, while nobody listens, maintains the slot. A running job
-    /// serves instead.
+    /// The alarm: polls, or, without clients, maintains the slot. If a job is running, that job is
+    /// enough.
     pub(in crate::replication_do) async fn on_alarm(self: &Rc<Self>) {
         self.memory.borrow_mut().next_alarm_at = None;
         if let Err(error) = self.config() {
@@ -42,8 +41,8 @@ impl Runtime {
         self.watch().await;
     }
 
-    /// Sets the alarm again when it is lost. Called with every event; asks the platform only after
-    /// an eviction and when an alarm is overdue.
+    /// Sets the alarm again if it is lost. Called on every event; asks the platform only after an
+    /// eviction and when an alarm is overdue.
     pub(in crate::replication_do) async fn watch(&self) {
         if self.with(|memory| memory.config.is_none()) || self.jobs.is_running() {
             return;
@@ -96,8 +95,8 @@ impl Runtime {
         Some(delay)
     }
 
-    /// Sets the one alarm; it takes the place of any that was set. Done last, so that whatever
-    /// happened is followed by something.
+    /// Sets the one alarm, replacing any earlier one. Called last, so that an alarm follows whatever the
+    /// outcome was.
     pub(super) async fn set_alarm(&self, delay: Option<Duration>) {
         let Some(delay) = delay else { return };
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);

@@ -33,13 +33,13 @@ const LONGEST_TIMER_MS: u64 = 10_000;
 /// The task.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
-    /// Since when it runs, in milliseconds since 1970; 0 when it does not.
+    /// When the current run began, in milliseconds since 1970; 0 when none is running.
     runs_since: Cell<u64>,
     /// When the next timer wakes it, in milliseconds since 1970.
     wakes_at: Cell<Option<u64>>,
     /// When something is due that no timer waits for.
     due_at: Cell<Option<u64>>,
-    /// Steps that have failed in a row, of which those that concern everybody are tried again at
+    /// Steps that have failed in a row. After a failure that affects all consumers the next step is at
     /// `retry_at`.
     failures: Cell<u32>,
     retry_at: Cell<u64>,
@@ -56,7 +56,7 @@ impl Delivery {
 }
 
 impl Runtime {
-    /// Starts delivery where there is something to do, and a timer where there will be.
+    /// Starts delivery if there is something to do, and a timer if there will be.
     pub(in crate::replication_do) fn wake_delivery(self: &Rc<Self>) {
         if self.delivery.is_running() || self.with(|memory| memory.config.is_none()) {
             return;
@@ -106,14 +106,14 @@ impl Runtime {
             }
             match self.deliver_step().await {
                 Ok(true) => self.delivery.failures.set(0),
-                // Nothing could be done after all: whatever it waits for wakes delivery.
+                // Nothing could be done after all: the event that it waits for wakes delivery.
                 Ok(false) => return self.wake_delivery_at(clock::now_ms().saturating_add(1_000)),
                 Err(error) => self.note_delivery_failure(error),
             }
         }
     }
 
-    /// What there is to do. While the database cannot be reached nothing is, before its next try.
+    /// What there is to do. While the database cannot be reached: nothing before the next attempt.
     fn delivery_work(&self) -> Work {
         let work = if self.hub.needs_head() {
             Work::Now
@@ -152,7 +152,7 @@ impl Runtime {
         connected.inspect_err(|_| self.pause_delivery())
     }
 
-    /// After an eviction, and while nobody polls, the database says where the history ends.
+    /// Reads the head from the database: after an eviction, and while the feed is not polled.
     async fn read_head(&self, connection: &mut Database) -> Result<()> {
         let slot = self.with(|memory| memory.config.as_ref().map(|config| config.slot.clone()));
         let slot = slot.ok_or_else(not_initialized)?;
@@ -164,7 +164,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// What has failed concerns everybody.
+    /// Notes a failure that affects all consumers.
     fn pause_delivery(&self) {
         let failures = self.delivery.failures.get().saturating_add(1);
         let pause = backoff(failures, js_sys::Math::random()).as_millis();
@@ -174,7 +174,7 @@ impl Runtime {
             .set(clock::now_ms().saturating_add(pause));
     }
 
-    /// A fault of delivery is counted and logged as one. It fails no cycle.
+    /// Counts and logs a failure of delivery. It does not fail any cycle.
     fn note_delivery_failure(&self, error: Error) {
         log::error("delivery_failed", &error);
         let failures = self.delivery.failures.get().saturating_add(1);
@@ -191,7 +191,7 @@ impl Runtime {
 
     fn wake_delivery_at(self: &Rc<Self>, at: u64) {
         let now = clock::now_ms();
-        // A timer keeps the object in memory. What is due later is due at an alarm.
+        // A timer keeps the object in memory. The alarm handles what is due later.
         if at > now.saturating_add(LONGEST_TIMER_MS) {
             self.delivery.due_at.set(Some(at));
             return;

@@ -1,4 +1,4 @@
-//! Cycles, one after the other, until nothing is left.
+//! Runs cycles one after another until everything is stored.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -74,7 +74,7 @@ impl Runtime {
         result
     }
 
-    /// Closes the connection unless another job finishes meanwhile, which then says when.
+    /// Closes the connection after [`LINGER`], unless another job finishes first: that job decides then.
     fn close_connection_soon(self: &Rc<Self>) {
         let runtime = Rc::clone(self);
         let finished_at = clock::now_ms();
@@ -94,8 +94,8 @@ impl Runtime {
         }
     }
 
-    /// The server may close a kept connection at any time, which is no failure of this poll; and
-    /// what is wrong with a slot that was fine the last time is for [`state::resume`] to judge.
+    /// The server may close a kept connection at any time, which is not a failure of this poll; and a
+    /// slot that has become invalid since the last poll is handled by [`state::resume`].
     fn deserves_another_attempt(&self, stop: &Stop) -> bool {
         // The next attempt knows of this gap, and ends the epoch.
         let is_known_now = stop.error.code() == "publication_gap";
@@ -170,27 +170,28 @@ impl Runtime {
         mut cycle: CycleState,
     ) -> Result<Outcome> {
         let started = clock::now_ms();
-        let feed = feed(config, database::write_method(&self.env));
+        let cycle_config = cycle_config(config, database::write_method(&self.env));
         let mut changed = false;
         let mut expect = std::mem::take(&mut self.memory.borrow_mut().expect);
         let outcome = loop {
             let connector = DatabaseConnector(&self.env);
-            let polled = polling::run(connection, &connector, &feed, &mut cycle, expect).await;
+            let polled =
+                polling::run(connection, &connector, &cycle_config, &mut cycle, expect).await;
             self.memory.borrow_mut().documents_as_text_from = cycle.documents_as_text_from;
             let (mut report, advance) = polled?;
             changed |= report.stored > 0;
             let described = self.describe(&report, &cycle);
-            // A client that hears of the changes finds the status without the failures before them.
+            // A client that has just received changes must not see earlier failures in the status.
             let recovered = self.memory.borrow_mut().health.recover();
-            // While Postgres advances the slot, and before the position is persisted, which holds up
-            // whatever is sent until it is on disk.
+            // While Postgres advances the slot, and before the position is persisted: the platform
+            // delays everything that is sent after a write until the write is on disk.
             self.hub.publish(&cycle.checkpoint, report.recent.take());
             self.note_position(&cycle, described);
             self.wake_delivery();
             advance.finish(connection, &mut cycle, &mut report).await;
             self.note_report(&report, recovered);
             if report.advance_error.is_some() || report.snapshot_error.is_some() {
-                // It has cost the connection, but nothing of what was stored.
+                // The connection is lost, but what was stored is not.
                 *connection = database::connect(&self.env).await?;
             }
             if report.complete {
@@ -207,17 +208,17 @@ impl Runtime {
         };
         let mut memory = self.memory.borrow_mut();
         if changed {
-            // Where changes came, more are likely to come.
+            // More changes are likely to follow.
             memory.expect = Expect::Changes;
         }
         memory.cycle = Some(cycle);
         Ok(outcome)
     }
 
-    /// Looks on a new connection whether changes can follow what is stored. The slot may have been
-    /// replaced and the database restored since the last one.
+    /// Checks on a new connection whether the slot continues what is stored. Since the last connection
+    /// the slot may have been replaced, or the database restored.
     ///
-    /// What the cycle before remembers stays, where the database still says the same.
+    /// Keeps the state of the previous cycle if the database's checkpoint is still the same.
     pub(super) async fn resume(
         &self,
         connection: &mut Database,
@@ -276,8 +277,8 @@ impl Runtime {
         Ok(cycle)
     }
 
-    /// Adds what the cycle described. It belongs to what was stored: until the position is persisted,
-    /// too, nothing may be awaited. False when it could not be persisted.
+    /// Adds what the cycle described. Nothing may be awaited before the position is persisted, too.
+    /// False if the descriptions could not be persisted.
     fn describe(&self, report: &polling::Report, cycle: &CycleState) -> bool {
         let described = self.hub.describe(&SchemaChanges {
             after: crate::clients::Position {
@@ -293,8 +294,8 @@ impl Runtime {
         described.is_ok()
     }
 
-    /// `is_described`: what was described up to here is persisted. Otherwise the next instance would
-    /// take what it finds for everything.
+    /// `is_described`: the descriptions up to here are persisted. If they are not, the position must not
+    /// be either: the next instance would consider its descriptions complete.
     fn note_position(&self, cycle: &CycleState, is_described: bool) {
         let position = Position::of(&cycle.checkpoint);
         let mut memory = self.memory.borrow_mut();
@@ -344,7 +345,7 @@ fn log_failure(memory: &Memory, error: &Error) {
     log::failure("cycle_failed", error, context);
 }
 
-fn feed(config: &ReplicationConfig, write_method: WriteMethod) -> CycleConfig {
+fn cycle_config(config: &ReplicationConfig, write_method: WriteMethod) -> CycleConfig {
     CycleConfig {
         slot: config.slot.clone(),
         publication: config.publication.clone(),

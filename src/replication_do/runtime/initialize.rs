@@ -11,9 +11,9 @@ use crate::state;
 use crate::workers::{database, log};
 
 impl Runtime {
-    /// Makes the database ready for the configuration that `given` leads to, and takes it over.
+    /// Prepares the database for the configuration that results from `given`, and applies it.
     ///
-    /// On an error the feed goes on as it was.
+    /// On an error the feed continues unchanged.
     pub(super) async fn make_ready(&self, given: &Fields) -> Result<Outcome> {
         self.memory.borrow_mut().initializing = true;
         let ready = self.try_make_ready(given).await;
@@ -25,7 +25,7 @@ impl Runtime {
             self.persist(HEALTH, &memory.health);
             return ready;
         }
-        // The first poll is the alarm's, which also comes when the object is evicted before it.
+        // The alarm makes the first poll: it fires even if the object is evicted before.
         self.set_alarm(Some(Duration::ZERO)).await;
         ready
     }

@@ -16,13 +16,13 @@ impl Runtime {
         self.run(Job::Poll).await
     }
 
-    /// As [`Self::poll`], for somebody who has just written.
+    /// As [`Self::poll`], for a caller that has just written.
     pub(in crate::replication_do) async fn nudge(self: &Rc<Self>) -> JobResult {
         self.memory.borrow_mut().expect = Expect::Changes;
         self.poll().await
     }
 
-    /// Starts a poll that nobody waits for: its failure is counted where it happens.
+    /// Starts a poll without waiting for it: a failure is counted where it happens.
     pub(in crate::replication_do) fn start_polling(self: &Rc<Self>) {
         let runtime = Rc::clone(self);
         wasm_bindgen_futures::spawn_local(async move {
@@ -33,7 +33,7 @@ impl Runtime {
     /// Applies the configuration and makes the database ready. Idempotent; calls with the same
     /// fields share one run.
     pub(in crate::replication_do) async fn initialize(self: &Rc<Self>, given: Fields) -> JobResult {
-        // A wrong field need not wait for its turn.
+        // An invalid field is refused without waiting for a turn.
         self.merge(&given).map_err(Rc::new)?;
         self.run(Job::Initialize(given)).await
     }
@@ -41,7 +41,7 @@ impl Runtime {
     pub(super) async fn run(self: &Rc<Self>, job: Job) -> JobResult {
         let (token, result) = self.jobs.enqueue(job);
         if let Some(token) = token {
-            // On its own, so that a caller who goes away does not end what others wait for.
+            // In a task of its own, so that a caller that disconnects does not end the job for the others.
             let runtime = Rc::clone(self);
             self.state
                 .wait_until(async move { runtime.run_jobs(token).await });

@@ -1,8 +1,8 @@
-//! What a feed needs beside its cycles: a check of the slot's health, and pruning.
+//! What a feed needs beside its cycles: checking the slot's health, and pruning.
 //!
-//! While nobody listens the alarm does nothing else: two statements where nothing is to be done.
-//! Beside polling it is done now and then, so that a feed that always has clients, or is nudged
-//! again and again, is maintained too.
+//! Without clients the alarm does nothing else: two statements if there is nothing to do. Beside
+//! polling it runs now and then, so that a feed that always has clients, or is nudged often, is
+//! maintained, too.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,8 +25,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 const PRUNE_FOR: Duration = Duration::from_secs(20);
 
 impl Runtime {
-    /// The hibernation alarm: checks the slot, drains it when it holds back too much or is not
-    /// what it was, prunes history, and sets the next alarm.
+    /// The hibernation alarm: checks the slot, drains it if it retains too much WAL or has changed,
+    /// prunes history, and sets the next alarm.
     pub(super) async fn maintain(self: &Rc<Self>) -> Result<Outcome> {
         let result = match self.config() {
             Ok(config) => self.try_maintain(&config).await,
@@ -44,7 +44,7 @@ impl Runtime {
 
     async fn try_maintain(self: &Rc<Self>, config: &ReplicationConfig) -> Result<Outcome> {
         let mut connection = database::connect(&self.env).await?;
-        let mut extent = self.refresh_slot_health(config, &mut connection).await?;
+        let mut bounds = self.refresh_slot_health(config, &mut connection).await?;
         let mut outcome = Outcome::Idle;
         if self.with(|memory| must_drain(memory.slot_health.as_ref(), config)) {
             let before = self.memory.borrow_mut().cycle.take();
@@ -54,7 +54,7 @@ impl Runtime {
         }
         let started = clock::now_ms();
         loop {
-            let pruned = self.prune(config, &mut connection, &mut extent).await;
+            let pruned = self.prune(config, &mut connection, &mut bounds).await;
             let more = pruned.unwrap_or_else(|error| self.note_maintenance_failure(&error));
             if !more || clock::has_elapsed(started, PRUNE_FOR) || self.jobs.has_waiting() {
                 break;
@@ -100,9 +100,9 @@ impl Runtime {
         config: &ReplicationConfig,
         connection: &mut Database,
     ) -> Result<()> {
-        let mut extent = self.refresh_slot_health(config, connection).await?;
-        let more = self.prune(config, connection, &mut extent).await?;
-        // One batch at a time, so that a poll does not wait for long; the next batch after the next.
+        let mut bounds = self.refresh_slot_health(config, connection).await?;
+        let more = self.prune(config, connection, &mut bounds).await?;
+        // One batch at a time, so that polls do not wait long; the next batch follows the next poll.
         self.memory.borrow_mut().maintenance_is_due = more;
         Ok(())
     }
@@ -113,11 +113,11 @@ impl Runtime {
         connection: &mut Database,
     ) -> Result<Option<HistoryBounds>> {
         let slot = state::read_slot(connection, &config.slot).await?;
-        let extent = history::read_bounds(connection).await?;
-        let slot_health = SlotHealth::new(slot.as_ref(), extent);
+        let bounds = history::read_bounds(connection).await?;
+        let slot_health = SlotHealth::new(slot.as_ref(), bounds);
         self.persist(SLOT_HEALTH, &slot_health);
         self.memory.borrow_mut().slot_health = Some(slot_health);
-        Ok(extent)
+        Ok(bounds)
     }
 
     /// Prunes one batch. True when there may be more to prune.
@@ -125,9 +125,9 @@ impl Runtime {
         &self,
         config: &ReplicationConfig,
         connection: &mut Database,
-        extent: &mut Option<HistoryBounds>,
+        bounds: &mut Option<HistoryBounds>,
     ) -> Result<bool> {
-        let Some(kept) = extent else { return Ok(false) };
+        let Some(kept) = bounds else { return Ok(false) };
         let floor = self.hub.oldest_needed();
         let pruned = history::prune(connection, *kept, config.history_retention, floor).await?;
         if pruned.rows > 0 {
@@ -143,8 +143,8 @@ impl Runtime {
     }
 }
 
-/// An application that writes while nobody listens must not fill its disk with WAL; and a slot that
-/// is gone or lost is for [`state::resume`] to judge.
+/// An application that writes without clients connected must not fill its disk with WAL. A slot that
+/// is missing or lost is handled by [`state::resume`].
 fn must_drain(slot_health: Option<&SlotHealth>, config: &ReplicationConfig) -> bool {
     let Some(slot) = slot_health.and_then(|slot_health| slot_health.slot.as_ref()) else {
         return true;

@@ -5,7 +5,7 @@
 //! jobs        runs the jobs of the queue, one after the other
 //!   initialize  prepares the database
 //!   drain       cycles until nothing is left
-//!   maintenance slot health, WAL guard, pruning: while nobody listens, and beside polling
+//!   maintenance slot health, WAL guard, pruning: without clients, and beside polling
 //! delivery    beside the jobs: pages for the clients that memory does not serve
 //! alarm       when the next job is due, and the watchdog that restores a lost alarm
 //! ```
@@ -60,14 +60,14 @@ pub(super) struct Memory {
     pub(super) interval_ms: Option<u64>,
     pub(super) last_phases: Phases,
     pub(super) slot_health: Option<SlotHealth>,
-    /// What the next cycle finds, as far as is known: a writer has asked for it, or the last one has
-    /// found something.
+    /// What the next cycle is expected to find: changes, if a writer has nudged or the last cycle found
+    /// some.
     expect: Expect,
     /// The next drain is followed by maintenance, whenever the last was.
     maintenance_is_due: bool,
-    /// What is stored does not read as a configuration, with the variables of this deployment.
+    /// The stored configuration is invalid with this deployment's variables.
     config_error: Option<Rc<Error>>,
-    /// Outlives a cycle that failed: see [`Cycle::documents_as_text_from`].
+    /// Outlives a cycle that failed: see [`CycleState::documents_as_text_from`].
     documents_as_text_from: Option<i64>,
     cycle: Option<CycleState>,
     connection: Option<Database>,
@@ -112,7 +112,7 @@ impl Runtime {
         self.wake_delivery();
     }
 
-    /// Looks at the memory. The closure must not await.
+    /// Reads the memory. The closure must not await.
     pub(super) fn with<T>(&self, look: impl FnOnce(&Memory) -> T) -> T {
         look(&self.memory.borrow())
     }

@@ -14,7 +14,7 @@ pub(super) const HEALTH: &str = "health";
 pub(super) const POSITION: &str = "position";
 pub(super) const INITIAL_POLL_AT: &str = "initialPollAt";
 pub(super) const HIBERNATING: &str = "hibernating";
-/// Not its own name: deployed objects have stored it under this one.
+/// The name differs because deployed objects have stored it under this one.
 pub(super) const SLOT_HEALTH: &str = "vitals";
 
 impl Runtime {
@@ -44,7 +44,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// The configuration that `given` leads to: over what was given before, over the variables.
+    /// The configuration that results from `given`, then earlier given fields, then the variables.
     pub(super) fn merge(&self, given: &Fields) -> Result<(Fields, ReplicationConfig)> {
         let mut fields: Fields = self.storage.get(CONFIG)?.unwrap_or_default();
         fields.extend(given.clone());
@@ -53,8 +53,8 @@ impl Runtime {
         Ok((fields, config))
     }
 
-    /// Writes `value` down. What could not be written is still known until the object is evicted,
-    /// so a failure is logged and no more.
+    /// Persists `value`. On failure it is still in memory until the object is evicted, so the failure is
+    /// only logged.
     pub(super) fn persist<T: Serialize>(&self, key: &str, value: &T) {
         if let Err(error) = self.storage.put(key, value) {
             log::error("storage_failed", &error);
