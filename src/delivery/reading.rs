@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_makes_no_page_smaller_unless_it_is_lost_again_and_again() {
+    fn a_lost_connection_shrinks_no_page_unless_it_is_lost_repeatedly() {
         let mut reading = Reading::default();
         for _ in 0..MAX_INTERRUPTIONS {
             reading.interrupted(0, 1.0);

@@ -1,5 +1,5 @@
-//! Tables that are altered under those who filter them: what the catalogue says when a change is
-//! delivered is not what held when it was written.
+//! Tables that are altered while clients filter them: the catalogue at the time of delivery differs
+//! from the one at the time of writing.
 
 use std::collections::BTreeMap;
 
@@ -24,8 +24,8 @@ on_each_version!(
     a_filter_whose_column_has_gone_hides_from_tickets_and_shows_to_others,
 );
 
-/// What clients filter by, and the same as SQL on `r`, a row's JSON; `is_number` says of what type
-/// `code` was when the row was written.
+/// The clients' filters, and the same as SQL on `r`, a row's JSON; `is_number` says whether `code` was
+/// numeric when the row was written.
 const FILTERS: [(&str, &str); 5] = [
     (
         r#"{"column":"owner","op":"eq","value":"a"}"#,
@@ -118,7 +118,7 @@ struct Member {
     began: i64,
 }
 
-/// The object's part: it polls, describes what it has read, and delivers.
+/// Plays the object's part: polls, describes what it has read, and delivers.
 struct Object {
     reader: Reader<TcpStream>,
     engine: Engine<FakeSink>,
@@ -175,7 +175,7 @@ struct World {
     random: Random,
     next: u64,
     is_number: bool,
-    /// So many alterations are still to come: those before the last 16 are forgotten.
+    /// How many alterations are left: those before the last 16 are forgotten.
     alterations: u32,
 }
 
@@ -195,7 +195,7 @@ impl World {
         });
     }
 
-    /// The object's next life, with or without what it had persisted of the tables.
+    /// The object's next instance, with or without the table descriptions that it had persisted.
     fn evict(&mut self, remembers: bool) {
         if !remembers {
             self.object.store = MemoryStore::default();

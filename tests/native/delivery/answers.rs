@@ -1,5 +1,5 @@
-//! Sinks that answer each frame, on a clock of the tests' own. Everything is in memory, so there is no
-//! database.
+//! Sinks that answer each frame, on the tests' own clock. Everything is in memory, so no database is
+//! needed.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn failed() -> Answer {
     Answer::Failed(Rc::new(error))
 }
 
-/// The call that is out ends with an answer.
+/// The call in flight ends with an answer.
 fn answer(engine: &Engine<FakeSink>, client: &Client, answer: Answer, now: u64) {
     inbox(client).end_call();
     engine.answer(client.number(), answer, now);
@@ -72,7 +72,7 @@ fn a_frame_whose_answer_is_lost_is_sent_again() {
         [first.clone(), first.clone()]
     );
 
-    // The object is evicted while a call is out, and the answer never comes.
+    // The object is evicted while a call is in flight, and the answer never arrives.
     inbox(&client).end_call();
     let after = engine();
     let client = evict(&client, &after);
@@ -141,7 +141,7 @@ fn what_is_not_for_an_object_moves_it_on_with_one_call_a_second() {
     assert!((4..=6).contains(&sent), "{sent} calls in five seconds");
     assert_eq!(inbox(&client).kinds().len(), sent);
 
-    // One that failed is made up for.
+    // A failed one is made up for.
     engine.work(START + 10_000);
     answer(&engine, &client, failed(), START + 10_000);
     engine.work(START + 20_000);
@@ -151,8 +151,8 @@ fn what_is_not_for_an_object_moves_it_on_with_one_call_a_second() {
     assert_eq!(engine.work(START + 30_000), Work::None);
 }
 
-/// Runs `ticks` in each of which a change is stored, all calls that are out are answered, and no
-/// time passes that a fresh position could wait for. Returns how far each client lagged at most.
+/// Runs `ticks`. In each one a change is stored and all calls in flight are answered; too little time
+/// passes for a fresh position to be due. Returns how far each client lagged at most.
 fn steady_load(engine: &Engine<FakeSink>, clients: &[Client], ticks: usize) -> Vec<i64> {
     let mut tables = Vec::new();
     let mut lags = vec![0; clients.len()];
@@ -196,7 +196,7 @@ fn objects_that_wait_for_a_fresh_position_hold_up_nobody() {
     let join = |wanted| join_answering(&engine, view(wanted), at(0), &calls);
     let quiet: Vec<_> = (0..6).map(|_| join(r#"[{"table":"quiet"}]"#)).collect();
     let busy = join(r#"[{"table":"busy"}]"#);
-    // All hear of a position now, and most of them pass over what is stored next.
+    // All are sent a position now, and most of them skip what is stored next.
     engine.publish(head_in_memory(&["other"]), START);
     for client in quiet.iter().chain([&busy]) {
         answer(&engine, client, Answer::Accepted, START);
@@ -260,7 +260,7 @@ fn a_registration_that_has_expired_is_ended_on_time() {
     answer(&engine, &client, Answer::Accepted, START);
     assert_eq!(engine.work(START), Work::At(START + 60_000));
     assert_eq!(inbox(&client).disconnected.get(), None);
-    // Nothing is sent to it after that, whatever comes first.
+    // Nothing is sent to it after that, whatever happens next.
     engine.publish(head_in_memory(&["t", "t"]), START + 60_000);
     assert_eq!(inbox(&client).ids(), [1]);
     engine.work(START + 60_000);
@@ -341,7 +341,7 @@ fn an_answer_to_a_replaced_registration_changes_nothing() {
             panic!("it wants another table");
         };
         let state = ConsumerState {
-            // Needs no page, and so no database.
+            // Needs no page, hence no database.
             cursor: live_cursor(at(0)),
             ..replaced.1
         };

@@ -14,7 +14,7 @@ use crate::support::server::Version;
 
 on_each_version!(
     an_object_that_stands_elsewhere_goes_on_from_there,
-    an_object_that_stands_elsewhere_again_and_again_is_called_less_and_less,
+    an_object_that_repeatedly_stands_elsewhere_is_called_less_often,
     an_object_that_stands_in_another_history_is_told_to_reset,
 );
 
@@ -53,7 +53,7 @@ async fn an_object_that_stands_elsewhere_goes_on_from_there(version: Version) {
     publish(&engine, at(ROWS));
     work(&engine, &mut connection).await;
     assert_eq!(inbox(&client).ids(), [5, 6, 7, 8, 9, 10]);
-    // It has some of it already; then it has lost what it had.
+    // First it already has some of the changes; then it has lost what it had.
     for (stands_at, rest) in [(8, vec![9, 10]), (2, (3..=10).collect())] {
         inbox(&client).frames.borrow_mut().clear();
         let conflict = Answer::StandsAt(at(stands_at));
@@ -65,14 +65,14 @@ async fn an_object_that_stands_elsewhere_goes_on_from_there(version: Version) {
     assert_eq!(client.state().cursor.position(), Some(at(ROWS)));
 }
 
-async fn an_object_that_stands_elsewhere_again_and_again_is_called_less_and_less(version: Version) {
+async fn an_object_that_repeatedly_stands_elsewhere_is_called_less_often(version: Version) {
     let feed = feed(version).await;
     let mut connection = connection(&feed).await;
     let engine = engine();
     let client = register(&engine);
     publish(&engine, at(ROWS));
     work(&engine, &mut connection).await;
-    // The answers come an hour ago, so that nothing has to be waited for.
+    // The answers are dated an hour ago, so that the test need not wait.
     let mut now = clock::now_ms() - 3_600_000;
     let mut waits = Vec::new();
     for _ in 0..6 {

@@ -15,7 +15,7 @@ use crate::support::server::Version;
 on_each_version!(
     every_client_gets_what_change_history_holds_for_it,
     a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing,
-    what_is_pruned_under_a_client_is_told_as_reset,
+    a_client_whose_changes_were_pruned_is_reset,
 );
 
 const TABLES: &str = "\
@@ -43,7 +43,7 @@ const WANTED: [(&str, &str); 5] = [
     ),
 ];
 
-/// Random numbers that a failure can be repeated with.
+/// Random numbers with a seed, so that a failure can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -59,15 +59,15 @@ impl Random {
     }
 }
 
-/// One client through all its connections.
+/// One client across all its connections.
 struct Member {
     client: Client,
     wanted: usize,
-    /// What it got over the connections before.
+    /// What it received over earlier connections.
     ids: Vec<i64>,
     /// Where it began, once it is known.
     began: Option<i64>,
-    /// Where it stood when it came back last.
+    /// Its position when it last came back.
     resumed: Option<i64>,
 }
 
@@ -99,13 +99,13 @@ impl Crowd {
             client: join(&self.engine, view(WANTED[wanted].0), start, flow),
             wanted,
             ids: Vec::new(),
-            // Where "now" is, the first delivery says.
+            // The first delivery determines what "now" is.
             began: began.filter(|_| start != Start::Now),
             resumed: None,
         });
     }
 
-    /// Ends the object's life: what was not persisted is forgotten.
+    /// Evicts the object: what was not persisted is forgotten.
     fn evict(&mut self) {
         self.engine = engine();
         self.recent = None;
@@ -136,7 +136,7 @@ impl Crowd {
         member.client = join(&self.engine, again, Start::After(position), flow);
     }
 
-    /// A client that does not acknowledge is disconnected when it was sent much.
+    /// A client that does not acknowledge is disconnected once it was sent its limit.
     fn reconnect_disconnected(&mut self) -> u32 {
         let is_closed = |member: &Member| inbox(&member.client).is_dead.get();
         let closed = (0..self.members.len()).filter(|index| is_closed(&self.members[*index]));
@@ -253,7 +253,7 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
             let report = reader.poll().await.unwrap();
             crowd.head.id = reader.cycle.checkpoint.last_id;
             crowd.recent = report.recent;
-            // At times there is time for one step only, and the next delivery goes on.
+            // Sometimes there is time for one step only, and the next delivery continues.
             let reads_pages = !crowd.random.one_in(4);
             crowd.deliver(&mut reader, reads_pages).await;
             happened[4] += crowd.reconnect_disconnected();
@@ -293,7 +293,7 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
     assert!(received > 10_000, "{received}");
 }
 
-/// Holds what a client got against `change_history`. Returns the number of changes.
+/// Compares what a client received with `change_history`. Returns the number of changes.
 async fn check(
     client: &tokio_postgres::Client,
     member: &Member,
@@ -304,8 +304,8 @@ async fn check(
     inbox.refuse_doubles();
     let mut ids = member.ids.clone();
     ids.extend(inbox.ids());
-    // After an eviction some may come twice, but nothing comes out of order: each one is either the
-    // next, or one that is known.
+    // After an eviction some changes may come twice, but none out of order: each is either the next
+    // one, or one that the client already has.
     let mut once: Vec<i64> = Vec::new();
     for id in ids {
         match once.last() {
@@ -351,7 +351,7 @@ async fn a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing(v
     while client.state().cursor.position() != Some(at(3000)) || rounds == 0 {
         work(&engine, &mut reader.connection).await;
         let unacknowledged = client.state().cursor.unacknowledged().unwrap();
-        // One frame may go beyond.
+        // One frame may exceed it.
         assert!(
             unacknowledged <= window + (1 << 20) + 4096,
             "{unacknowledged}"
@@ -363,7 +363,7 @@ async fn a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing(v
     assert_eq!(inbox(&client).ids(), (1..=3000).collect::<Vec<i64>>());
 }
 
-async fn what_is_pruned_under_a_client_is_told_as_reset(version: Version) {
+async fn a_client_whose_changes_were_pruned_is_reset(version: Version) {
     let feed = TestFeed::create(version, TABLES, "FOR TABLE a").await;
     feed.run("INSERT INTO a SELECT i, 0, repeat('x', 2000) FROM generate_series(1, 3000) i")
         .await;

@@ -1,4 +1,4 @@
-//! A consumer that writes down what it is sent, and what would be persisted of it.
+//! A consumer that records what it is sent, and which state would be persisted.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::{Rc, Weak};
@@ -17,11 +17,11 @@ pub struct Inbox {
     pub disconnected: Cell<Option<Disconnect>>,
     /// From then on nothing can be sent.
     pub is_dead: Cell<bool>,
-    /// What the client says while it is handed its next frame of changes.
+    /// What the client sends while it is handed its next frame of changes.
     pub says: RefCell<Option<Interruption>>,
     /// The calls of a sink that answers.
     calls: Option<Calls>,
-    /// A call to the object is out.
+    /// A call to the object is in flight.
     is_called: Rc<Cell<bool>>,
 }
 
@@ -33,7 +33,7 @@ pub struct Interruption {
     pub text: String,
 }
 
-/// The calls that all sinks that answer share.
+/// The calls that all answering sinks share.
 #[derive(Clone, Debug)]
 pub struct Calls(Rc<Cell<usize>>);
 
@@ -43,7 +43,7 @@ impl Calls {
         Self(Rc::new(Cell::new(capacity)))
     }
 
-    /// How many can be made now.
+    /// How many calls can be made now.
     pub fn capacity(&self) -> usize {
         self.0.get()
     }
@@ -59,7 +59,7 @@ impl FakeSink {
         Self(Rc::default())
     }
 
-    /// The sink of an object that is called, and that answers.
+    /// The sink of an object that answers calls.
     pub fn answering(calls: &Calls) -> Self {
         Self(Rc::new(Inbox {
             calls: Some(calls.clone()),
@@ -136,14 +136,14 @@ impl Sink for FakeSink {
 }
 
 impl Inbox {
-    /// The call that is out has ended. Its answer is still to be handed to the engine.
+    /// The call in flight has ended. The engine has yet to be given its answer.
     pub fn end_call(&self) {
         assert!(self.is_called.replace(false), "no call is out");
         let calls = self.calls.as_ref().unwrap();
         calls.0.set(calls.capacity() + 1);
     }
 
-    /// Whether a call is out.
+    /// Whether a call is in flight.
     pub fn is_called(&self) -> bool {
         self.is_called.get()
     }
@@ -162,7 +162,7 @@ impl Inbox {
         kinds.map(str::to_owned).collect()
     }
 
-    /// All changes so far, as they came.
+    /// All changes so far, in order of arrival.
     pub fn changes(&self) -> Vec<Value> {
         let frames = self.all("changes");
         let changes = frames
@@ -171,14 +171,14 @@ impl Inbox {
         changes.collect()
     }
 
-    /// The ids of all changes so far, as they came.
+    /// The ids of all changes so far, in order of arrival.
     pub fn ids(&self) -> Vec<i64> {
         let changes = self.changes();
         let ids = changes.iter().map(|change| change["id"].as_i64().unwrap());
         ids.collect()
     }
 
-    /// Fails where a change came twice or late, but for what an eviction lets the object forget.
+    /// Fails if a change came twice or late, except after an eviction, which lets the object forget.
     pub fn refuse_doubles(&self) {
         let mut last = 0;
         for frame in self.frames.borrow().iter() {

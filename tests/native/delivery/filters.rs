@@ -1,4 +1,4 @@
-//! What the catalogue says of filtered columns, and what follows for clients that subscribe to them.
+//! The catalogue's facts about filtered columns, and their effect on clients that subscribe to them.
 
 use pg_change_feed::clients::{Columns, Start};
 use pg_change_feed::config::TableName;
@@ -11,7 +11,7 @@ use crate::support::server::Version;
 on_each_version!(
     the_catalogue_tells_numbers_and_what_old_rows_carry,
     a_filter_on_a_column_that_is_not_there_is_refused_and_the_client_may_ask_again,
-    a_filter_that_old_rows_cannot_be_judged_by_is_told_with_the_sql_that_mends_it,
+    a_filter_that_old_rows_do_not_cover_is_warned_of_with_the_sql_that_fixes_it,
 );
 
 const TABLES: &str = "\
@@ -99,7 +99,7 @@ async fn a_filter_on_a_column_that_is_not_there_is_refused_and_the_client_may_as
     assert_eq!(inbox(&client).ids(), [1]);
 }
 
-async fn a_filter_that_old_rows_cannot_be_judged_by_is_told_with_the_sql_that_mends_it(
+async fn a_filter_that_old_rows_do_not_cover_is_warned_of_with_the_sql_that_fixes_it(
     version: Version,
 ) {
     let feed = TestFeed::create(version, TABLES, "FOR ALL TABLES").await;

@@ -1,4 +1,4 @@
-//! An engine, what it is fed, and the connection that it reads pages from.
+//! An engine, the changes that it is given, and the connection over which it reads pages.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -49,15 +49,15 @@ impl SchemaStore for MemoryStore {
 }
 
 impl MemoryStore {
-    /// An engine that remembers what is in the store; `through` is the last position that was
-    /// followed.
+    /// An engine that knows the descriptions in the store; `through` is the last position up to which the
+    /// feed was followed.
     pub fn engine(&self, through: Option<Position>) -> Engine<FakeSink> {
         let schemas = SchemaHistory::new(Box::new(self.clone()), through);
         Engine::new(schemas, || 0.0)
     }
 }
 
-/// An engine that knows nothing of any table.
+/// An engine without table descriptions.
 pub fn engine() -> Engine<FakeSink> {
     MemoryStore::default().engine(None)
 }
@@ -85,7 +85,7 @@ pub fn view(wanted: &str) -> View {
     }
 }
 
-/// What is kept of a consumer that has just come.
+/// The state of a consumer that has just been added.
 pub fn state(number: u64, view: View, cursor: Cursor) -> ConsumerState {
     ConsumerState {
         client: ClientId::random(),
@@ -99,7 +99,7 @@ pub fn state(number: u64, view: View, cursor: Cursor) -> ConsumerState {
     }
 }
 
-/// A consumer that has just come.
+/// A consumer that has just been added.
 pub fn join(engine: &Engine<FakeSink>, view: View, start: Start, flow: Flow) -> Client {
     let state = state(engine.next_number(), view, Cursor::new(start, flow));
     add(engine, FakeSink::new(), state)
@@ -112,7 +112,7 @@ pub fn add(engine: &Engine<FakeSink>, sink: FakeSink, state: ConsumerState) -> C
     consumer
 }
 
-/// The same, with a window that nothing fills.
+/// The same, with an unlimited window.
 pub fn join_unlimited(engine: &Engine<FakeSink>, view: View, start: Start) -> Client {
     join(engine, view, start, Flow::Reconnects(u64::MAX))
 }
@@ -127,7 +127,7 @@ pub fn live_cursor(position: Position) -> Cursor {
     .unwrap()
 }
 
-/// A consumer that has caught up, of a sink that answers.
+/// A consumer with an answering sink that has caught up.
 pub fn join_answering(
     engine: &Engine<FakeSink>,
     view: View,
@@ -141,7 +141,7 @@ pub fn join_answering(
     add(engine, FakeSink::answering(calls), state)
 }
 
-/// The same consumer in the object's next life.
+/// The same consumer in the object's next instance.
 pub fn evict(consumer: &Client, next: &Engine<FakeSink>) -> Client {
     let sink = consumer.sink().clone();
     let state = ConsumerState::from_bytes(&sink.0.persisted.borrow()).unwrap();
@@ -152,7 +152,7 @@ pub fn evict(consumer: &Client, next: &Engine<FakeSink>) -> Client {
     consumer
 }
 
-/// The client says something.
+/// The client sends a message.
 pub fn say(engine: &Engine<FakeSink>, consumer: &Client, text: &str) {
     engine.on_message(consumer, text, clock::now_ms(), |_| Ok(()));
 }
@@ -165,12 +165,12 @@ pub fn acknowledge(engine: &Engine<FakeSink>, consumer: &Client) {
     }
 }
 
-/// Publishes a head that nothing is in memory of.
+/// Publishes a head without changes in memory.
 pub fn publish<S: Sink>(engine: &Engine<S>, position: Position) {
     engine.publish(Head::at(position), clock::now_ms());
 }
 
-/// Does all the work that there is now.
+/// Does all the work that is due now.
 pub async fn work<S: Sink, St: Stream>(engine: &Engine<S>, connection: &mut Connection<St>) {
     let deadline = Instant::now() + PATIENCE;
     while engine.work(clock::now_ms()) == Work::Now {
@@ -179,8 +179,8 @@ pub async fn work<S: Sink, St: Stream>(engine: &Engine<S>, connection: &mut Conn
     }
 }
 
-/// Does work, over failures, until `is_done`. When the engine wants to wait, that is waited for; each
-/// failure costs a connection, as in production. Returns why steps failed.
+/// Does work, despite failures, until `is_done`. Waits whenever the engine has to; each failure costs a
+/// connection, as in production. Returns the errors of failed steps.
 pub async fn work_until<S: Sink>(
     engine: &Engine<S>,
     feed: &TestFeed,
@@ -206,7 +206,7 @@ pub async fn work_until<S: Sink>(
     failures
 }
 
-/// A connection of delivery's own.
+/// A connection for delivery.
 pub async fn connection(feed: &TestFeed) -> Connection<TcpStream> {
     connect(feed.url()).await
 }
@@ -225,7 +225,7 @@ pub fn stored(id: i64, table: &str) -> StoredChange {
     }
 }
 
-/// A head with all its changes in memory, one for each of the tables, from the id 1 on.
+/// A head with all its changes in memory: one for each of the tables, from id 1 on.
 pub fn head_in_memory(tables: &[&str]) -> Head {
     let mut recent = Recent::after(1, 0);
     recent.changes = (1..)
@@ -238,7 +238,7 @@ pub fn head_in_memory(tables: &[&str]) -> Head {
     }
 }
 
-/// A connection of delivery's own whose bytes are counted.
+/// A connection for delivery that counts its bytes.
 pub async fn counted_connection(feed: &TestFeed) -> (Connection<FaultyStream<TcpStream>>, Traffic) {
     let stream = FaultyStream::new(open_socket(feed.url()).await, Faults::default());
     let traffic = stream.traffic();
@@ -247,7 +247,7 @@ pub async fn counted_connection(feed: &TestFeed) -> (Connection<FaultyStream<Tcp
     (connection.unwrap(), traffic)
 }
 
-/// Does work until `is_done`. Returns the bytes that each step has read.
+/// Does work until `is_done`. Returns the bytes that each step read.
 pub async fn work_counting<S: Sink>(
     engine: &Engine<S>,
     (connection, traffic): (&mut Connection<FaultyStream<TcpStream>>, &Traffic),

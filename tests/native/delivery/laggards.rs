@@ -1,4 +1,4 @@
-//! Objects that lag far, among others that take every call there is room for.
+//! Objects that lag far, among others that take every available call.
 
 use pg_change_feed::clock;
 use pg_change_feed::delivery::{Answer, Head, Work};
@@ -17,7 +17,7 @@ const LIVE: usize = 12;
 async fn objects_that_lag_catch_up_beside_objects_that_take_every_call(version: Version) {
     let table = "CREATE TABLE t (id int PRIMARY KEY, body text)";
     let feed = TestFeed::create(version, table, "FOR TABLE t").await;
-    // Some eight frames.
+    // About eight frames.
     feed.run(&format!(
         "INSERT INTO t SELECT id, repeat('x', 4000) FROM generate_series(1, {ROWS}) AS id"
     ))
@@ -28,7 +28,7 @@ async fn objects_that_lag_catch_up_beside_objects_that_take_every_call(version: 
     publish(&engine, at(ROWS));
     let calls = Calls::new(6);
     let join = |from| join_answering(&engine, view(""), at(from), &calls);
-    // They came after the others, which therefore always find a call before them.
+    // They were added after the others, which therefore always get a call before them.
     let live: Vec<_> = (0..LIVE).map(|_| join(ROWS)).collect();
     let lagging = [join(0), join(ROWS / 2), join(10)];
 

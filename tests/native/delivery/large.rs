@@ -1,4 +1,4 @@
-//! Catching up on rows that are large, and stored much smaller.
+//! Catching up on large rows whose stored form is much smaller.
 
 use pg_change_feed::clients::Start;
 
@@ -20,7 +20,7 @@ async fn large_rows_are_read_about_as_often_as_they_are_sent(version: Version) {
     const ROW_BYTES: u64 = 100_000;
     let table = "CREATE TABLE t (id int PRIMARY KEY, body text)";
     let feed = TestFeed::create(version, table, "FOR TABLE t").await;
-    // A hundredth of it is what Postgres stores.
+    // Postgres stores it in a hundredth of its size.
     feed.run(&format!(
         "INSERT INTO t SELECT id, repeat('a', {ROW_BYTES}) FROM generate_series(1, {ROWS}) AS id"
     ))
@@ -40,7 +40,7 @@ async fn large_rows_are_read_about_as_often_as_they_are_sent(version: Version) {
 
     let (read, sent) = (traffic.read() - before, ROWS.unsigned_abs() * ROW_BYTES);
     println!("{read} bytes read for {sent}");
-    // The first page, of which nothing is known, is all of it.
+    // The first page covers all of it, since nothing is known about the rows yet.
     assert!(read < sent * 3, "{read} bytes were read for {sent}");
 }
 

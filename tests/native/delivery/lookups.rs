@@ -1,4 +1,4 @@
-//! Looking up the columns that filters name: what it costs, and whom it costs something.
+//! Looking up the columns that filters name: what it costs, and which consumers it delays.
 
 use std::fmt::Write as _;
 
@@ -91,7 +91,7 @@ async fn a_lookup_that_fails_costs_nobody_else_anything(version: Version) {
     };
     let failures = work_until(&engine, &feed, are_served).await;
     println!("{failures:?}");
-    // The first one is of all newcomers together; then each is alone.
+    // The first lookup is for all new clients together; then each has its own.
     assert!((1..=2).contains(&failures.len()), "{failures:?}");
     assert!(failures.iter().all(|error| error.contains("lock timeout")));
     assert!(
@@ -105,7 +105,7 @@ async fn a_lookup_that_fails_costs_nobody_else_anything(version: Version) {
         "not yet welcome"
     );
 
-    // Those that have caught up go on from memory.
+    // Clients that have caught up continue from memory.
     let head = Head {
         position: at(4),
         ..head_in_memory(&["plain"; 4])

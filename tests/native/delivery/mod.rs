@@ -1,4 +1,4 @@
-//! The delivery engine on a real history: a consumer that comes, leaves, is evicted or comes back gets
+//! The delivery engine on a real history: a consumer that joins, leaves, is evicted or comes back gets
 //! what `change_history` holds for it, in order, without a gap.
 
 mod altered;

@@ -21,7 +21,7 @@ const TABLES: &str = "\
 CREATE TABLE t (id int PRIMARY KEY, body text); CREATE TABLE other (id int PRIMARY KEY)";
 const ROWS: i64 = 3_000;
 
-/// A history of some six mebibytes.
+/// A history of about six mebibytes.
 async fn history(feed: &TestFeed) -> Engine<FakeSink> {
     feed.run(&format!(
         "INSERT INTO t SELECT id, repeat('x', 2000) FROM generate_series(1, {ROWS}) AS id"
@@ -51,7 +51,7 @@ async fn a_client_that_subscribes_to_something_else_while_a_page_is_read_costs_i
     engine.step(&mut connection).await.unwrap();
     assert!((1..ROWS).contains(&position(&first)));
     engine.work(clock::now_ms());
-    // While the step waits for its page, the client speaks.
+    // While the step waits for its page, the client sends a message.
     let (stepped, ()) = tokio::join!(engine.step(&mut connection), async {
         say(&engine, &first, other);
     });

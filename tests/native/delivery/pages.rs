@@ -88,7 +88,7 @@ impl Requests {
     }
 }
 
-/// The ids of a page, and where the next one begins.
+/// The ids of a page, and the position at which the next one begins.
 fn read(answer: PageAnswer, expected_head: i64) -> (Vec<i64>, Position) {
     let PageAnswer::Page { frame, next, head } = answer else {
         panic!("{answer:?}");
@@ -155,7 +155,7 @@ async fn an_empty_page_says_where_the_next_one_begins(version: Version) {
         }
         start = Start::After(next);
     }
-    // At the head there is nothing, at once.
+    // At the head the page is empty, and is returned at once.
     let (ids, next) = read(requests.page(view(""), Start::Now, 10).await, ROWS);
     assert_eq!((ids, next), (vec![], at(ROWS)));
 }
@@ -196,7 +196,7 @@ async fn a_page_with_a_bad_filter_is_refused(version: Version) {
     };
     assert!(error.to_string().contains("absent"), "{error}");
     let answer = requests.page(filter("id"), Start::Earliest, 10).await;
-    // What the table was then is not known, so all of it may match.
+    // The table's schema at that time is unknown, so every row may match.
     let (ids, next) = read(answer, 10);
     assert!(ids.ends_with(&[9, 10]), "{ids:?}");
     assert_eq!(next, at(10));

@@ -1,4 +1,4 @@
-//! Clients of a table that hardly anything happens in, in a history full of other tables' changes.
+//! Clients of a table that hardly changes, in a history full of other tables' changes.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::support::server::Version;
 on_each_version!(a_quiet_table_is_passed_over_in_bounded_steps_that_delay_no_live_client);
 
 const ROWS: i64 = 400_000;
-/// Ids that one page may look at.
+/// Ids that one page may cover.
 const MAX_IDS: i64 = 200_000;
 
 async fn a_quiet_table_is_passed_over_in_bounded_steps_that_delay_no_live_client(version: Version) {
@@ -54,7 +54,7 @@ async fn a_quiet_table_is_passed_over_in_bounded_steps_that_delay_no_live_client
         {
             let mut step = std::pin::pin!(engine.step(&mut connection));
             assert!(poll!(&mut step).is_pending(), "it waits for the database");
-            // Meanwhile something is stored, and the live client has it at once.
+            // Meanwhile a change is stored, and the live client gets it at once.
             head += 1;
             recent.changes.push(stored(head, "busy"));
             let stored = Head {

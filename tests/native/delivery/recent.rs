@@ -1,4 +1,4 @@
-//! Changes that are in memory, and clients that stand in the middle of them.
+//! Changes in memory, and clients whose positions are in the middle of them.
 
 use pg_change_feed::clients::Start;
 use pg_change_feed::clock;
@@ -19,7 +19,7 @@ on_each_version!(
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, body text)";
 const ROWS: i64 = 10;
 
-/// A reader that has stored all the rows in one cycle, and what is in memory of it.
+/// A reader that has stored all the rows in one cycle, and the changes in memory.
 async fn stored(feed: &TestFeed, body: &str) -> (Reader<TcpStream>, Recent) {
     feed.run(&format!(
         "INSERT INTO t SELECT id, {body} FROM generate_series(1, {ROWS}) AS id"
@@ -65,7 +65,7 @@ async fn a_client_that_takes_one_frame_at_a_time_of_what_is_in_memory_misses_not
     let feed = TestFeed::create(version, TABLE, "FOR TABLE t").await;
     let (mut reader, recent) = stored(&feed, "repeat('a', 190000)").await;
     let engine = engine();
-    // A frame holds about a mebibyte, and after one there is room for no other.
+    // A frame holds about a mebibyte, and the window has room for one only.
     let client = join(&engine, view(""), Start::Now, Flow::Waits(1));
     publish(&engine, at(0));
     work(&engine, &mut reader.connection).await;

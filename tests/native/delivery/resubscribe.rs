@@ -1,4 +1,4 @@
-//! Clients that subscribe again, in the middle of what they are being sent.
+//! Clients that subscribe again while they are being sent changes.
 
 use std::rc::Rc;
 
@@ -39,8 +39,7 @@ enum When {
     WhileAFrameOfTheMemoryIsSent,
 }
 
-/// Sends the client the first of several frames, in the middle of which, or after which, it says
-/// `text`.
+/// Sends the client the first of several frames; during or after it, the client sends `text`.
 async fn interrupt(
     when: When,
     (engine, connection): (&Rc<Engine<FakeSink>>, &mut Connection<TcpStream>),
@@ -118,7 +117,7 @@ async fn a_bad_column_is_refused_and_not_welcomed_whenever_it_is_asked_for(versi
         assert_eq!(inbox(&client).all("welcome").len(), 1, "{when:?}");
         assert_eq!(inbox(&client).ids().len(), sent, "{when:?}");
 
-        // What it asks for next is welcomed, and goes on where it stood.
+        // Its next subscription is welcomed, and continues from its position.
         say(&engine, &client, GOOD);
         work(&engine, &mut connection).await;
         assert_eq!(inbox(&client).all("welcome").len(), 2, "{when:?}");
@@ -180,7 +179,7 @@ async fn a_subscription_to_another_place_is_not_sent_the_page_that_was_read_for_
     let client = join_unlimited(&engine, view(""), Start::Earliest);
     publish(&engine, at(ROWS));
     {
-        // It asks for the oldest change and then for a page, both in one step.
+        // One step queries the oldest change and then a page.
         let mut step = std::pin::pin!(engine.step(&mut connection));
         while inbox(&client).frames.borrow().is_empty() {
             assert!(poll!(&mut step).is_pending());

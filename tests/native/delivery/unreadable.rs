@@ -1,5 +1,5 @@
-//! Rows in the history that cannot be read as they are: what stored them knew no limit, or the disk
-//! has lost a part of them.
+//! Rows in the history that cannot be read whole: they were stored without a limit, or the disk has
+//! lost a part of them.
 
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ async fn fill(feed: &TestFeed) {
     .await;
 }
 
-/// A client from the beginning, and what it wants.
+/// A client that starts at the beginning, with its subscriptions.
 fn join_all(engine: &Engine<FakeSink>) -> [(Client, Vec<i64>); 4] {
     let t = |id: &i64| id % 5 != 0;
     [
@@ -136,7 +136,7 @@ async fn a_row_that_cannot_be_read_at_all_comes_without_its_columns_and_delays_i
     const LOST: i64 = 17;
     let feed = TestFeed::create(version, TABLES, "FOR TABLE t, u").await;
     fill(&feed).await;
-    // The row's value is stored out of line, and there it is lost.
+    // The row's value is stored out of line, and is lost there.
     feed.run(&format!(
         "UPDATE change_history SET data = data || jsonb_build_object('body', \
          (SELECT jsonb_agg(md5(n::text)) FROM generate_series(1, 1000) AS n)) WHERE id = {LOST}"

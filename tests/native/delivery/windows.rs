@@ -1,4 +1,4 @@
-//! What clients that do not acknowledge can make the object hold.
+//! How much clients that do not acknowledge can make the object hold.
 
 use pg_change_feed::clients::Start;
 use pg_change_feed::clock;
@@ -22,7 +22,7 @@ on_each_version!(
 
 const ROWS: i64 = 300;
 const ROW_BYTES: usize = 20_000;
-/// One frame of about a mebibyte, with what a row may add.
+/// One frame: about a mebibyte, plus what one row may add.
 const FRAME: u64 = (1 << 20) + 30_000;
 
 async fn feed(version: Version) -> (TestFeed, Connection<TcpStream>) {
@@ -134,7 +134,7 @@ async fn many_clients_together_never_hold_more_than_the_budget(version: Version)
         if !clients.iter().any(|client| lags(&client)) {
             break;
         }
-        // Each at a pace of its own.
+        // Each at its own pace.
         for (index, client) in clients.iter().enumerate() {
             if round % (1 + index % 3) == 0 {
                 acknowledge(&engine, client);
@@ -156,7 +156,7 @@ async fn a_client_that_holds_the_budget_is_disconnected_when_another_one_waits(v
     publish(&engine, at(ROWS));
     work(&engine, &mut connection).await;
     assert!(unacknowledged(&holder) > 3 << 20);
-    // While no other client needs the room, it may keep it.
+    // It may keep its share while no other client needs it.
     let later = clock::now_ms() + 10 * RECLAIM_AFTER_MS;
     engine.work(later);
     assert!(!holder.is_gone());
