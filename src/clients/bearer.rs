@@ -74,6 +74,6 @@ pub fn from_subprotocols(header: &str) -> Result<Option<String>, BearerError> {
 pub fn is_token(given: &str, expected: &str) -> bool {
     let digest = |token: &str| Sha256::digest(token.as_bytes());
     let is_equal: bool = digest(given).ct_eq(&digest(expected)).into();
-    // An empty secret is a deployment's mistake, and must let nobody in.
+    // An empty secret is a deployment's mistake, and must admit nobody.
     is_equal && !expected.is_empty()
 }

@@ -100,8 +100,8 @@ impl<'a> FeedChange<'a> {
         self.parts.old.is_some()
     }
 
-    /// A column of the new row, or of the deleted one. A column that an update left unchanged has its
-    /// old value, if the change has the old row.
+    /// A column of the new row, or of the deleted one. A column that an update left unchanged has
+    /// its old value, if the change has the old row.
     pub(super) fn data(&self, column: &str) -> Option<&'a RawValue> {
         let row = self.data.get_or_init(|| read_row(self.parts.data));
         let value = row.0.get(column).copied();

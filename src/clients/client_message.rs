@@ -58,7 +58,8 @@ pub struct ConnectRequest {
 pub enum ClientMessage {
     /// The client replaces its subscriptions.
     Subscribe {
-        /// A list that is never empty: [`Subscriptions::AllTables`] is only for a query without `tables`.
+        /// A list that is never empty: [`Subscriptions::AllTables`] is only for a query without
+        /// `tables`.
         wanted: Subscriptions,
         /// Where to begin; `None`: from its current position.
         start: Option<Start>,

@@ -14,10 +14,10 @@ pub const MAX_COLUMNS_AT_ONCE: usize = 512;
 #[derive(Clone, Debug, Default)]
 pub struct Columns(HashMap<(TableName, String), ColumnFacts>);
 
-/// Changes of a partitioned table carry the columns of the partition's replica identity, so a column
-/// counts only when every leaf covers it. A column of the key of an index that is the replica
-/// identity, or of the primary key by default (PostgreSQL documentation, "ALTER TABLE", `REPLICA
-/// IDENTITY`). A domain is what its base type is.
+/// Changes of a partitioned table carry the columns of the partition's replica identity, so a
+/// column counts only when every leaf covers it. A column of the key of an index that is the
+/// replica identity, or of the primary key by default (PostgreSQL documentation, "ALTER TABLE",
+/// `REPLICA IDENTITY`). A domain is what its base type is.
 const COLUMNS: &str = "\
 WITH RECURSIVE wanted AS (\
   SELECT n.nspname, c.relname, c.oid, c.relkind, w.column_name \
@@ -49,8 +49,8 @@ SELECT w.nspname::text, w.relname::text, b.attname::text, \
 FROM wanted w JOIN base b ON b.root = w.oid AND b.attname = w.column_name JOIN pg_type t ON t.oid = b.type \
 WHERE t.typtype <> 'd'";
 
-/// A lookup waits for the locks of sessions that alter a partitioned table. Other consumers wait for
-/// the connection, so it gives up soon and is retried later.
+/// A lookup waits for the locks of sessions that alter a partitioned table. Other consumers wait
+/// for the connection, so it gives up soon and is retried later.
 const TIME_LIMITS: &str = "\
 SELECT set_config('lock_timeout', '500ms', true), set_config('statement_timeout', '5s', true)";
 

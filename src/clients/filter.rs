@@ -1,8 +1,8 @@
 //! Row filters: conditions on columns, evaluated on the JSON of a row.
 //!
-//! Whether a condition holds can be unknown: a change lacks unchanged TOASTed values, values that are
-//! too large to hold, and most columns of an old row that the replica identity does not cover. So the
-//! result has three values, and the caller decides what the third one means.
+//! Whether a condition holds can be unknown: a change lacks unchanged TOASTed values, values that
+//! are too large to hold, and most columns of an old row that the replica identity does not cover.
+//! So the result has three values, and the caller decides what the third one means.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

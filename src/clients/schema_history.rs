@@ -1,9 +1,10 @@
 //! What the feed has described of its tables' columns.
 //!
-//! The catalogue describes a table now, and a change describes a row at the time of writing: an `ALTER
-//! TABLE` may lie between the two. pgoutput describes a relation before the first of its rows, and again
-//! after each change of it, in the order of the changes. So a description holds for every change from
-//! there on, up to the next. What is not known is never assumed: see [`View`](super::View).
+//! The catalogue describes a table now, and a change describes a row at the time of writing: an
+//! `ALTER TABLE` may lie between the two. pgoutput describes a relation before the first of its
+//! rows, and again after each change of it, in the order of the changes. So a description holds for
+//! every change from there on, up to the next. What is not known is never assumed: see
+//! [`View`](super::View).
 //!
 //! A database may have hundreds of thousands of partitions. So descriptions are read from the store
 //! when a filter asks for them, and only the tables that were used last are held in memory.
@@ -72,9 +73,9 @@ struct Shape {
 /// The relations that were described between two positions of the feed.
 #[derive(Clone, Debug)]
 pub struct SchemaChanges<'a> {
-    /// Where the feed stood before.
+    /// The feed's position before.
     pub after: Position,
-    /// Where it stands now.
+    /// The feed's position now.
     pub through: Position,
     /// In order, each with the id of the first change that it describes.
     pub relations: &'a [(i64, DescribedRelation)],

@@ -38,7 +38,8 @@ pub enum ServerMessage<'a> {
     },
     /// The welcome's warnings have changed, because a table was altered.
     Warnings {
-        /// All filters that cannot be evaluated for some updates and deletes from now on; may be empty.
+        /// All filters that cannot be evaluated for some updates and deletes from now on; may be
+        /// empty.
         warnings: &'a [FilterWarning],
     },
     /// The client has everything that is stored; live from here.
@@ -104,8 +105,8 @@ impl FrameError {
 
 const PREFIX: &str = "{\"type\":\"changes\",\"changes\":[";
 
-/// A `changes` frame under construction. The changes' JSON is copied once, into the frame that every
-/// client with the same view gets.
+/// A `changes` frame under construction. The changes' JSON is copied once, into the frame that
+/// every client with the same view gets.
 #[derive(Clone, Debug)]
 pub struct ChangesFrame {
     text: String,
@@ -123,8 +124,8 @@ impl ChangesFrame {
         }
     }
 
-    /// Adds a change's JSON unless that would make the frame too large; the first change always fits.
-    /// Returns whether it was added.
+    /// Adds a change's JSON unless that would make the frame too large; the first change always
+    /// fits. Returns whether it was added.
     #[must_use]
     pub fn push(&mut self, change: &str) -> bool {
         if !self.is_empty && self.text.len().saturating_add(change.len()) > MAX_CHANGES_BYTES {
@@ -148,7 +149,7 @@ impl ChangesFrame {
         self.is_empty
     }
 
-    /// The frame's text. `to`: where its reader stands afterwards, which may be beyond its last
+    /// The frame's text. `to`: its reader's position afterwards, which may be beyond its last
     /// change; `catch_up`: there is more that was stored before it connected, or while it lagged.
     pub fn finish(mut self, to: Position, catch_up: bool) -> String {
         let from = self.from;

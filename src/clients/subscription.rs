@@ -100,8 +100,8 @@ impl Subscription {
         &self.filter
     }
 
-    /// Applies the catalogue's facts about the filter's columns; `facts` returns `None` for a column
-    /// that the table does not have.
+    /// Applies the catalogue's facts about the filter's columns; `facts` returns `None` for a
+    /// column that the table does not have.
     pub fn bind(&mut self, facts: impl Fn(&str) -> Option<ColumnFacts>) -> Result<(), FrameError> {
         for (index, condition) in self.filter.iter_mut().enumerate() {
             let within = |error: FrameError| error.within(&format!("filter[{index}]"));
@@ -113,7 +113,8 @@ impl Subscription {
         Ok(())
     }
 
-    /// Warns of columns whose old values updates and deletes may not carry, with the SQL that fixes it.
+    /// Warns of columns whose old values updates and deletes may not carry, with the SQL that fixes
+    /// it.
     pub fn warning(&self) -> Option<FilterWarning> {
         let uncovered = self
             .filter
@@ -156,9 +157,9 @@ impl Subscription {
         })
     }
 
-    /// An update without an old row did not change the replica identity's columns. Both the feed and
-    /// the catalogue must say that the column is one of them: the partitions of a table may differ from
-    /// what the feed describes.
+    /// An update without an old row did not change the replica identity's columns. Both the feed
+    /// and the catalogue must say that the column is one of them: the partitions of a table may
+    /// differ from what the feed describes.
     fn holds_for_old(&self, change: &FeedChange<'_>, then: SchemaAt<'_>) -> Truth {
         all(&self.filter, |condition| {
             let column = condition.column();
@@ -253,8 +254,8 @@ impl From<Subscription> for RawSubscription {
 }
 
 impl View {
-    /// A view of `wanted` within `allowed`, which is `None` for a client that may see everything. Fails
-    /// if the client names a table that the ticket does not.
+    /// A view of `wanted` within `allowed`, which is `None` for a client that may see everything.
+    /// Fails if the client names a table that the ticket does not.
     pub fn new(
         wanted: Subscriptions,
         allowed: Option<Vec<Subscription>>,
@@ -275,7 +276,8 @@ impl View {
         Self::new(wanted, self.allowed.clone())
     }
 
-    /// Whether both have the same subscriptions and ticket, whatever the catalogue says of their columns.
+    /// Whether both have the same subscriptions and ticket, whatever the catalogue says of their
+    /// columns.
     pub fn asks_for_the_same(&self, other: &Self) -> bool {
         let unbound = |view: &Self| {
             let mut view = view.clone();
@@ -290,8 +292,8 @@ impl View {
         &self.wanted
     }
 
-    /// Applies the catalogue's facts about every filter's columns; `facts` returns `None` for a column
-    /// or a table that does not exist. The path in an error is the client's own field.
+    /// Applies the catalogue's facts about every filter's columns; `facts` returns `None` for a
+    /// column or a table that does not exist. The path in an error is the client's own field.
     pub fn bind(
         &mut self,
         facts: impl Fn(&TableName, &str) -> Option<ColumnFacts>,
@@ -312,9 +314,9 @@ impl View {
         )
     }
 
-    /// Applies the catalogue's current facts about the columns. A column that was dropped or changed its
-    /// type is not the client's mistake: the subscription continues, and its conditions are unknown
-    /// where they cannot be evaluated.
+    /// Applies the catalogue's current facts about the columns. A column that was dropped or
+    /// changed its type is not the client's mistake: the subscription continues, and its conditions
+    /// are unknown where they cannot be evaluated.
     pub fn rebind(&mut self, facts: impl Fn(&TableName, &str) -> Option<ColumnFacts>) {
         let wanted = match &mut self.wanted {
             Subscriptions::AllTables => &mut [],
@@ -394,8 +396,8 @@ impl View {
             .sum()
     }
 
-    /// Which rows of a stored change the client gets. The table alone decides where possible, so that
-    /// most changes are never parsed for most views.
+    /// Which rows of a stored change the client gets. The table alone decides where possible, so
+    /// that most changes are never parsed for most views.
     pub fn see(&self, change: &CachedChange<'_>, schemas: &SchemaHistory) -> Visible {
         if self.is_everything() {
             return Visible::Whole;
@@ -506,6 +508,6 @@ fn rows_of(tables: &[Subscription], table: &str) -> Rows {
 
 /// The JSON of a stored change, reduced to what `visible` allows; `None` if nothing is visible.
 pub fn redact_stored<'a>(change: &CachedChange<'a>, visible: Visible) -> Option<Cow<'a, str>> {
-    // A change that was judged has been parsed, so redacting it does not fail.
+    // A change that was evaluated has been parsed, so redacting it does not fail.
     redact(change.json(), visible).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! Client tickets: what a client may see, signed by the application that admits it.
 //!
-//! A ticket is a JSON Web Token (RFC 7519) signed with HS256 under a secret that the application and
-//! this server share. Claims:
+//! A ticket is a JSON Web Token (RFC 7519) signed with HS256 under a secret that the application
+//! and this server share. Claims:
 //!
 //! ```json
 //! {"exp": 1767225600, "tables": [
@@ -9,8 +9,8 @@
 //!     {"table": "products"}]}
 //! ```
 //!
-//! `exp` and `tables` are required, `nbf` is obeyed, `sub` says whose limits count, other claims are
-//! ignored.
+//! `exp` and `tables` are required, `nbf` is obeyed, `sub` says whose limits count, other claims
+//! are ignored.
 
 use std::sync::Once;
 
@@ -162,8 +162,8 @@ impl TicketError {
     }
 }
 
-/// Provides `jsonwebtoken` with the one algorithm that tickets use. Its own provider includes RSA and
-/// elliptic curves, which would be most of this server's WASM.
+/// Provides `jsonwebtoken` with the one algorithm that tickets use. Its own provider includes RSA
+/// and elliptic curves, which would be most of this server's WASM.
 fn install_hs256() {
     static PROVIDER: CryptoProvider = CryptoProvider {
         // Tickets are signed by the application, never here.

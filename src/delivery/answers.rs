@@ -83,8 +83,8 @@ impl Answers {
         self.last_seen_at = Some(now);
     }
 
-    /// The sink is at another position. The first time the cursor just moves there; repeated without
-    /// progress in between, it is a failure.
+    /// The sink is at another position. The first time the cursor just moves there; repeated
+    /// without progress in between, it is a failure.
     pub(super) fn conflicted(&mut self, now: u64, jitter: f64) {
         self.owed_reset = None;
         self.conflicts = self.conflicts.saturating_add(1);

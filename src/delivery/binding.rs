@@ -17,8 +17,8 @@ pub(super) struct BindBatch<S> {
 }
 
 impl<S: Sink> BindBatch<S> {
-    /// As many unbound consumers as one statement can serve, at least one; `None` when there is none. A
-    /// consumer whose lookup failed is bound alone, so that its failure affects no other.
+    /// As many unbound consumers as one statement can serve, at least one; `None` when there is
+    /// none. A consumer whose lookup failed is bound alone, so that its failure affects no other.
     pub(super) fn of(consumers: &[Rc<Consumer<S>>], now: u64) -> Option<Self> {
         let mut batch: Option<Self> = None;
         for consumer in consumers {
@@ -78,7 +78,7 @@ impl<S: Sink> BindBatch<S> {
         Ok(found)
     }
 
-    /// Binds the views. A consumer that has subscribed to something else meanwhile is bound the next
+    /// Binds the views. A consumer that has subscribed to something else meanwhile is bound next
     /// time.
     pub(super) fn bind(&self, columns: &Columns, views: &Views) {
         let facts = |table: &TableName, column: &str| columns.facts(table, column);

@@ -21,7 +21,7 @@ impl CallTurns {
         for consumer in consumers.iter().filter(|known| known.sink().answers()) {
             capacity = capacity.min(consumer.sink().capacity());
             reserved = consumer.sink().reserved().max(reserved);
-            // A consumer that waits for a time takes nobody's turn.
+            // A consumer that waits for a point in time needs no call yet.
             if matches!(need(consumer, head, now), Need::Memory | Need::Page) {
                 waiting.push(consumer);
             }

@@ -57,7 +57,7 @@ pub enum Heard {
 /// same frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct GroupKey {
-    /// Reading goes on after this id.
+    /// Reading continues after this id.
     pub(super) after: i64,
     /// The frame's `from`.
     pub(super) last_sent: i64,

@@ -26,7 +26,7 @@ pub struct ConsumerState {
     /// What it asked for and may see.
     #[serde(rename = "view")]
     pub view: Rc<View>,
-    /// Where it stands.
+    /// Its position and flow control.
     #[serde(rename = "cur")]
     pub cursor: Cursor,
     /// How it has answered; only for a sink that answers.
@@ -49,7 +49,8 @@ pub struct ConsumerState {
 pub struct AttachmentError(#[from] serde_json::Error);
 
 impl ConsumerState {
-    /// The bytes to attach: at most [`MAX_ATTACHMENT_BYTES`], which the limits of the fields ensure.
+    /// The bytes to attach: at most [`MAX_ATTACHMENT_BYTES`], which the limits of the fields
+    /// ensure.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Nothing here can fail: every map has string keys, and no `Serialize` fails.
         serde_json::to_vec(self).unwrap_or_default()
@@ -71,8 +72,8 @@ impl ConsumerState {
 }
 
 fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, AttachmentError> {
-    // Everything else is parsed from text; parsing bytes would compile the parser once more for each
-    // type.
+    // Everything else is parsed from text; parsing bytes would compile the parser once more for
+    // each type.
     let text = str::from_utf8(bytes).map_err(serde_json::Error::custom)?;
     Ok(serde_json::from_str(text)?)
 }

@@ -1,4 +1,4 @@
-//! Where a consumer stands, and what is due to it next. Pure.
+//! A consumer's position, and what is due to it next. Pure.
 //!
 //! ```text
 //!             Welcome               CaughtUp
@@ -25,8 +25,8 @@ use crate::clients::{Position, ResetReason, Start};
 
 /// Bytes that a client with `ack=1` may leave unacknowledged.
 pub const DEFAULT_WINDOW_BYTES: u64 = 8 << 20;
-/// Bytes that a client without `ack=1` is sent over one connection, unless it acknowledges
-/// anyway. Then it must connect again, which shows that it has read them: the platform buffers what a
+/// Bytes that a client without `ack=1` is sent over one connection, unless it acknowledges anyway.
+/// Then it must connect again, which shows that it has read them: the platform buffers what a
 /// client has not read, and does not expose how much.
 pub const UNACKNOWLEDGED_BYTES: u64 = 16 << 20;
 /// The shortest time between two `progress` frames, in milliseconds.
@@ -46,7 +46,7 @@ pub struct Extent {
 /// What is due to a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Send `welcome`: the consumer stands here.
+    /// Send `welcome` with this position.
     Welcome(Position),
     /// Read changes after `after` and up to `through`, and send those that the consumer may see.
     /// Then call [`Cursor::sent`] for each frame, and [`Cursor::read_through`].
@@ -148,13 +148,13 @@ impl Cursor {
         }
     }
 
-    /// Where the consumer stands; `None` before it is welcomed and after a reset.
+    /// The consumer's position; `None` before it is welcomed and after a reset.
     pub fn position(&self) -> Option<Position> {
         self.at
     }
 
-    /// The position after which the consumer still needs changes; `None` when it needs none before it
-    /// subscribes again.
+    /// The position after which the consumer still needs changes; `None` when it needs none before
+    /// it subscribes again.
     pub(super) fn needed(&self) -> Option<Position> {
         self.at
             .filter(|_| !matches!(self.state, State::Refused(_) | State::Stopped))
@@ -205,8 +205,8 @@ impl Cursor {
         self.window.as_ref().map(Window::bytes)
     }
 
-    /// The client subscribed again. Without a `start` it goes on from what it was last sent: what
-    /// was passed over since was not for the subscription before, but may be for this one.
+    /// The client subscribed again. Without a `start` it continues from what it was last sent:
+    /// what was skipped since did not match the old subscription, but may match the new one.
     pub fn restart(&mut self, start: Option<Start>) -> Result<(), NoPosition> {
         let start = match (start, self.state, self.at) {
             (Some(start), ..) | (None, State::Starting(start) | State::Refused(start), _) => start,
@@ -272,8 +272,8 @@ impl Cursor {
         }
     }
 
-    /// The position to send to a consumer that reads on without a match, when one is due. It counts as
-    /// sent.
+    /// The position to send to a consumer that reads on without a match, when one is due. It counts
+    /// as sent.
     pub(super) fn progress(&mut self, now: u64) -> Option<Position> {
         let at = self.at?;
         let (last_sent, sent_at) = self.last_sent;
@@ -285,8 +285,8 @@ impl Cursor {
         Some(at)
     }
 
-    /// When a fresh position is due to a consumer that has caught up, in milliseconds; `None` when it
-    /// was already sent its position.
+    /// When a fresh position is due to a consumer that has caught up, in milliseconds; `None` when
+    /// it was already sent its position.
     pub(super) fn progress_at(&self) -> Option<u64> {
         let (last_sent, sent_at) = self.last_sent;
         let is_behind = self.at.is_some_and(|at| last_sent < at.id);
@@ -311,7 +311,7 @@ impl Cursor {
     }
 
     /// Whether [`Self::step`] returns [`Step::Wait`] until the head moves: then a cycle without
-    /// changes need not look at the consumer.
+    /// changes need not check the consumer.
     pub fn is_settled(&self, head: Position) -> bool {
         match (self.state, self.at) {
             (State::Stopped | State::Refused(_), _) => true,

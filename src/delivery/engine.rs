@@ -1,8 +1,9 @@
 //! The engine: the one way in which changes reach consumers.
 //!
 //! Consumers with the same position and view form a group: its changes are read, filtered and
-//! serialised once. Consumers that the changes in memory reach need no query. The others read pages,
-//! one page per group in turn, so that a consumer that lags far does not hold up one that lags little.
+//! serialised once. Consumers that the changes in memory reach need no query. The others read
+//! pages, one page per group in turn, so that a consumer that lags far does not hold up one that
+//! lags little.
 
 mod limits;
 mod paging;
@@ -100,7 +101,8 @@ impl<S: Sink> Engine<S> {
         consumer
     }
 
-    /// The lowest id that a consumer whose sink answers still needs; such consumers hold back pruning.
+    /// The lowest id that a consumer whose sink answers still needs; such consumers hold back
+    /// pruning.
     pub fn oldest_needed(&self) -> Option<i64> {
         let consumers = self.consumers.all();
         let answered = consumers.iter().filter(|known| known.sink().answers());
@@ -149,9 +151,9 @@ impl<S: Sink> Engine<S> {
 
     // Schemas.
 
-    /// Adds what the feed described of its tables. It must come before the changes that it describes
-    /// are published. Where a table has changed, the columns of the filters that name it are looked
-    /// up again.
+    /// Adds what the feed described of its tables. It must come before the changes that it
+    /// describes are published. Where a table has changed, the columns of the filters that name it
+    /// are looked up again.
     ///
     /// On success the caller must persist the position before the next await; on an error it must
     /// not: see [`SchemaHistory::save`].
@@ -181,8 +183,8 @@ impl<S: Sink> Engine<S> {
         self.head.borrow().as_ref().map(|head| head.position)
     }
 
-    /// Publishes a new head, and sends the changes in memory to every consumer that they reach before
-    /// returning.
+    /// Publishes a new head, and sends the changes in memory to every consumer that they reach
+    /// before returning.
     pub fn publish(&self, head: Head, now: u64) {
         let mut head = head;
         if head.recent.is_none() {
@@ -210,7 +212,8 @@ impl<S: Sink> Engine<S> {
             let turns = CallTurns::of(consumers, &head, now);
             let before = self.turns.get();
             self.serve_admitted(consumers, &head, &turns, now);
-            // Some consumers that were given a call had nothing to send: let the waiting ones have it.
+            // Some consumers that were given a call had nothing to send: let the waiting ones have
+            // it.
             if !turns.has_excluded() || self.turns.get() == before {
                 return;
             }
@@ -256,8 +259,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Sends a range that begins at or before `key.after` to the members of that group. They must be
-    /// due it.
+    /// Sends a range that begins at or before `key.after` to the members of that group. They must
+    /// be due it.
     fn send_to(
         &self,
         group: &Group<S>,

@@ -27,7 +27,7 @@ pub struct Frame {
     pub text: String,
     /// Where in the text the changes are, without their brackets.
     changes: Range<usize>,
-    /// Where its consumer stands afterwards.
+    /// Its consumer's position afterwards.
     pub to: Position,
 }
 

@@ -26,7 +26,8 @@ impl<S: Sink> Group<S> {
     }
 }
 
-/// Groups the consumers that are due changes. Sends each consumer the other messages that it is due.
+/// Groups the consumers that are due changes. Sends each consumer the other messages that it is
+/// due.
 pub(super) fn group<S: Sink>(
     consumers: impl IntoIterator<Item = Rc<Consumer<S>>>,
     extent: Extent,

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A consumer is a cursor, a view and a sink. WebSockets, Sync Durable Objects and `GET /changes`
-//! differ only in their sinks. Nothing here can fail or delay storing: an error affects one consumer,
-//! or the group that shares a page, and is retried.
+//! differ only in their sinks. Nothing here can fail or delay storing: an error affects one
+//! consumer, or the group that shares a page, and is retried.
 
 mod answers;
 mod binding;

@@ -1,5 +1,5 @@
-//! What a consumer needs next: the one place that decides whether it can be served now, and by what.
-//! Pure.
+//! What a consumer needs next: the one place that decides whether it can be served now, and by
+//! what. Pure.
 
 use super::budget::RECLAIM_AFTER_MS;
 use super::consumer::Consumer;

@@ -84,8 +84,8 @@ impl Reading {
         }
     }
 
-    /// A page of `bytes` bytes was sent at `now`. A page beyond the target size of a frame keeps the
-    /// object busy, so the next one waits and other consumers get their turn.
+    /// A page of `bytes` bytes was sent at `now`. A page beyond the target size of a frame keeps
+    /// the object busy, so the next one waits and other consumers get their turn.
     pub(super) fn pace(&mut self, bytes: usize, now: u64) {
         let beyond = u64::try_from(bytes.saturating_sub(MAX_CHANGES_BYTES)).unwrap_or(u64::MAX);
         if beyond > 0 {

@@ -16,8 +16,8 @@ pub enum Disconnect {
 
 /// Where a consumer's frames go. No method may call the engine.
 pub trait Sink {
-    /// A frame in the form that the sink sends. It is made once and shared by all consumers that get
-    /// the frame.
+    /// A frame in the form that the sink sends. It is made once and shared by all consumers that
+    /// get the frame.
     type Encoded;
 
     /// Converts a frame into that form.

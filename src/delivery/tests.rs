@@ -1,4 +1,4 @@
-//! Cursors and what is kept of them, without a database.
+//! Cursors and their stored form, without a database.
 
 mod attachments;
 mod cursors;

@@ -1,7 +1,8 @@
 //! What a consumer was sent and has not acknowledged.
 //!
 //! A window belongs to a connection, not to a subscription: it outlives a new `subscribe` and a
-//! `reset`. Otherwise a client that never acknowledges could lift its own limit by subscribing again.
+//! `reset`. Otherwise a client that never acknowledges could lift its own limit by subscribing
+//! again.
 
 use std::collections::VecDeque;
 

@@ -15,8 +15,8 @@ use crate::postgres::{ArrayParam, Connection, Param, Row, Stream, next_fetch_siz
 pub struct PageRequest<'a> {
     /// The id before the first change wanted.
     pub after: i64,
-    /// The id of the last change wanted. It bounds the time that a page takes: every row up to it is
-    /// looked at, whether it matches or not.
+    /// The id of the last change wanted. It bounds the time that a page takes: every row up to it
+    /// is looked at, whether it matches or not.
     pub through: i64,
     /// Only these tables, as in `change_history.table_name`; empty: all.
     pub tables: &'a [String],
@@ -36,8 +36,8 @@ pub struct Page {
     /// Everything up to here has been read: the last change's id if the page is full, otherwise the
     /// end of the requested range.
     pub through: i64,
-    /// The oldest change that was still kept after the page was read. If it is beyond the page's first
-    /// id, changes may be missing from the page. `i64::MAX` when the history is empty.
+    /// The oldest change that was still kept after the page was read. If it is beyond the page's
+    /// first id, changes may be missing from the page. `i64::MAX` when the history is empty.
     pub oldest: i64,
     /// How many changes fill a page, judging by this one.
     pub next_changes: u32,
@@ -75,8 +75,8 @@ pub const MAX_READ_ROW_BYTES: i64 = 16 << 20;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The page is cut twice: by stored size, which is cheap to read but compressed, so that rows far
-/// beyond the page are not decompressed; then by the size as text, which is what is sent. A row beyond
-/// the limit comes without its columns.
+/// beyond the page are not decompressed; then by the size as text, which is what is sent. A row
+/// beyond the limit comes without its columns.
 const PAGE: &str = "\
 SELECT id, lsn, table_name, operation, CASE WHEN size <= $6::int8 THEN data_text END, \
 CASE WHEN size <= $6::int8 THEN old_text END, array_to_json(unchanged)::text, \
@@ -158,8 +158,8 @@ pub async fn read_page<S: Stream>(
     } = rows;
     let next_changes = next_fetch_size(changes.len(), bytes, request.max_bytes, MAX_PAGE_CHANGES);
     Ok(Page {
-        // It is unknown whether Postgres cut the page by its stored size, so a page with changes ends
-        // with the last of them.
+        // It is unknown whether Postgres cut the page by its stored size, so a page with changes
+        // ends with the last of them.
         through: changes.last().map_or(request.through, |change| change.id),
         oldest,
         next_changes,
@@ -196,8 +196,8 @@ pub async fn read_row<S: Stream>(
     })
 }
 
-/// Runs a query and then reads the id of the oldest change, in one round trip and within a time limit.
-/// Returns that id.
+/// Runs a query and then reads the id of the oldest change, in one round trip and within a time
+/// limit. Returns that id.
 async fn in_transaction<S: Stream>(
     connection: &mut Connection<S>,
     timeout: Duration,

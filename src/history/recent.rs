@@ -47,8 +47,8 @@ impl Recent {
         self.changes.last().map_or(self.after, |change| change.id)
     }
 
-    /// Adds a stored batch. False when it would be too much to hold; this is then incomplete and must be
-    /// dropped.
+    /// Adds a stored batch. False when that would exceed the limit of this range, which is then
+    /// incomplete and must be dropped.
     pub fn push(&mut self, batch: &ChangeBatch, first_id: i64) -> bool {
         let mut table: Rc<str> = "".into();
         for (id, change) in (first_id..).zip(batch.changes()) {

@@ -73,8 +73,8 @@ pub(super) struct Health {
     pub(super) consecutive_failures: u32,
     pub(super) halted: Option<Halted>,
     pub(super) errors: BTreeMap<String, ErrorCount>,
-    /// A peek found changes that were written while the publication was missing. Even if it exists again, what was written
-    /// without it can never be decoded, so this must survive an eviction.
+    /// A peek found changes that were written while the publication was missing. Even if it exists
+    /// again, what was written without it can never be decoded, so this must survive an eviction.
     pub(super) publication_was_missing: bool,
     pub(super) times: CycleTimes,
 }

@@ -101,7 +101,7 @@ impl JobQueue {
         (Some(RunToken(token)), receiver)
     }
 
-    /// Starts the most urgent job, for everyone who waits for it. `None` when no job is waiting or
+    /// Starts the most urgent job, for all its waiters. `None` when no job is waiting or
     /// the token is no longer valid: the caller must then stop.
     pub(super) fn start_next(&self, token: &RunToken) -> Option<Job> {
         let mut state = self.state.borrow_mut();
@@ -127,7 +127,7 @@ impl JobQueue {
         Some(job)
     }
 
-    /// Hands the running job's result to everyone who waits for it.
+    /// Hands the running job's result to all its waiters.
     pub(super) fn complete(&self, token: &RunToken, result: &JobResult) {
         let mut state = self.state.borrow_mut();
         if state.run.as_ref().is_none_or(|run| run.token != token.0) {

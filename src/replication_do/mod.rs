@@ -54,8 +54,8 @@ impl DurableObject for ReplicationDO {
     }
 }
 
-/// The events of WebSockets. The `worker` crate's own handlers copy every message into WebAssembly's
-/// memory before its size can be checked.
+/// The events of WebSockets. The `worker` crate's own handlers copy every message into
+/// WebAssembly's memory before its size can be checked.
 #[wasm_bindgen]
 impl ReplicationDO {
     /// A message of a client.

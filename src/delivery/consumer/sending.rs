@@ -10,8 +10,8 @@ use crate::delivery::cursor::{Cursor, Extent, Step};
 use crate::delivery::sink::{Disconnect, Sink};
 
 impl<S: Sink> Consumer<S> {
-    /// When a frame may be sent, in milliseconds, leaving aside the calls of others; `None` while an
-    /// answer or the end of a call is awaited, which wakes the engine.
+    /// When a frame may be sent, in milliseconds, leaving aside the calls of others; `None` while
+    /// an answer or the end of a call is awaited, which wakes the engine.
     pub(in crate::delivery) fn sendable_at(&self, now: u64) -> Option<u64> {
         if !self.sink.is_free() {
             return None;

@@ -125,8 +125,8 @@ impl<S: Sink> Consumer<S> {
         }
     }
 
-    /// Replaces the view by its bound form, or refuses it. A consumer that was already welcomed is sent
-    /// changed warnings.
+    /// Replaces the view by its bound form, or refuses it. A consumer that was already welcomed is
+    /// sent changed warnings.
     pub(in crate::delivery) fn bind(&self, bound: Result<Rc<View>, FrameError>) {
         let was_bound = self.binding.replace(Binding::Done) == Binding::Stale;
         self.reading.set(Reading::default());

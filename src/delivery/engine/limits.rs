@@ -7,8 +7,8 @@ use crate::delivery::need::{Need, need};
 use crate::delivery::sink::{Disconnect, Sink};
 
 impl<S: Sink> Engine<S> {
-    /// What there is to do once the changes in memory are sent. Disconnects expired consumers, and frees
-    /// shared budget that others need.
+    /// What there is to do once the changes in memory are sent. Disconnects expired consumers, and
+    /// frees shared budget that others need.
     pub fn work(&self, now: u64) -> Work {
         self.expire(now);
         self.reclaim(now);
@@ -24,7 +24,8 @@ impl<S: Sink> Engine<S> {
             match need(consumer, &head, now) {
                 Need::Bind | Need::Page => return Work::Now,
                 Need::At(at) => wait_until(at),
-                // The changes in memory were sent. A consumer that still needs them waits for a call.
+                // The changes in memory were sent. A consumer that still needs them waits for a
+                // call.
                 Need::Memory | Need::Nothing => {}
             }
             if let Some(expires_at) = consumer.state().expires_at {

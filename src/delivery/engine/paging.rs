@@ -20,17 +20,18 @@ use crate::error::{Category, Error, Result};
 use crate::history::{self, Page, PageRequest, Trim};
 use crate::postgres::{Connection, Stream};
 
-/// What Postgres may spend on a page. Other groups and new consumers wait no longer than this, and a
-/// failed page is made smaller.
+/// What Postgres may spend on a page. Other groups and new consumers wait no longer than this, and
+/// a failed page is made smaller.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What it may spend on a page of one row.
 const ROW_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl<S: Sink> Engine<S> {
-    /// Does one piece of work: binds views, asks for the oldest change, or reads a page and sends it.
+    /// Does one piece of work: binds views, asks for the oldest change, or reads a page and sends
+    /// it.
     ///
-    /// False if nothing could be done. After an error drop the connection; the affected consumers back
-    /// off.
+    /// False if nothing could be done. After an error drop the connection; the affected consumers
+    /// back off.
     pub async fn step<St: Stream>(&self, connection: &mut Connection<St>) -> Result<bool> {
         let consumers = self.consumers.all();
         if let Some(batch) = BindBatch::of(&consumers, clock::now_ms()) {
@@ -145,7 +146,8 @@ impl<S: Sink> Engine<S> {
             ..extent
         };
         self.oldest.set(Some(extent.oldest));
-        // Otherwise part of the page was pruned during the read, and the next step resets the cursors.
+        // Otherwise part of the page was pruned during the read, and the next step resets the
+        // cursors.
         if extent.oldest <= key.after.saturating_add(1) {
             let range = ChangeRange::of_page(key.after, &page);
             let mut cache = FrameCache::of(&range);

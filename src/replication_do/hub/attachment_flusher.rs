@@ -14,9 +14,9 @@ use super::sinks::ClientSink;
 use crate::clock;
 use crate::delivery::Engine;
 
-/// What is sent within this time is persisted once,
+/// Everything that is sent within this time is persisted together.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
-/// plus this time for each client, so that persisting takes about a hundredth of the time.
+/// Added for each client, so that persisting takes about a hundredth of the time.
 const AFTER_FOR_EACH: Duration = Duration::from_micros(500);
 /// A timer that is overdue by more than this is lost: the platform has ended its event.
 const LOST_AFTER: Duration = Duration::from_mins(1);
@@ -26,7 +26,7 @@ const FLUSHED_AT_ONCE: usize = 256;
 /// The timer.
 #[derive(Debug, Default)]
 pub(super) struct AttachmentFlusher {
-    /// Until then nothing else is to be done, in milliseconds since 1970.
+    /// A flush is scheduled, or considered so, until this time, in milliseconds since 1970.
     runs_until: Rc<Cell<u64>>,
 }
 

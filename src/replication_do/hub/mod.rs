@@ -112,8 +112,8 @@ impl Hub {
         }
     }
 
-    /// Loads the registrations, and the table schemas up to `through`. Called once, when the storage is
-    /// ready.
+    /// Loads the registrations, and the table schemas up to `through`. Called once, when the
+    /// storage is ready.
     pub(super) fn load(&self, through: Option<Position>) -> Result<()> {
         let store = StoredSchemas::new(self.storage.clone());
         self.engine
@@ -166,7 +166,8 @@ impl Hub {
         self.engine.describe(changes)
     }
 
-    /// Publishes a head, and sends the changes in memory to every client that they reach before returning.
+    /// Publishes a head, and sends the changes in memory to every client that they reach before
+    /// returning.
     pub(super) fn publish(&self, checkpoint: &Checkpoint, recent: Option<Recent>) {
         let head = Head {
             position: position(checkpoint),
@@ -484,8 +485,8 @@ fn unknown_binding(cause: &str) -> FrameError {
     }
 }
 
-/// The text of a message. Its length is checked before it is copied: the platform lets a client send
-/// 32 MiB, and WebAssembly's memory never shrinks.
+/// The text of a message. Its length is checked before it is copied: the platform lets a client
+/// send 32 MiB, and WebAssembly's memory never shrinks.
 fn text_of(message: &JsValue) -> std::result::Result<String, FrameError> {
     let Some(text) = message.dyn_ref::<JsString>() else {
         return Err(FrameError::Binary);

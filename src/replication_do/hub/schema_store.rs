@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::workers::storage::Storage;
 
 const PREFIX: &str = "relation:";
-/// The most tables that are kept. Beyond that the one that was described longest ago is deleted, and
-/// what depends on it is unknown.
+/// The most tables that are kept. Beyond that the one that was described longest ago is deleted,
+/// and what depends on it is unknown.
 const MAX_TABLES: u64 = 10_000;
 
 /// Stores one value for each table.

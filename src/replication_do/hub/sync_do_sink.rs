@@ -73,8 +73,8 @@ impl Calls {
         self.report.replace(Some(report));
     }
 
-    /// Calls in flight. One that has not ended by its time-out never will: the platform has ended the
-    /// event that waited for it.
+    /// Calls in flight. One that has not ended by its time-out never will: the platform has ended
+    /// the event that waited for it.
     fn count(&self) -> usize {
         let mut in_flight = self.in_flight.borrow_mut();
         in_flight.retain(|_, began| !clock::has_elapsed(*began, LOST_AFTER));

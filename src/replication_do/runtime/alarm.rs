@@ -95,8 +95,8 @@ impl Runtime {
         Some(delay)
     }
 
-    /// Sets the one alarm, replacing any earlier one. Called last, so that an alarm follows whatever the
-    /// outcome was.
+    /// Sets the one alarm, replacing any earlier one. Called last, so that an alarm follows
+    /// whatever the outcome was.
     pub(super) async fn set_alarm(&self, delay: Option<Duration>) {
         let Some(delay) = delay else { return };
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);

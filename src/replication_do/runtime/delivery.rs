@@ -39,8 +39,8 @@ pub(super) struct Delivery {
     wakes_at: Cell<Option<u64>>,
     /// When something is due that no timer waits for.
     due_at: Cell<Option<u64>>,
-    /// Steps that have failed in a row. After a failure that affects all consumers the next step is at
-    /// `retry_at`.
+    /// Steps that have failed in a row. After a failure that affects all consumers the next step is
+    /// at `retry_at`.
     failures: Cell<u32>,
     retry_at: Cell<u64>,
     connection: RefCell<Option<Database>>,

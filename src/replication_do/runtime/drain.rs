@@ -21,11 +21,11 @@ use crate::workers::log;
 /// An event runs cycles for at most this long; then an alarm continues. The platform ends an alarm
 /// after 15 minutes.
 const RUN_LIMIT: Duration = Duration::from_mins(5);
-/// A connection is kept between polls that follow each other at least this closely. It keeps the object
-/// in memory, which polling more often than about once in 10 seconds does anyway.
+/// A connection is kept between polls that follow each other at least this closely. It keeps the
+/// object in memory, which polling more often than about once in 10 seconds does anyway.
 const KEEP_CONNECTION: Duration = Duration::from_secs(5);
-/// Otherwise a connection that brought changes is kept this long: a writer that nudges is likely to do so
-/// again, and a login takes longer than a cycle.
+/// Otherwise a connection that brought changes is kept this long: a writer that nudges is likely to
+/// do so again, and a login takes longer than a cycle.
 const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of messages that are held at a time.
 const SLICE_BYTES: usize = 2 << 20;
@@ -74,7 +74,8 @@ impl Runtime {
         result
     }
 
-    /// Closes the connection after [`LINGER`], unless another job finishes first: that job decides then.
+    /// Closes the connection after [`LINGER`], unless another job finishes first: that job decides
+    /// then.
     fn close_connection_soon(self: &Rc<Self>) {
         let runtime = Rc::clone(self);
         let finished_at = clock::now_ms();
@@ -94,8 +95,8 @@ impl Runtime {
         }
     }
 
-    /// The server may close a kept connection at any time, which is not a failure of this poll; and a
-    /// slot that has become invalid since the last poll is handled by [`state::resume`].
+    /// The server may close a kept connection at any time, which is not a failure of this poll; and
+    /// a slot that has become invalid since the last poll is handled by [`state::resume`].
     fn deserves_another_attempt(&self, stop: &Stop) -> bool {
         // The next attempt knows of this gap, and ends the epoch.
         let is_known_now = stop.error.code() == "publication_gap";
@@ -215,8 +216,8 @@ impl Runtime {
         Ok(outcome)
     }
 
-    /// Checks on a new connection whether the slot continues what is stored. Since the last connection
-    /// the slot may have been replaced, or the database restored.
+    /// Checks on a new connection whether the slot continues what is stored. Since the last
+    /// connection the slot may have been replaced, or the database restored.
     ///
     /// Keeps the state of the previous cycle if the database's checkpoint is still the same.
     pub(super) async fn resume(
@@ -294,8 +295,8 @@ impl Runtime {
         described.is_ok()
     }
 
-    /// `is_described`: the descriptions up to here are persisted. If they are not, the position must not
-    /// be either: the next instance would consider its descriptions complete.
+    /// `is_described`: the descriptions up to here are persisted. If they are not, the position
+    /// must not be either: the next instance would consider its descriptions complete.
     fn note_position(&self, cycle: &CycleState, is_described: bool) {
         let position = Position::of(&cycle.checkpoint);
         let mut memory = self.memory.borrow_mut();

@@ -41,7 +41,8 @@ impl Runtime {
     pub(super) async fn run(self: &Rc<Self>, job: Job) -> JobResult {
         let (token, result) = self.jobs.enqueue(job);
         if let Some(token) = token {
-            // In a task of its own, so that a caller that disconnects does not end the job for the others.
+            // In a task of its own, so that a caller that disconnects does not end the job for the
+            // others.
             let runtime = Rc::clone(self);
             self.state
                 .wait_until(async move { runtime.run_jobs(token).await });

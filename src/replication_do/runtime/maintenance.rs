@@ -102,7 +102,8 @@ impl Runtime {
     ) -> Result<()> {
         let mut bounds = self.refresh_slot_health(config, connection).await?;
         let more = self.prune(config, connection, &mut bounds).await?;
-        // One batch at a time, so that polls do not wait long; the next batch follows the next poll.
+        // One batch at a time, so that polls do not wait long; the next batch follows the next
+        // poll.
         self.memory.borrow_mut().maintenance_is_due = more;
         Ok(())
     }
@@ -143,8 +144,8 @@ impl Runtime {
     }
 }
 
-/// An application that writes without clients connected must not fill its disk with WAL. A slot that
-/// is missing or lost is handled by [`state::resume`].
+/// An application that writes without clients connected must not fill its disk with WAL. A slot
+/// that is missing or lost is handled by [`state::resume`].
 fn must_drain(slot_health: Option<&SlotHealth>, config: &ReplicationConfig) -> bool {
     let Some(slot) = slot_health.and_then(|slot_health| slot_health.slot.as_ref()) else {
         return true;

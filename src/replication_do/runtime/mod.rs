@@ -60,8 +60,8 @@ pub(super) struct Memory {
     pub(super) interval_ms: Option<u64>,
     pub(super) last_phases: Phases,
     pub(super) slot_health: Option<SlotHealth>,
-    /// What the next cycle is expected to find: changes, if a writer has nudged or the last cycle found
-    /// some.
+    /// What the next cycle is expected to find: changes, if a writer has nudged or the last cycle
+    /// found some.
     expect: Expect,
     /// The next drain is followed by maintenance, whenever the last was.
     maintenance_is_due: bool,

@@ -53,8 +53,8 @@ impl Runtime {
         Ok((fields, config))
     }
 
-    /// Persists `value`. On failure it is still in memory until the object is evicted, so the failure is
-    /// only logged.
+    /// Persists `value`. On failure it is still in memory until the object is evicted, so the
+    /// failure is only logged.
     pub(super) fn persist<T: Serialize>(&self, key: &str, value: &T) {
         if let Err(error) = self.storage.put(key, value) {
             log::error("storage_failed", &error);

@@ -24,8 +24,8 @@ on_each_version!(
     a_filter_whose_column_has_gone_hides_from_tickets_and_shows_to_others,
 );
 
-/// The clients' filters, and the same as SQL on `r`, a row's JSON; `is_number` says whether `code` was
-/// numeric when the row was written.
+/// The clients' filters, and the same as SQL on `r`, a row's JSON; `is_number` says whether `code`
+/// was numeric when the row was written.
 const FILTERS: [(&str, &str); 5] = [
     (
         r#"{"column":"owner","op":"eq","value":"a"}"#,
@@ -52,8 +52,8 @@ const FILTERS: [(&str, &str); 5] = [
     ),
 ];
 
-/// The table, and a witness: one row for each change, in the same order, that says which filters the
-/// new and the old row match by the types of that moment.
+/// The table, and a witness: one row for each change, in the same order, that says which filters
+/// the new and the old row match by the types of that moment.
 fn tables() -> String {
     let matches: Vec<_> = FILTERS.iter().map(|(_, sql)| format!("({sql})")).collect();
     format!(

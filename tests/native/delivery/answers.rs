@@ -1,5 +1,5 @@
-//! Sinks that answer each frame, on the tests' own clock. Everything is in memory, so no database is
-//! needed.
+//! Sinks that answer each frame, on the tests' own clock. Everything is in memory, so no database
+//! is needed.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -60,7 +60,7 @@ fn a_frame_whose_answer_is_lost_is_sent_again() {
     before.publish(head_in_memory(&["t", "t"]), START);
     let first = inbox(&client).frames.borrow()[0].clone();
 
-    // The call fails, and nobody knows whether the object has the frame.
+    // The call fails, so it is unknown whether the object has the frame.
     answer(&before, &client, failed(), START);
     let Work::At(retry_at) = before.work(START) else {
         panic!("it is not tried again");
@@ -151,8 +151,8 @@ fn what_is_not_for_an_object_moves_it_on_with_one_call_a_second() {
     assert_eq!(engine.work(START + 30_000), Work::None);
 }
 
-/// Runs `ticks`. In each one a change is stored and all calls in flight are answered; too little time
-/// passes for a fresh position to be due. Returns how far each client lagged at most.
+/// Runs `ticks`. In each one a change is stored and all calls in flight are answered; too little
+/// time passes for a fresh position to be due. Returns how far each client lagged at most.
 fn steady_load(engine: &Engine<FakeSink>, clients: &[Client], ticks: usize) -> Vec<i64> {
     let mut tables = Vec::new();
     let mut lags = vec![0; clients.len()];

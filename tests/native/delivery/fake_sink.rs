@@ -178,7 +178,8 @@ impl Inbox {
         ids.collect()
     }
 
-    /// Fails if a change came twice or late, except after an eviction, which lets the object forget.
+    /// Fails if a change came twice or late, except after an eviction, which lets the object
+    /// forget.
     pub fn refuse_doubles(&self) {
         let mut last = 0;
         for frame in self.frames.borrow().iter() {

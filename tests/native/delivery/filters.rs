@@ -1,4 +1,5 @@
-//! The catalogue's facts about filtered columns, and their effect on clients that subscribe to them.
+//! The catalogue's facts about filtered columns, and their effect on clients that subscribe to
+//! them.
 
 use pg_change_feed::clients::{Columns, Start};
 use pg_change_feed::config::TableName;

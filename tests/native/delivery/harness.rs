@@ -49,8 +49,8 @@ impl SchemaStore for MemoryStore {
 }
 
 impl MemoryStore {
-    /// An engine that knows the descriptions in the store; `through` is the last position up to which the
-    /// feed was followed.
+    /// An engine that knows the descriptions in the store; `through` is the last position up to
+    /// which the feed was followed.
     pub fn engine(&self, through: Option<Position>) -> Engine<FakeSink> {
         let schemas = SchemaHistory::new(Box::new(self.clone()), through);
         Engine::new(schemas, || 0.0)
@@ -117,8 +117,8 @@ pub fn join_unlimited(engine: &Engine<FakeSink>, view: View, start: Start) -> Cl
     join(engine, view, start, Flow::Reconnects(u64::MAX))
 }
 
-/// A consumer that has caught up to `position` before the object's life began, and that was sent its
-/// last frame long ago.
+/// A consumer that has caught up to `position` before the object's life began, and that was sent
+/// its last frame long ago.
 pub fn live_cursor(position: Position) -> Cursor {
     let long_ago = 0;
     serde_json::from_value(serde_json::json!({
@@ -179,8 +179,8 @@ pub async fn work<S: Sink, St: Stream>(engine: &Engine<S>, connection: &mut Conn
     }
 }
 
-/// Does work, despite failures, until `is_done`. Waits whenever the engine has to; each failure costs a
-/// connection, as in production. Returns the errors of failed steps.
+/// Does work, despite failures, until `is_done`. Waits whenever the engine has to; each failure
+/// costs a connection, as in production. Returns the errors of failed steps.
 pub async fn work_until<S: Sink>(
     engine: &Engine<S>,
     feed: &TestFeed,

@@ -1,5 +1,5 @@
-//! The delivery engine on a real history: a consumer that joins, leaves, is evicted or comes back gets
-//! what `change_history` holds for it, in order, without a gap.
+//! The delivery engine on a real history: a consumer that joins, leaves, is evicted or comes back
+//! gets what `change_history` holds for it, in order, without a gap.
 
 mod altered;
 mod answers;

@@ -105,8 +105,8 @@ async fn a_row_that_grows_beyond_all_limits_when_it_is_read_back_comes_without_i
     assert_eq!(change(everything, 9)["omitted"], json!([]));
 }
 
-/// Deletes the chunks of all large values of the history, as a broken disk would. Postgres lets nobody
-/// write to a TOAST table, so for a moment it is an ordinary one.
+/// Deletes the chunks of all large values of the history, as a broken disk would. Postgres forbids
+/// writing to a TOAST table, so it is made an ordinary one for a moment.
 async fn lose_what_is_out_of_line(feed: &TestFeed) {
     let toast = feed
         .value("SELECT reltoastrelid::regclass FROM pg_class WHERE relname = 'change_history'")
