@@ -59,4 +59,4 @@ pub use ticket::{
 pub use views::Views;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

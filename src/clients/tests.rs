@@ -14,7 +14,7 @@ use crate::config::TableName;
 use crate::error::Result;
 
 /// Subscriptions as a client sends them.
-fn subscriptions(list: &Value) -> Vec<Subscription> {
+pub(crate) fn subscriptions(list: &Value) -> Vec<Subscription> {
     let frame = json!({"type": "subscribe", "subscriptions": list}).to_string();
     match ClientMessage::parse(&frame) {
         Ok(ClientMessage::Subscribe {

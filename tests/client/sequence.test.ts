@@ -1,24 +1,8 @@
 // The client's own check of the order: new changes, duplicates and gaps.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Sequence, type Step, type TableChange } from "../../client/src/index.ts";
-
-function change(id: number, epoch = 1): TableChange {
-  return {
-    id,
-    lsn: "0/1",
-    epoch,
-    xid: 7,
-    schema: "public",
-    table: "items",
-    operation: "insert",
-    data: { id },
-    old: null,
-    unchanged: [],
-    omitted: [],
-    committedAt: null,
-  };
-}
+import { Sequence, type Step } from "../../client/src/index.ts";
+import { change } from "./support/fake-server.ts";
 
 function frame(from: string, to: string, ...ids: number[]) {
   return { from, to, changes: ids.map((id) => change(id)) };

@@ -5,12 +5,8 @@ import { createDatabase } from "./support/database.ts";
 import { FaultProxy } from "./support/fault-proxy.ts";
 import { Random } from "./support/random.ts";
 import { Scenario } from "./support/scenario.ts";
+import { statusOf } from "./support/status.ts";
 import { waitFor } from "./support/wait-for.ts";
-
-interface Status {
-  polling: { consecutiveFailures: number };
-  errors: Record<string, { count: number; lastMessage: string }>;
-}
 
 /** A scenario whose Worker reaches Postgres through a proxy. */
 async function throughProxy(t: TestContext): Promise<{ scenario: Scenario; proxy: FaultProxy }> {
@@ -58,7 +54,7 @@ test("while the database is down the status counts failures, and everything arri
   proxy.cutNow();
   await scenario.insert(1, 2);
   const down = await waitFor("failures are counted", async () => {
-    const { body } = await worker.request<Status>("GET", "/status");
+    const body = await statusOf(worker);
     return body.polling.consecutiveFailures >= 2 && body;
   });
   assert.ok((down.errors["connection"]?.count ?? 0) >= 1, JSON.stringify(down.errors));
@@ -67,6 +63,6 @@ test("while the database is down the status counts failures, and everything arri
     (await feed.receivedChanges(2)).map((change) => change.id),
     [1, 2],
   );
-  const { body: up } = await worker.request<Status>("GET", "/status");
+  const up = await statusOf(worker);
   assert.equal(up.polling.consecutiveFailures, 0);
 });

@@ -24,8 +24,8 @@ async fn old_rows_have_the_columns_of_the_replica_identity(version: Version) {
         "ALTER TABLE nothing REPLICA IDENTITY NOTHING",
     ];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             "INSERT INTO by_key VALUES (1, 'a')",
             "UPDATE by_key SET note = 'b'",
             "UPDATE by_key SET id = 2",
@@ -41,7 +41,7 @@ async fn old_rows_have_the_columns_of_the_replica_identity(version: Version) {
         ])
         .await;
     assert_eq!(
-        stories(&reader.take().await),
+        stories(&changes),
         [
             r#"insert of by_key: {"id":1,"note":"a"}"#,
             r#"update of by_key: {"id":1,"note":"b"}"#,
@@ -119,9 +119,9 @@ const PARTITIONED_CHANGES: [&str; 4] = [
 
 async fn changes_of_partitions_are_published_under_their_own_names(version: Version) {
     let mut reader = SlotReader::start(version, &PARTITIONED, "FOR TABLE logs").await;
-    reader.run(&PARTITIONED_CHANGES).await;
+    let changes = reader.capture(&PARTITIONED_CHANGES).await;
     assert_eq!(
-        stories(&reader.take().await),
+        stories(&changes),
         [
             r#"insert of logs_1: {"id":1,"day":5,"note":"a"}"#,
             r#"insert of logs_2: {"id":2,"day":15,"note":"b"}"#,
@@ -137,9 +137,9 @@ async fn changes_of_partitions_are_published_under_their_own_names(version: Vers
 async fn changes_of_partitions_are_published_under_the_name_of_the_root(version: Version) {
     let published = "FOR TABLE logs WITH (publish_via_partition_root = true)";
     let mut reader = SlotReader::start(version, &PARTITIONED, published).await;
-    reader.run(&PARTITIONED_CHANGES).await;
+    let changes = reader.capture(&PARTITIONED_CHANGES).await;
     assert_eq!(
-        stories(&reader.take().await),
+        stories(&changes),
         [
             r#"insert of logs: {"id":1,"day":5,"note":"a"}"#,
             r#"insert of logs: {"id":2,"day":15,"note":"b"}"#,
@@ -155,8 +155,8 @@ async fn column_lists_and_row_filters_of_the_publication_apply(version: Version)
     let setup = ["CREATE TABLE t (id int PRIMARY KEY, secret text, shown text, n int)"];
     let published = "FOR TABLE t (id, shown) WHERE (id > 10)";
     let mut reader = SlotReader::start(version, &setup, published).await;
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             "INSERT INTO t VALUES (1, 's', 'hidden', 1), (11, 's', 'a', 1)",
             "UPDATE t SET shown = 'b'",
             "UPDATE t SET id = 12 WHERE id = 1",
@@ -165,7 +165,7 @@ async fn column_lists_and_row_filters_of_the_publication_apply(version: Version)
         ])
         .await;
     assert_eq!(
-        stories(&reader.take().await),
+        stories(&changes),
         [
             r#"insert of t: {"id":11,"shown":"a"}"#,
             r#"update of t: {"id":11,"shown":"b"}"#,
@@ -180,8 +180,8 @@ async fn column_lists_and_row_filters_of_the_publication_apply(version: Version)
 async fn each_row_has_the_columns_that_its_table_had_at_the_time(version: Version) {
     let setup = ["CREATE TABLE t (id int PRIMARY KEY, a text)"];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             "INSERT INTO t VALUES (1, 'x')",
             "ALTER TABLE t ADD b int DEFAULT 7",
             "INSERT INTO t VALUES (2, 'y', 8)",
@@ -197,7 +197,6 @@ async fn each_row_has_the_columns_that_its_table_had_at_the_time(version: Versio
             "UPDATE t SET c = false WHERE id = 1",
         ])
         .await;
-    let changes = reader.take().await;
     let changes: Vec<_> = changes
         .iter()
         .filter(|change| change.table == "t")
@@ -229,8 +228,8 @@ async fn a_table_that_is_renamed_moved_dropped_or_recreated_is_not_confused(vers
         "CREATE SCHEMA \"Ünder.score\"",
     ];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             "INSERT INTO t VALUES (1)",
             "ALTER TABLE t RENAME TO \"T \"\"quoted\"\" ä\"",
             "INSERT INTO \"T \"\"quoted\"\" ä\" VALUES (2)",
@@ -242,7 +241,7 @@ async fn a_table_that_is_renamed_moved_dropped_or_recreated_is_not_confused(vers
         ])
         .await;
     assert_eq!(
-        stories(&reader.take().await),
+        stories(&changes),
         [
             r#"insert of t: {"id":1}"#,
             r#"insert of "T ""quoted"" ä": {"id":2}"#,
@@ -259,15 +258,15 @@ async fn identity_columns_are_captured_and_generated_columns_if_published(versio
         n int,
         twice int GENERATED ALWAYS AS (n * 2) STORED)"];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             "INSERT INTO t (n) VALUES (21)",
             "UPDATE t SET n = 4",
             "DELETE FROM t",
         ])
         .await;
     assert_eq!(
-        stories(&reader.take().await),
+        stories(&changes),
         [
             r#"insert of t: {"n":21,"id":1,"serial":1}"#,
             r#"update of t: {"n":4,"id":1,"serial":1}"#,
@@ -277,14 +276,14 @@ async fn identity_columns_are_captured_and_generated_columns_if_published(versio
     if version != Version::V18 {
         return; // Before 18, publications cannot publish generated columns.
     }
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             "ALTER PUBLICATION feed SET (publish_generated_columns = stored)",
             "INSERT INTO t (n) VALUES (21)",
         ])
         .await;
     assert_eq!(
-        stories(&reader.take().await),
+        stories(&changes),
         [r#"insert of t: {"n":21,"id":2,"twice":42,"serial":2}"#]
     );
 }

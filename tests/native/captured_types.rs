@@ -65,14 +65,13 @@ async fn a_composite_with_more_attributes_than_when_it_was_written_is_text(versi
         "CREATE TABLE t (id int PRIMARY KEY, size size)",
     ];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             "INSERT INTO t VALUES (1, (2, 3))",
             "ALTER TYPE size ADD ATTRIBUTE depth int",
             "INSERT INTO t VALUES (2, (2, 3, 4))",
         ])
         .await;
-    let changes = reader.take().await;
     assert_eq!(data(&changes[0]), json!({"id": 1, "size": "(2,3)"}));
     assert_eq!(changes[0].as_text, ["size"]);
     assert_eq!(
@@ -88,14 +87,13 @@ async fn a_type_that_was_dropped_before_its_values_are_read_is_text(version: Ver
         "CREATE TABLE t (id int PRIMARY KEY, m mood, ms mood[])",
     ];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             "INSERT INTO t VALUES (1, 'ok', '{ok,sad}')",
             "DROP TYPE mood CASCADE",
             "INSERT INTO t VALUES (2)",
         ])
         .await;
-    let changes = reader.take().await;
     assert_eq!(
         data(&changes[0]),
         json!({"id": 1, "m": "ok", "ms": "{ok,sad}"})
@@ -113,8 +111,7 @@ async fn a_type_with_a_cast_to_json_is_text(version: Version) {
         "CREATE TABLE t (id int PRIMARY KEY, m mood)",
     ];
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
-    reader.run(&["INSERT INTO t VALUES (1, 'ok')"]).await;
-    let changes = reader.take().await;
+    let changes = reader.capture(&["INSERT INTO t VALUES (1, 'ok')"]).await;
     assert_eq!(data(&changes[0]), json!({"id": 1, "m": "ok"}));
     assert_eq!(changes[0].as_text, ["m"]);
     // Otherwise this test would no longer test a difference.
@@ -171,8 +168,8 @@ async fn a_row_that_is_too_large_arrives_with_the_columns_that_fit(version: Vers
     let mut reader = SlotReader::start(version, &setup, "FOR ALL TABLES").await;
     reader.message_cap = 2_000;
     reader.limits.max_row_bytes = 1_000;
-    reader
-        .run(&[
+    let changes = reader
+        .capture(&[
             // Every byte becomes six, and the two longest do not fit.
             "INSERT INTO t VALUES (1, repeat(chr(1), 150), repeat(chr(2), 160), 'c', 4)",
             // The message is cut inside b; a is whole, but too long.
@@ -180,7 +177,6 @@ async fn a_row_that_is_too_large_arrives_with_the_columns_that_fit(version: Vers
             "INSERT INTO t VALUES (3, 'a', 'b', 'c', 4)",
         ])
         .await;
-    let changes = reader.take().await;
     assert_eq!(data(&changes[0])["a"], "\u{1}".repeat(150));
     assert_eq!(changes[0].omitted, ["b"]);
     assert_eq!(changes[1].story(), r#"insert of t: {"id":2}"#);

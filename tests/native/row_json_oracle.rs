@@ -6,7 +6,6 @@
 //!
 //! The values are generated from a seed, which is printed; `ROW_JSON_SEED` repeats a run.
 
-mod random;
 mod samples;
 mod values;
 
@@ -15,10 +14,10 @@ use std::fmt::Display;
 use std::hash::BuildHasher as _;
 use std::io::Write as _;
 
+use crate::support::random::Random;
 use crate::support::server::Version;
 use crate::support::slot_reader::{Captured, SlotReader};
 use pg_change_feed::postgres::{ArrayParam, Element, Param, escape_identifier};
-use random::Random;
 use samples::Sample;
 
 /// How many values of each type are generated.

@@ -1,21 +1,11 @@
 use serde_json::{Value, json};
 
+use crate::clients::tests::subscriptions;
 use crate::clients::{
     ClientId, ClientMessage, ColumnFacts, CredentialId, FrameError, MAX_SUBSCRIPTIONS_BYTES,
     Position, Start, Subscription, Subscriptions, View,
 };
 use crate::delivery::{ConsumerState, Cursor, Extent, Flow, MAX_ATTACHMENT_BYTES};
-
-fn subscriptions(list: &Value) -> Vec<Subscription> {
-    let frame = json!({"type": "subscribe", "subscriptions": list}).to_string();
-    match ClientMessage::parse(&frame) {
-        Ok(ClientMessage::Subscribe {
-            wanted: Subscriptions::Tables(tables),
-            ..
-        }) => tables,
-        other => panic!("{frame}: {other:?}"),
-    }
-}
 
 fn state(view: View) -> ConsumerState {
     ConsumerState {

@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use crate::support::cluster::Cluster;
 use crate::support::feed::{PATIENCE, Reader, TestFeed, try_client};
 use crate::support::history::read_sound_history;
+use crate::support::random::Random;
 use crate::support::replay::{Identity, assert_same, read_tables, replay};
 use crate::support::server::Version;
-use crate::support::workload::Random;
 
 on_each_version!(
     a_reader_that_ends_at_random_points_under_load_loses_and_duplicates_nothing,
@@ -96,10 +96,10 @@ impl<'a> Load<'a> {
         let stream = TcpStream::connect((url.host.as_str(), url.port)).await;
         let stream = stream.map_err(postgres::Error::Io)?;
         let mut reader = Reader::resume(stream, self.feed).await?;
-        reader.config.slice_bytes = random.choose(&[2 << 10, 2 << 20]);
+        reader.config.slice_bytes = random.pick(&[2 << 10, 2 << 20]);
         while !self.over.get() {
             let started = Instant::now();
-            let patience = if drops && random.once_in(2) {
+            let patience = if drops && random.one_in(2) {
                 let most = self.usual_time.get().as_micros();
                 Duration::from_micros(random.below(u64::try_from(most).unwrap()))
             } else {
@@ -142,19 +142,19 @@ impl<'a> Load<'a> {
 
 fn transaction(random: &mut Random) -> String {
     let (number, part) = (random.below(1_000_000), random.below(31));
-    let change = random.choose(&[
+    let change = random.pick(&[
         "INSERT INTO items (note, number) SELECT 'new', NUMBER FROM generate_series(1, 5);",
         "INSERT INTO items (note) SELECT repeat('x', 3000) FROM generate_series(1, 3);",
         "UPDATE items SET number = NUMBER WHERE id % 31 = PART;",
         "DELETE FROM items WHERE id % 31 = PART;",
     ]);
     let change = change.replace("NUMBER", &number.to_string());
-    if random.once_in(30) {
+    if random.one_in(30) {
         // Writes a snapshot to the WAL, from which peeks can begin. Otherwise each decodes all of
         // it.
         return "CHECKPOINT".into();
     }
-    let end = if random.once_in(10) {
+    let end = if random.one_in(10) {
         "ROLLBACK"
     } else {
         "COMMIT"

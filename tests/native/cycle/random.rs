@@ -11,9 +11,10 @@ use crate::support::cluster::Cluster;
 use crate::support::faulty_stream::{Cut, Faults};
 use crate::support::feed::TestFeed;
 use crate::support::history::{Stored, read_sound_history};
+use crate::support::random::Random;
 use crate::support::replay::{assert_same, read_tables, replay};
 use crate::support::server::Version;
-use crate::support::workload::{Random, SCHEMA, TABLES, Writer, Written};
+use crate::support::workload::{SCHEMA, TABLES, Writer, Written};
 
 on_each_version!(replaying_the_history_of_a_random_workload_results_in_the_tables);
 
@@ -76,24 +77,24 @@ async fn read_to_the_end(feed: &TestFeed, seed: u64) -> u64 {
     let client = feed.client().await;
     while client.query_opt(end, &[]).await.unwrap().is_none() {
         let limit = |random: &mut Random| {
-            let most = 1 << random.choose(&[14, 18, 22, 26]);
+            let most = 1 << random.pick(&[14, 18, 22, 26]);
             5_000 + random.below(most)
         };
         let faults = Faults {
             read_limit: limit(&mut random),
             write_limit: limit(&mut random),
-            cut: random.choose(&[Cut::Close, Cut::Reset]),
+            cut: random.pick(&[Cut::Close, Cut::Reset]),
             ..Faults::default()
         };
         let reading = async {
             let mut reader = feed.faulty_reader(faults).await?;
-            if random.once_in(3) {
+            if random.one_in(3) {
                 reader.connector.refuse();
             }
-            reader.config.max_changes = random.choose(&[500, 2_000, 10_000]);
-            reader.config.slice_bytes = random.choose(&[2 << 10, 64 << 10, 2 << 20]);
+            reader.config.max_changes = random.pick(&[500, 2_000, 10_000]);
+            reader.config.slice_bytes = random.pick(&[2 << 10, 64 << 10, 2 << 20]);
             loop {
-                let expect = random.choose(&[Expect::Nothing, Expect::Changes]);
+                let expect = random.pick(&[Expect::Nothing, Expect::Changes]);
                 let report = reader.poll_expecting(expect).await?;
                 if let Some(error) = report.advance_error {
                     return Err(error);

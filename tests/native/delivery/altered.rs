@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use super::fake_sink::{FakeSink, frames, inbox};
 use super::harness::{Client, MemoryStore, evict, join_unlimited, work};
 use crate::support::feed::{Reader, TestFeed};
+use crate::support::random::Random;
 use crate::support::server::Version;
 
 on_each_version!(
@@ -96,21 +97,6 @@ fn view(conditions: &str, has_ticket: bool) -> View {
     }
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-
-    fn of<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[usize::try_from(self.below(list.len() as u64)).unwrap()]
-    }
-}
-
 struct Member {
     client: Client,
     filter: usize,
@@ -181,7 +167,7 @@ struct World {
 
 impl World {
     fn join(&mut self) {
-        let filter = usize::try_from(self.random.below(FILTERS.len() as u64)).unwrap();
+        let filter = self.random.index(FILTERS.len());
         let has_ticket = self.random.below(2) == 0;
         let head = self.object.head();
         let began = i64::try_from(self.random.below(head.id.unsigned_abs() + 1)).unwrap();
@@ -229,7 +215,7 @@ impl World {
             "90071992547409930",
             "-7",
         ];
-        let (code, owner) = (self.random.of(&codes), self.random.of(&["a", "b", "c"]));
+        let (code, owner) = (self.random.pick(&codes), self.random.pick(&["a", "b", "c"]));
         let (row, n) = (self.random.below(100), self.random.below(1_000));
         let some = format!("id IN (SELECT id FROM t ORDER BY (id * 37 + {n}) % 101 LIMIT 1)");
         let kinds = if self.alterations > 0 && self.random.below(8) == 0 {
@@ -269,16 +255,12 @@ impl World {
 }
 
 async fn live(feed: &TestFeed, forgets: bool) {
-    let seed = std::env::var("DELIVERY_SEED").map_or_else(
-        |_| clock::now_ms(),
-        |seed| seed.parse().expect("DELIVERY_SEED must be a number"),
-    );
-    println!("DELIVERY_SEED={seed}");
+    let seed = Random::seed();
     let writer = feed.client().await;
     let mut world = World {
         object: Object::new(feed).await,
         members: Vec::new(),
-        random: Random(seed | 1),
+        random: Random::new(seed),
         next: 0,
         is_number: false,
         alterations: 15,

@@ -6,6 +6,8 @@ use pg_change_feed::clients::Start;
 use pg_change_feed::clock;
 use pg_change_feed::delivery::{Answer, Answers, ConsumerState, Cursor, Engine, Flow, Work};
 use pg_change_feed::error::{Category, Error};
+use pg_change_feed::postgres::Connection;
+use tokio::net::TcpStream;
 
 use super::fake_sink::{Calls, FakeSink, inbox};
 use super::harness::{Client, add, at, connection, engine, publish, state, view, work};
@@ -21,23 +23,25 @@ on_each_version!(
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY)";
 const ROWS: i64 = 10;
 
-async fn feed(version: Version) -> TestFeed {
+/// An object that is registered after the fourth of [`ROWS`] changes, and is called with the others.
+async fn called(version: Version) -> (TestFeed, Connection<TcpStream>, Engine<FakeSink>, Client) {
     let feed = TestFeed::create(version, TABLE, "FOR TABLE t").await;
     feed.run(&format!(
         "INSERT INTO t SELECT * FROM generate_series(1, {ROWS})"
     ))
     .await;
     feed.drain().await;
-    feed
-}
-
-fn register(engine: &Engine<FakeSink>) -> Client {
+    let mut connection = connection(&feed).await;
+    let engine = engine();
     let cursor = Cursor::new(Start::After(at(4)), Flow::Answered);
     let state = ConsumerState {
         answers: Some(Answers::default()),
         ..state(engine.next_number(), view(""), cursor)
     };
-    add(engine, FakeSink::answering(&Calls::new(6)), state)
+    let client = add(&engine, FakeSink::answering(&Calls::new(6)), state);
+    publish(&engine, at(ROWS));
+    work(&engine, &mut connection).await;
+    (feed, connection, engine, client)
 }
 
 fn answer(engine: &Engine<FakeSink>, client: &Client, answer: Answer, now: u64) {
@@ -46,12 +50,7 @@ fn answer(engine: &Engine<FakeSink>, client: &Client, answer: Answer, now: u64) 
 }
 
 async fn an_object_that_stands_elsewhere_goes_on_from_there(version: Version) {
-    let feed = feed(version).await;
-    let mut connection = connection(&feed).await;
-    let engine = engine();
-    let client = register(&engine);
-    publish(&engine, at(ROWS));
-    work(&engine, &mut connection).await;
+    let (_feed, mut connection, engine, client) = called(version).await;
     assert_eq!(inbox(&client).ids(), [5, 6, 7, 8, 9, 10]);
     // First it already has some of the changes; then it has lost what it had.
     for (stands_at, rest) in [(8, vec![9, 10]), (2, (3..=10).collect())] {
@@ -66,12 +65,7 @@ async fn an_object_that_stands_elsewhere_goes_on_from_there(version: Version) {
 }
 
 async fn an_object_that_repeatedly_stands_elsewhere_is_called_less_often(version: Version) {
-    let feed = feed(version).await;
-    let mut connection = connection(&feed).await;
-    let engine = engine();
-    let client = register(&engine);
-    publish(&engine, at(ROWS));
-    work(&engine, &mut connection).await;
+    let (_feed, mut connection, engine, client) = called(version).await;
     // The answers are dated an hour ago, so that the test need not wait.
     let mut now = clock::now_ms() - 3_600_000;
     let mut waits = Vec::new();
@@ -94,12 +88,7 @@ async fn an_object_that_repeatedly_stands_elsewhere_is_called_less_often(version
 }
 
 async fn an_object_that_stands_in_another_history_is_told_to_reset(version: Version) {
-    let feed = feed(version).await;
-    let mut connection = connection(&feed).await;
-    let engine = engine();
-    let client = register(&engine);
-    publish(&engine, at(ROWS));
-    work(&engine, &mut connection).await;
+    let (_feed, mut connection, engine, client) = called(version).await;
     let ahead = Answer::StandsAt(at(ROWS + 1));
     answer(&engine, &client, ahead, clock::now_ms());
     work(&engine, &mut connection).await;

@@ -4,12 +4,14 @@ use pg_change_feed::clients::{Position, Start};
 use pg_change_feed::clock;
 use pg_change_feed::delivery::{Engine, Flow, Head};
 use pg_change_feed::history::Recent;
+use tokio::net::TcpStream;
 
 use super::fake_sink::{FakeSink, inbox};
 use super::harness::{
     Client, acknowledge, at, engine, evict, join, join_unlimited, publish, view, work,
 };
 use crate::support::feed::{Reader, TestFeed};
+use crate::support::random::Random;
 use crate::support::server::Version;
 
 on_each_version!(
@@ -43,22 +45,6 @@ const WANTED: [(&str, &str); 5] = [
     ),
 ];
 
-/// Random numbers with a seed, so that a failure can be reproduced.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-
-    fn one_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-}
-
 /// One client across all its connections.
 struct Member {
     client: Client,
@@ -81,7 +67,7 @@ struct Crowd {
 
 impl Crowd {
     fn join(&mut self) {
-        let wanted = usize::try_from(self.random.below(WANTED.len() as u64)).unwrap();
+        let wanted = self.random.index(WANTED.len());
         let (start, began) = match self.random.below(3) {
             0 => (Start::Now, Some(self.head.id)),
             1 => (Start::Earliest, Some(0)),
@@ -115,8 +101,8 @@ impl Crowd {
     }
 
     fn leave(&mut self) -> Member {
-        let leaving = self.random.below(self.members.len() as u64);
-        let member = self.members.swap_remove(usize::try_from(leaving).unwrap());
+        let leaving = self.random.index(self.members.len());
+        let member = self.members.swap_remove(leaving);
         member.client.leave();
         member
     }
@@ -154,7 +140,7 @@ impl Crowd {
     }
 
     /// Delivers what is in memory, and with `reads_pages` all the rest.
-    async fn deliver(&mut self, reader: &mut Reader<tokio::net::TcpStream>, reads_pages: bool) {
+    async fn deliver(&mut self, reader: &mut Reader<TcpStream>, reads_pages: bool) {
         let head = Head {
             position: self.head,
             recent: self.recent.clone(),
@@ -176,7 +162,7 @@ impl Crowd {
 
 /// A transaction or two.
 async fn write(client: &tokio_postgres::Client, random: &mut Random, next: &mut i64) {
-    let table = ["a", "b", "\"s.t\".\"c\"\"d\""][usize::try_from(random.below(3)).unwrap()];
+    let table = random.pick(&["a", "b", "\"s.t\".\"c\"\"d\""]);
     let n = random.below(100);
     let sql = match random.below(10) {
         0..5 => {
@@ -200,18 +186,14 @@ async fn write(client: &tokio_postgres::Client, random: &mut Random, next: &mut 
 }
 
 async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
-    let seed = std::env::var("DELIVERY_SEED").map_or_else(
-        |_| clock::now_ms(),
-        |seed| seed.parse().expect("DELIVERY_SEED must be a number"),
-    );
-    println!("DELIVERY_SEED={seed}");
+    let seed = Random::seed();
     let feed = TestFeed::create(version, TABLES, "FOR ALL TABLES").await;
     let writer = feed.client().await;
     let mut reader = feed.reader().await;
     let mut crowd = Crowd {
         engine: engine(),
         members: Vec::new(),
-        random: Random(seed | 1),
+        random: Random::new(seed),
         head: Position {
             epoch: reader.cycle.checkpoint.epoch,
             id: 0,
@@ -242,8 +224,8 @@ async fn every_client_gets_what_change_history_holds_for_it(version: Version) {
             }
             6 if !crowd.members.is_empty() => {
                 for _ in 0..4 {
-                    let index = crowd.random.below(crowd.members.len() as u64);
-                    crowd.reconnect(usize::try_from(index).unwrap());
+                    let index = crowd.random.index(crowd.members.len());
+                    crowd.reconnect(index);
                     happened[3] += 1;
                 }
             }
@@ -337,12 +319,18 @@ async fn check(
     once.len()
 }
 
-async fn a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing(version: Version) {
+/// A history of 3,000 rows, about six mebibytes.
+async fn large_history(version: Version) -> (TestFeed, Reader<TcpStream>) {
     let feed = TestFeed::create(version, TABLES, "FOR TABLE a").await;
     feed.run("INSERT INTO a SELECT i, 0, repeat('x', 2000) FROM generate_series(1, 3000) i")
         .await;
     let mut reader = feed.reader().await;
     reader.drain().await.unwrap();
+    (feed, reader)
+}
+
+async fn a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing(version: Version) {
+    let (_feed, mut reader) = large_history(version).await;
     let engine = engine();
     let window = 2 << 20;
     let client = join(&engine, view(""), Start::Earliest, Flow::Waits(window));
@@ -364,11 +352,7 @@ async fn a_slow_acknowledger_is_sent_no_more_than_its_window_and_loses_nothing(v
 }
 
 async fn a_client_whose_changes_were_pruned_is_reset(version: Version) {
-    let feed = TestFeed::create(version, TABLES, "FOR TABLE a").await;
-    feed.run("INSERT INTO a SELECT i, 0, repeat('x', 2000) FROM generate_series(1, 3000) i")
-        .await;
-    let mut reader = feed.reader().await;
-    reader.drain().await.unwrap();
+    let (feed, mut reader) = large_history(version).await;
     let engine = engine();
     let resuming = Start::After(at(5));
     let slow = join(&engine, view(""), resuming, Flow::Waits(1));

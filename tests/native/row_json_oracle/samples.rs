@@ -1,7 +1,7 @@
 //! Values of every type, as text that the type's input function reads.
 
-use super::random::Random;
 use super::values::*;
+use crate::support::random::Random;
 
 /// A type, by its name in SQL, and the function that makes its values.
 pub struct Sample {

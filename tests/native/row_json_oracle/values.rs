@@ -1,6 +1,6 @@
 //! Text of random values: one function for each syntax.
 
-use super::random::Random;
+use crate::support::random::Random;
 
 pub const INFINITIES: [&str; 2] = ["infinity", "-infinity"];
 

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod faulty_stream;
 pub mod feed;
 pub mod history;
+pub mod random;
 pub mod replay;
 #[macro_use]
 pub mod server;

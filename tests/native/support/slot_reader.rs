@@ -103,6 +103,12 @@ impl SlotReader {
         }
     }
 
+    /// Runs statements one by one, and returns what was committed.
+    pub async fn capture(&mut self, statements: &[&str]) -> Vec<Captured> {
+        self.run(statements).await;
+        self.take().await
+    }
+
     /// Another session in the same database.
     pub async fn connect(&self) -> Connection<TcpStream> {
         self.database.connect().await

@@ -11,6 +11,7 @@ use pg_change_feed::postgres::Connection;
 use tokio::net::TcpStream;
 
 use super::feed::TestFeed;
+use super::random::Random;
 use super::replay::Identity;
 use super::server::{connect, copy_in};
 
@@ -37,54 +38,6 @@ CREATE TABLE keyed (id bigint PRIMARY KEY, note text)";
 /// The maximum number of transactions that one writer leaves prepared. Like any open transaction,
 /// they hold back the position where decoding begins.
 const MAX_PREPARED: usize = 1;
-
-/// Pseudo-random numbers, the same for the same seed (`SplitMix64`).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The seed in the variable `SEED`, or another one each time. It is printed, so that a run can
-    /// be repeated.
-    pub fn seed() -> u64 {
-        let seed = std::env::var("SEED").ok().map_or_else(
-            || {
-                let now = std::time::SystemTime::now();
-                let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
-                since.subsec_nanos().into()
-            },
-            |seed| seed.parse().unwrap(),
-        );
-        println!("SEED={seed}");
-        seed
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number from 0 to `end - 1`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// True with a probability of 1 in `times`.
-    pub fn once_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-
-    /// One of `choices`.
-    pub fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
-    }
-}
 
 /// What writers have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,11 +84,11 @@ impl Writer {
     /// Runs at least `transactions` transactions, and leaves none prepared.
     pub async fn write(mut self, feed: &TestFeed, transactions: u64) -> Written {
         while self.written.transactions < transactions {
-            if self.random.once_in(40) {
+            if self.random.one_in(40) {
                 self.copy(feed).await;
-            } else if self.random.once_in(12) {
+            } else if self.random.one_in(12) {
                 self.prepare_or_finish().await;
-            } else if self.random.once_in(100) {
+            } else if self.random.one_in(100) {
                 // Writes a snapshot of the running transactions to the WAL, from which decoding can
                 // begin. Without one each peek decodes again what was read long ago.
                 self.client.batch_execute("CHECKPOINT").await.unwrap();
@@ -175,15 +128,15 @@ impl Writer {
     fn transaction(&mut self) -> String {
         let mut sql = String::from("BEGIN;");
         for _ in 0..=self.random.below(4) {
-            if self.random.once_in(5) {
+            if self.random.one_in(5) {
                 let inner = self.statement();
-                let end = self.random.choose(&["ROLLBACK TO", "RELEASE"]);
+                let end = self.random.pick(&["ROLLBACK TO", "RELEASE"]);
                 write!(sql, "SAVEPOINT s;{inner}{end} s;").unwrap();
             } else {
                 sql.push_str(&self.statement());
             }
         }
-        let end = if self.random.once_in(12) {
+        let end = if self.random.one_in(12) {
             "ROLLBACK;"
         } else {
             "COMMIT;"
@@ -192,13 +145,13 @@ impl Writer {
     }
 
     fn statement(&mut self) -> String {
-        if self.random.once_in(600) {
+        if self.random.one_in(600) {
             return self.definition();
         }
-        if self.random.once_in(600) {
+        if self.random.one_in(600) {
             let tables = self
                 .random
-                .choose(&["accounts", "documents, keyed", "events"]);
+                .pick(&["accounts", "documents, keyed", "events"]);
             return format!("TRUNCATE {tables};");
         }
         let number = self.random.below(1_000_000);
@@ -273,7 +226,7 @@ impl Writer {
     /// Prepares a transaction, or ends one that was prepared earlier. It only inserts, so it locks
     /// no row that others need.
     async fn prepare_or_finish(&mut self) {
-        if self.prepared.len() == MAX_PREPARED || self.random.once_in(2) {
+        if self.prepared.len() == MAX_PREPARED || self.random.one_in(2) {
             if let Some(prepared) = self.prepared.pop_front() {
                 self.finish_prepared(&prepared).await;
             }
@@ -293,7 +246,7 @@ impl Writer {
     }
 
     async fn finish_prepared(&mut self, prepared: &str) {
-        let end = if self.random.once_in(4) {
+        let end = if self.random.one_in(4) {
             "ROLLBACK"
         } else {
             "COMMIT"
