@@ -1,5 +1,5 @@
-//! Who a request comes from: an operator, who has the secret `REPLICATION_TOKEN`, or a client with a
-//! ticket that was signed with the secret `REPLICATION_TICKET_SECRET`.
+//! Authenticates requests: an operator has the secret `REPLICATION_TOKEN`; a client has a ticket that
+//! was signed with the secret `REPLICATION_TICKET_SECRET`.
 //!
 //! ```text
 //! Worker   authorize: may this caller call this endpoint? ---+

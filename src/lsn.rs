@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// `0/0`, at which there is no record: Postgres's `InvalidXLogRecPtr`.
+    /// `0/0`, which no WAL record has: Postgres's `InvalidXLogRecPtr`.
     pub const INVALID: Self = Self(0);
 
     /// The number of bytes from `earlier` to `self`; 0 if `self` is not ahead.

@@ -10,7 +10,7 @@ export class Progress {
   #subscriptions: readonly Subscription[] | undefined;
   /** Undefined before the first welcome, and after a reset. */
   #sequence: Sequence | undefined;
-  /** Where to begin while there is no sequence. */
+  /** The start of a first connection. Later ones resume from the sequence. */
   #start: "now" | "earliest" = "now";
   /** Why the feed must start over, until a welcome says where. */
   #reset: ResetReason | undefined;

@@ -48,7 +48,7 @@ export interface Ending {
 export interface SessionOwner {
   /** The server has accepted what is subscribed to. */
   subscribed(): void;
-  /** The server has refused it. Returns false if there is no previous subscription to go back to. */
+  /** The server has refused the subscription. Returns false if there is no earlier one to restore. */
   refused(error: FeedError): boolean;
   /** Something for the reader of the feed. Returns false if too much waits for it now. */
   deliver(item: InboxItem, size: number): boolean;

@@ -78,7 +78,7 @@ pub enum ServerMessage<'a> {
 pub enum ResetReason {
     /// Changes after its position are no longer kept.
     TooOld,
-    /// Changes may have been missed since: its position is no longer valid.
+    /// Changes after its position may have been missed, so the position is no longer valid.
     EpochChanged,
     /// It read so slowly that the following changes are no longer kept.
     SlowConsumer,

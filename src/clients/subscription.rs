@@ -442,7 +442,7 @@ impl View {
         let wants_old = || self.wants(|wanted| wanted.holds_for_old(change, then), change);
         match (allowed_new, allowed_old) {
             (true, true) if wants_new() || wants_old() => Visible::Whole,
-            // There is no old row to hide, and the client may see the new one.
+            // The client may see the new row, and the change has no old row to hide.
             (true, false) if !change.has_old() && (wants_new() || wants_old()) => Visible::Whole,
             (true, false) if change.has_old() && wants_new() => Visible::OnlyNew,
             (false, true) if change.has_old() && wants_old() => Visible::OnlyOld,

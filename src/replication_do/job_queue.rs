@@ -101,8 +101,8 @@ impl JobQueue {
         (Some(RunToken(token)), receiver)
     }
 
-    /// Starts the most urgent job, for all its waiters. `None` when no job is waiting or
-    /// the token is no longer valid: the caller must then stop.
+    /// Starts the most urgent job, for all its waiters. `None` when no job waits, or when the token is
+    /// stale; the caller must then stop.
     pub(super) fn start_next(&self, token: &RunToken) -> Option<Job> {
         let mut state = self.state.borrow_mut();
         if state.run.as_ref()?.token != token.0 {

@@ -68,7 +68,7 @@ impl std::fmt::Debug for SyncDoSink {
 }
 
 impl Calls {
-    /// Sets who is told of each answer.
+    /// From now on `report` is called with each answer.
     pub(super) fn report_to(&self, report: Report) {
         self.report.replace(Some(report));
     }
