@@ -18,9 +18,7 @@ pub fn now_ms() -> u64 {
     #[cfg(not(target_arch = "wasm32"))]
     {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since_epoch.map_or(0, |elapsed| {
-            u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
-        })
+        since_epoch.map_or(0, millis)
     }
 }
 
@@ -28,6 +26,16 @@ pub fn now_ms() -> u64 {
 /// set back.
 pub fn elapsed_ms(since_ms: u64) -> u64 {
     now_ms().saturating_sub(since_ms)
+}
+
+/// The time `duration` after `at_ms`.
+pub fn after(at_ms: u64, duration: Duration) -> u64 {
+    at_ms.saturating_add(millis(duration))
+}
+
+/// The duration in whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether at least `limit` has passed since `since_ms`, which is a time that [`now_ms`] has

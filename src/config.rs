@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::clock;
 use crate::error::{Category, Error, Result};
 
 /// How the feed reads, retains and recovers. Always valid: only
@@ -341,7 +342,7 @@ fn as_millis<S: serde::Serializer>(
     duration: &Duration,
     to: S,
 ) -> std::result::Result<S::Ok, S::Error> {
-    to.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    to.serialize_u64(clock::millis(*duration))
 }
 
 // serde passes a reference to the field.

@@ -8,7 +8,6 @@ use crate::history::{Page, Recent, StoredChange};
 /// The stored changes after one id and up to another, without a gap.
 #[derive(Debug)]
 pub struct ChangeRange<'a> {
-    after: i64,
     through: i64,
     changes: Vec<CachedChange<'a>>,
 }
@@ -23,25 +22,19 @@ pub struct CachedChange<'a> {
 impl<'a> ChangeRange<'a> {
     /// All that is in memory.
     pub fn of_recent(recent: &'a Recent) -> Self {
-        Self::new(recent.after, recent.through(), &recent.changes)
+        Self::new(recent.through(), &recent.changes)
     }
 
-    /// All of a page that was read after `after`.
-    pub fn of_page(after: i64, page: &'a Page) -> Self {
-        Self::new(after, page.through, &page.changes)
+    /// All of a page.
+    pub fn of_page(page: &'a Page) -> Self {
+        Self::new(page.through, &page.changes)
     }
 
-    fn new(after: i64, through: i64, changes: &'a [StoredChange]) -> Self {
+    fn new(through: i64, changes: &'a [StoredChange]) -> Self {
         Self {
-            after,
             through,
             changes: changes.iter().map(CachedChange::of).collect(),
         }
-    }
-
-    /// Whether it begins at `after`, or before.
-    pub fn reaches_back_to(&self, after: i64) -> bool {
-        self.after <= after
     }
 
     /// The id that it goes up to.

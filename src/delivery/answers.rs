@@ -6,6 +6,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use crate::clients::{Position, ResetReason};
+use crate::clock;
 use crate::error::Error;
 use crate::polling::backoff;
 
@@ -102,8 +103,7 @@ impl Answers {
     /// A frame failed.
     pub(super) fn failed(&mut self, message: String, now: u64, jitter: f64) {
         self.failures = self.failures.saturating_add(1);
-        let pause = backoff(self.failures, jitter).as_millis();
-        self.retry_at = now.saturating_add(u64::try_from(pause).unwrap_or(u64::MAX));
+        self.retry_at = clock::after(now, backoff(self.failures, jitter));
         self.last_error = Some(message);
     }
 }

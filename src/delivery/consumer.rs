@@ -199,21 +199,11 @@ impl<S: Sink> Consumer<S> {
     }
 
     fn update_share(&self) {
-        let share = if self.is_gone.get() {
-            0
-        } else {
-            share_of(
-                self.state
-                    .borrow()
-                    .cursor
-                    .unacknowledged()
-                    .unwrap_or_default(),
-            )
+        let unacknowledged = self.state.borrow().cursor.unacknowledged();
+        let share = match unacknowledged {
+            Some(bytes) if !self.is_gone.get() => share_of(bytes),
+            _ => 0,
         };
-        self.set_share(share);
-    }
-
-    fn set_share(&self, share: u64) {
         let before = self.share.replace(share);
         if before != share {
             self.budget.update(before, share);

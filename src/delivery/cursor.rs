@@ -15,8 +15,8 @@
 //! ```
 //!
 //! The engine calls [`Cursor::step`] and does what each step says, until changes have to be read or
-//! nothing more is due. Catching up and live both read on from the cursor, so there is no hand-off
-//! between them.
+//! nothing more is due. A consumer that catches up and one that is live both read from the cursor, so
+//! the change from one state to the other loses nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,26 @@ pub struct Extent {
     pub oldest: i64,
     /// The id of the newest change that was stored; 0 when there never was one.
     pub head: i64,
+}
+
+impl Extent {
+    /// The position of this id in the history.
+    pub(super) fn position(self, id: i64) -> Position {
+        Position {
+            epoch: self.epoch,
+            id,
+        }
+    }
+
+    /// The position just before the oldest change: everything that is kept comes after it.
+    pub(super) fn earliest(self) -> Position {
+        self.position(self.oldest.saturating_sub(1))
+    }
+
+    /// The position of the newest change.
+    pub(super) fn newest(self) -> Position {
+        self.position(self.head)
+    }
 }
 
 /// What is due to a consumer.
@@ -293,7 +313,7 @@ impl Cursor {
         is_behind.then(|| sent_at.saturating_add(PROGRESS_INTERVAL_MS))
     }
 
-    /// The consumer must wait for shared budget, so it is no longer live.
+    /// The shared budget has no room for the consumer: it waits, and then catches up.
     pub(super) fn fall_behind(&mut self) {
         if self.state == State::Live {
             self.state = State::CatchingUp;
@@ -356,13 +376,9 @@ impl Cursor {
     }
 
     fn welcome(&mut self, start: Start, extent: Extent, now: u64) -> Step {
-        let here = |id| Position {
-            epoch: extent.epoch,
-            id,
-        };
         let at = match start {
-            Start::Now => here(extent.head),
-            Start::Earliest => here(extent.oldest.saturating_sub(1)),
+            Start::Now => extent.newest(),
+            Start::Earliest => extent.earliest(),
             Start::After(position) => position,
         };
         if let Some(reason) = missing(at, extent) {

@@ -246,10 +246,7 @@ impl<S: Sink> Engine<S> {
         let range = head.range();
         let mut cache = range.as_ref().map(FrameCache::of);
         while let Some((key, group)) = groups.pop_last() {
-            let at = Position {
-                epoch: extent.epoch,
-                id: key.after,
-            };
+            let at = extent.position(key.after);
             if let (Some(cache), true) = (&mut cache, head.recent_after(at).is_some()) {
                 self.send_to(&group, key, extent, cache, now);
                 let members = group.members.into_iter();
@@ -273,10 +270,7 @@ impl<S: Sink> Engine<S> {
         let request = FrameRequest {
             view: &group.view,
             after: key.after,
-            last_sent: Position {
-                epoch: extent.epoch,
-                id: key.last_sent,
-            },
+            last_sent: extent.position(key.last_sent),
             catch_up: key.catch_up,
         };
         let frames = cache.frames(request, &self.schemas.borrow());

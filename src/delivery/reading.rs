@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::clients::MAX_CHANGES_BYTES;
+use crate::clock;
 use crate::history::MAX_PAGE_CHANGES;
 use crate::polling::backoff;
 
@@ -129,8 +130,7 @@ impl Reading {
             0..=1 => Duration::ZERO,
             failures => backoff(failures - 1, jitter),
         };
-        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        self.retry_at = now.saturating_add(pause);
+        self.retry_at = clock::after(now, pause);
     }
 }
 

@@ -8,6 +8,7 @@ use super::answers::Answers;
 use super::consumer_state::ConsumerState;
 use super::cursor::{Cursor, Flow};
 use crate::clients::{ClientId, ObjectName, Registration, ResetReason, Start, View};
+use crate::clock;
 
 /// The Durable Object to call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,9 +81,7 @@ impl RegisteredClient {
             retry_at: self.retry_at,
             last_error: self.last_error,
             conflicts: self.conflicts,
-            accepted_to: None,
-            outstanding: None,
-            sent_at: 0,
+            ..Answers::default()
         };
         let target = Target {
             binding: self.binding,
@@ -157,8 +156,7 @@ pub fn renew(
 }
 
 fn expires_at(registration: &Registration, now: u64) -> u64 {
-    let ttl = u64::try_from(registration.ttl.as_millis()).unwrap_or(u64::MAX);
-    now.saturating_add(ttl)
+    clock::after(now, registration.ttl)
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use super::request;
 use super::runtime::{Runtime, not_initialized};
 use crate::clients::bearer::SUBPROTOCOL;
 use crate::clients::{
-    ChangesRequest, ClientId, ConnectRequest, MAX_REGISTRATION_BYTES, Registration, Ticket, View,
+    ChangesRequest, ClientId, ConnectRequest, MAX_REGISTRATION_BYTES, Registration, Subscriptions,
+    Ticket, View,
 };
 use crate::clock;
 use crate::delivery::PageAnswer;
@@ -60,8 +61,7 @@ pub(super) fn web_socket(
     ticket: Option<&Ticket>,
 ) -> Result<Response> {
     let connect = ConnectRequest::parse(&request::query(request)?)?;
-    let allowed = ticket.map(|ticket| ticket.allowed.clone());
-    let view = View::new(connect.wanted.clone(), allowed)?;
+    let view = view(&connect.wanted, ticket)?;
     // Checked after everything else: a browser does not show why an upgrade failed, but a plain GET
     // of the same address does.
     let upgrade = request.headers().get("Upgrade")?.unwrap_or_default();
@@ -90,8 +90,7 @@ pub(super) async fn changes(
     ticket: Option<&Ticket>,
 ) -> Result<Response> {
     let request = ChangesRequest::parse(&request::query(request)?)?;
-    let allowed = ticket.map(|ticket| ticket.allowed.clone());
-    let view = View::new(request.wanted.clone(), allowed)?;
+    let view = view(&request.wanted, ticket)?;
     if runtime.with(|memory| memory.config.is_none()) {
         return Err(not_initialized().into());
     }
@@ -148,6 +147,12 @@ fn page(answer: PageAnswer) -> Result<Response> {
         PageAnswer::Refused(error) => Err(error.into()),
         PageAnswer::Failed(error) => Err(error.into()),
     }
+}
+
+/// What the client gets: what it wants, as far as its ticket allows it.
+fn view(wanted: &Subscriptions, ticket: Option<&Ticket>) -> Result<View> {
+    let allowed = ticket.map(|ticket| ticket.allowed.clone());
+    Ok(View::new(wanted.clone(), allowed)?)
 }
 
 fn busy(busy: &Busy) -> ErrorResponse {

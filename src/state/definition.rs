@@ -71,19 +71,13 @@ pub(super) async fn read<S: Stream>(
     publication: &str,
 ) -> Result<Option<Published>> {
     let sql = format!(
-        "SELECT {DEFINITION}::pg_catalog.text, {}, checkpoint OPERATOR(pg_catalog.?) 'publication', \
-         (checkpoint OPERATOR(pg_catalog.->) 'publication')::pg_catalog.text, \
-         (SELECT pg_catalog.string_agg(key, ',') FROM pg_catalog.jsonb_object_keys(CASE \
-         pg_catalog.jsonb_typeof(checkpoint OPERATOR(pg_catalog.#>) '{{publication,tables}}') \
-         WHEN 'object' THEN checkpoint OPERATOR(pg_catalog.#>) '{{publication,tables}}' END) key \
-         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = key::pg_catalog.oid)), \
-         (SELECT pg_catalog.string_agg(key, ',') FROM pg_catalog.jsonb_object_keys(CASE \
-         pg_catalog.jsonb_typeof(checkpoint OPERATOR(pg_catalog.#>) '{{publication,schemas}}') \
-         WHEN 'object' THEN checkpoint OPERATOR(pg_catalog.#>) '{{publication,schemas}}' END) key \
-         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.oid = key::pg_catalog.oid)), {} \
+        "SELECT {DEFINITION}::pg_catalog.text, {FINGERPRINT}, \
+         checkpoint OPERATOR(pg_catalog.?) 'publication', \
+         (checkpoint OPERATOR(pg_catalog.->) 'publication')::pg_catalog.text, {}, {}, {} \
          FROM (SELECT pg_catalog.to_jsonb(c) AS checkpoint FROM replication_checkpoint c \
          WHERE c.slot = $1::pg_catalog.text) AS stored",
-        FINGERPRINT,
+        gone("tables", "pg_class"),
+        gone("schemas", "pg_namespace"),
         FeedTables::OIDS_SQL
     );
     let names = [Param::Text(slot), Param::Text(publication)];
@@ -115,6 +109,17 @@ pub(super) async fn read<S: Stream>(
         has_gap,
         feed_tables: FeedTables::parse(&feed_tables.unwrap_or_default()),
     }))
+}
+
+/// A subquery for the OIDs of what the checkpoint remembers as published and `catalog` no longer
+/// has, separated by commas; null if there are none. `kind` is `tables` or `schemas`.
+fn gone(kind: &str, catalog: &str) -> String {
+    let remembered = format!("checkpoint OPERATOR(pg_catalog.#>) '{{publication,{kind}}}'");
+    format!(
+        "(SELECT pg_catalog.string_agg(key, ',') FROM pg_catalog.jsonb_object_keys(CASE \
+         pg_catalog.jsonb_typeof({remembered}) WHEN 'object' THEN {remembered} END) key \
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.{catalog} c WHERE c.oid = key::pg_catalog.oid))"
+    )
 }
 
 impl Published {

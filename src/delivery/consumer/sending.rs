@@ -128,10 +128,6 @@ impl<S: Sink> Consumer<S> {
     }
 
     fn welcome(&self, extent: Extent, position: Position) {
-        let here = |id| Position {
-            epoch: extent.epoch,
-            id,
-        };
         self.update_share();
         self.is_persisted.set(false);
         self.persist();
@@ -145,8 +141,8 @@ impl<S: Sink> Consumer<S> {
         self.tell(&ServerMessage::Welcome {
             client_id: &client,
             epoch: extent.epoch,
-            oldest: here(extent.oldest.saturating_sub(1)),
-            head: here(extent.head),
+            oldest: extent.earliest(),
+            head: extent.newest(),
             position,
             warnings: &warnings,
         });
@@ -274,14 +270,10 @@ impl<S: Sink> Consumer<S> {
 }
 
 fn reset(extent: Extent, reason: ResetReason) -> ServerMessage<'static> {
-    let here = |id| Position {
-        epoch: extent.epoch,
-        id,
-    };
     ServerMessage::Reset {
         reason,
-        oldest: here(extent.oldest.saturating_sub(1)),
-        head: here(extent.head),
+        oldest: extent.earliest(),
+        head: extent.newest(),
     }
 }
 

@@ -96,17 +96,11 @@ impl<S: Sink> Engine<S> {
         connection: &mut Connection<St>,
         batch: &BindBatch<S>,
     ) -> Result<()> {
-        match batch.look_up(connection).await {
-            Ok(columns) => {
-                batch.bind(&columns, &self.views);
-                self.consumers.remove_gone();
-                Ok(())
-            }
-            Err(error) => {
-                self.note_failure(batch.members(), &error);
-                Err(error)
-            }
-        }
+        let columns = batch.look_up(connection).await;
+        let columns = columns.inspect_err(|error| self.note_failure(batch.members(), error))?;
+        batch.bind(&columns, &self.views);
+        self.consumers.remove_gone();
+        Ok(())
     }
 
     /// Reads the next page of a group and sends it.
@@ -119,13 +113,8 @@ impl<S: Sink> Engine<S> {
     ) -> Result<()> {
         let members = &group.members;
         let started = clock::now_ms();
-        let page = match self.read_page(connection, key, group, extent).await {
-            Ok(page) => page,
-            Err(error) => {
-                self.note_failure(members.iter(), &error);
-                return Err(error);
-            }
-        };
+        let page = self.read_page(connection, key, group, extent).await;
+        let page = page.inspect_err(|error| self.note_failure(members.iter(), error))?;
         let now = clock::now_ms();
         let took = Duration::from_millis(now.saturating_sub(started));
         let bytes = page.changes.iter().map(|change| change.json.len()).sum();
@@ -149,7 +138,7 @@ impl<S: Sink> Engine<S> {
         // Otherwise part of the page was pruned during the read, and the next step resets the
         // cursors.
         if extent.oldest <= key.after.saturating_add(1) {
-            let range = ChangeRange::of_page(key.after, &page);
+            let range = ChangeRange::of_page(&page);
             let mut cache = FrameCache::of(&range);
             // A message of the client may have come while the page was read.
             let is_due = |member: &&Rc<Consumer<S>>| member.due(extent, now) == Some(key);

@@ -44,7 +44,7 @@ impl AttachmentFlusher {
         let count = u32::try_from(consumers.len()).unwrap_or(u32::MAX);
         let after = FLUSH_AFTER.saturating_add(AFTER_FOR_EACH.saturating_mul(count));
         self.runs_until
-            .set(now.saturating_add(millis(LOST_AFTER.saturating_add(after))));
+            .set(clock::after(now, LOST_AFTER.saturating_add(after)));
         let (runs_until, engine) = (Rc::clone(&self.runs_until), Rc::clone(engine));
         state.wait_until(async move {
             clock::sleep(after).await;
@@ -60,8 +60,4 @@ impl AttachmentFlusher {
             }
         });
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

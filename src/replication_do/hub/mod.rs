@@ -129,7 +129,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Sets who is told of Sync DO answers.
+    /// From now on `report` is called with each answer of a Sync Durable Object.
     pub(super) fn report_answers_to(&self, report: Rc<dyn Fn(Answered)>) {
         self.calls.report_to(report);
     }
@@ -215,7 +215,9 @@ impl Hub {
 
     /// Whether there are clients.
     pub(super) fn has_clients(&self) -> bool {
-        self.counts() != (0, 0)
+        let consumers = self.engine.consumers().all();
+        let mut clients = consumers.iter();
+        clients.any(|consumer| !matches!(consumer.sink(), ClientSink::Page(_)))
     }
 
     /// How many WebSockets and how many Sync Durable Objects there are.

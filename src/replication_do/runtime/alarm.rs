@@ -99,8 +99,7 @@ impl Runtime {
     /// whatever the outcome was.
     pub(super) async fn set_alarm(&self, delay: Option<Duration>) {
         let Some(delay) = delay else { return };
-        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        self.memory.borrow_mut().next_alarm_at = Some(clock::now_ms().saturating_add(millis));
+        self.memory.borrow_mut().next_alarm_at = Some(clock::after(clock::now_ms(), delay));
         if let Err(cause) = self.state.storage().set_alarm(delay).await {
             self.memory.borrow_mut().next_alarm_at = None;
             let error = Error::new(Category::Storage, "alarm", format!("no alarm: {cause}"));

@@ -167,11 +167,10 @@ impl Runtime {
     /// Notes a failure that affects all consumers.
     fn pause_delivery(&self) {
         let failures = self.delivery.failures.get().saturating_add(1);
-        let pause = backoff(failures, js_sys::Math::random()).as_millis();
-        let pause = u64::try_from(pause).unwrap_or(u64::MAX);
+        let pause = backoff(failures, js_sys::Math::random());
         self.delivery
             .retry_at
-            .set(clock::now_ms().saturating_add(pause));
+            .set(clock::after(clock::now_ms(), pause));
     }
 
     /// Counts and logs a failure of delivery. It does not fail any cycle.

@@ -260,21 +260,16 @@ impl Runtime {
             });
             log::event("epoch_began", context);
         }
-        let may_log_snapshots = database.server.may_log_snapshots;
-        if let Some(mut cycle) = before
-            && discontinuity.is_none()
-            && cycle.checkpoint == database.checkpoint
-        {
-            cycle.may_log_snapshots = may_log_snapshots;
-            cycle.publication = Some(publication);
-            cycle.feed_tables = feed_tables;
-            return Ok(cycle);
-        }
-        let mut cycle = CycleState::new(database.checkpoint);
-        cycle.may_log_snapshots = may_log_snapshots;
+        let is_current =
+            |cycle: &CycleState| discontinuity.is_none() && cycle.checkpoint == database.checkpoint;
+        let mut cycle = before.filter(is_current).unwrap_or_else(|| {
+            let mut cycle = CycleState::new(database.checkpoint);
+            cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
+            cycle
+        });
+        cycle.may_log_snapshots = database.server.may_log_snapshots;
         cycle.publication = Some(publication);
         cycle.feed_tables = feed_tables;
-        cycle.documents_as_text_from = self.with(|memory| memory.documents_as_text_from);
         Ok(cycle)
     }
 
