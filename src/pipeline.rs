@@ -58,12 +58,13 @@ impl Queued {
         Ok(row)
     }
 
-    /// Passes each row to `consume` as it arrives, and waits until the statement has finished.
-    pub async fn for_each_row<S: Stream>(
+    /// Passes each row to `consume` as it arrives, and waits until the statement has finished. Ends
+    /// with the first error of `consume`.
+    pub async fn for_each_row<S: Stream, E: From<Error>>(
         self,
         connection: &mut Connection<S>,
-        mut consume: impl FnMut(&Row) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut consume: impl FnMut(&Row) -> Result<(), E>,
+    ) -> Result<(), E> {
         while let Some(row) = connection.next_row().await? {
             consume(&row)?;
         }

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use super::filter::ColumnFacts;
 use crate::config::TableName;
 use crate::error::Result;
-use crate::postgres::{ArrayParam, Connection, Element, Param, Stream};
+use crate::pipeline::Queued;
+use crate::postgres::{self, ArrayParam, Connection, Element, Param, Row, Stream};
 
 /// The most columns that one statement looks up: its result then has about 100 KiB.
 pub const MAX_COLUMNS_AT_ONCE: usize = 512;
@@ -74,15 +75,15 @@ impl Columns {
             Param::Array(&tables),
             Param::Array(&names),
         ];
-        connection.queue("BEGIN READ ONLY", &[])?;
-        connection.queue(TIME_LIMITS, &[])?;
-        connection.queue(COLUMNS, &params)?;
-        connection.queue("COMMIT", &[])?;
+        let begin = Queued::statement(connection, "BEGIN READ ONLY", &[])?;
+        let limits = Queued::statement(connection, TIME_LIMITS, &[])?;
+        let rows = Queued::statement(connection, COLUMNS, &params)?;
+        let end = Queued::statement(connection, "COMMIT", &[])?;
         connection.send().await?;
-        connection.finish().await?;
-        connection.finish().await?;
+        begin.finish(connection).await?;
+        limits.finish(connection).await?;
         let mut found = Self::default();
-        while let Some(row) = connection.next_row().await? {
+        let add = |row: &Row| -> std::result::Result<(), postgres::Error> {
             let table = TableName {
                 schema: row.get(0)?,
                 table: row.get(1)?,
@@ -92,8 +93,10 @@ impl Columns {
                 is_identity: row.get(4)?,
             };
             found.0.insert((table, row.get(2)?), facts);
-        }
-        connection.finish().await?;
+            Ok(())
+        };
+        rows.for_each_row(connection, add).await?;
+        end.finish(connection).await?;
         Ok(found)
     }
 

@@ -8,6 +8,7 @@ use crate::changes::TableChange;
 use crate::config::TableName;
 use crate::error::Result;
 use crate::lsn::Lsn;
+use crate::pipeline::Queued;
 use crate::postgres::{ArrayParam, Connection, Param, Row, Stream, next_fetch_size};
 
 /// A page to read.
@@ -203,32 +204,28 @@ async fn in_transaction<S: Stream>(
     timeout: Duration,
     sql: &str,
     params: &[Param<'_>],
-    mut each: impl FnMut(&Row) -> Result<()>,
+    each: impl FnMut(&Row) -> Result<()>,
 ) -> Result<i64> {
     // Each statement has a snapshot of its own: the oldest change is read after the page, and
     // pruning begins with the oldest.
-    connection.queue("BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY", &[])?;
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY";
+    let begin = Queued::statement(connection, BEGIN, &[])?;
     let limits = format!(
         "SELECT set_config('statement_timeout', '{}', true), \
          set_config('work_mem', '16MB', true)",
         timeout.as_millis()
     );
-    connection.queue(&limits, &[])?;
-    connection.queue(sql, params)?;
-    connection.queue(OLDEST, &[])?;
-    connection.queue("COMMIT", &[])?;
+    let limits = Queued::statement(connection, &limits, &[])?;
+    let rows = Queued::statement(connection, sql, params)?;
+    let oldest = Queued::statement(connection, OLDEST, &[])?;
+    let end = Queued::statement(connection, "COMMIT", &[])?;
     connection.send().await?;
-    connection.finish().await?;
-    connection.finish().await?;
-    while let Some(row) = connection.next_row().await? {
-        each(&row)?;
-    }
-    let oldest: Option<i64> = match connection.next_row().await? {
-        Some(row) => row.get(0)?,
-        None => None,
-    };
-    connection.finish().await?;
-    connection.finish().await?;
+    begin.finish(connection).await?;
+    limits.finish(connection).await?;
+    rows.for_each_row(connection, each).await?;
+    let oldest = oldest.first_row(connection).await?;
+    end.finish(connection).await?;
+    let oldest: Option<i64> = oldest.map_or(Ok(None), |row| row.get(0))?;
     Ok(oldest.unwrap_or(i64::MAX))
 }
 

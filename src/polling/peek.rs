@@ -232,7 +232,7 @@ impl Peek {
         let mut slice = Slice::default();
         let (mut bytes, mut discarded) = (0_usize, 0_usize);
         let slice_bytes = self.slice_bytes;
-        let keep = |row: &Row| {
+        let keep = |row: &Row| -> std::result::Result<(), postgres::Error> {
             let data: Bytes = row.get(1)?;
             let is_too_much = !slice.messages.is_empty() && bytes + data.len() > slice_bytes;
             if discarded > 0 || is_too_much {
